@@ -1,0 +1,518 @@
+"""Turn traced graphs into blocks of known ops. What is recognised is run beside what it replaces, and must be equal."""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from canvas_rt.importer.trace import TraceError, is_rotary
+from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
+from canvas_rt.ir.frozen import FrozenMap, freeze
+from canvas_rt.ops.catalogue import ACTIVATIONS, OPS
+from canvas_rt.ops.kernels import ACTIVATION_KERNELS, KERNELS, Context, rms_norm, rotate_half
+
+aten = torch.ops.aten
+
+TRANSPARENT = {
+    aten.alias.default,
+    aten.contiguous.default,
+    aten.clone.default,
+    aten.detach.default,
+    aten.dropout.default,
+    aten.lift_fresh_copy.default,
+}
+"""Functions that change no value in eval mode."""
+
+SEMANTIC_PORTS = ("cos", "sin", "position_ids")
+"""Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A model as blocks, one for each module instance, with numbers where a document has expressions."""
+
+    root: str
+    blocks: Mapping[str, Block]
+    """By the module's path with `__` for dots; the whole model is `root`."""
+
+    classes: Mapping[str, str]
+    """The class of each of those modules."""
+
+    layers: Mapping[str, tuple[int, ...]]
+    """For each stack's path, the index that its traced layers have in the whole model."""
+
+
+@dataclass
+class Recogniser:
+    """Reads the graphs of one traced model."""
+
+    model: nn.Module
+    """The model that was traced, with real weights: recognition is proved by running its modules."""
+
+    graphs: nn.Module
+    """Its unflattened trace."""
+
+    kept: Mapping[str, tuple[int, ...]]
+    """For each `nn.ModuleList` of layers, the original indices of those that were traced."""
+
+    blocks: dict[str, Block] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> Traced:
+        self.block("", ("input_ids",))
+        return Traced("root", self.blocks, self.classes, self.kept)
+
+    def graph(self, path: str) -> fx.Graph:
+        module = self.graphs.get_submodule(path) if path else self.graphs
+        return module.graph  # type: ignore[return-value]
+
+    def block(self, path: str, ports: tuple[str, ...]) -> None:
+        """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
+        reader = _Reader(self, path, ports)
+        self.classes[_stand_in(path)] = type(self.model.get_submodule(path) if path else self.model).__name__
+        self.blocks[_stand_in(path)] = reader.read()
+
+    def leaf(self, path: str) -> Node | None:
+        """The node that a whole module is, if it is one of those known; without inputs."""
+        module = self.model.get_submodule(path)
+        name = path.rpartition(".")[2]
+        for rule in MODULE_RULES:
+            found = rule(module)
+            if found is not None:
+                op, attrs = found
+                return Node(id=name, op=op, attrs=freeze(attrs))
+        return None
+
+
+# --- modules -----------------------------------------------------------------------------------------------------------
+
+Leaf = tuple[str, dict[str, Any]]
+
+
+def _linear(module: nn.Module) -> Leaf | None:
+    if type(module) is not nn.Linear:
+        return None
+    return "linear", {
+        "in_features": module.in_features,
+        "out_features": module.out_features,
+        "bias": module.bias is not None,
+    }
+
+
+def _embedding(module: nn.Module) -> Leaf | None:
+    plain = type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq
+    if not plain:
+        return None
+    return "embedding", {
+        "num_embeddings": module.num_embeddings,
+        "embedding_dim": module.embedding_dim,
+        "padding_idx": module.padding_idx,
+    }
+
+
+def _layer_norm(module: nn.Module) -> Leaf | None:
+    if type(module) is not nn.LayerNorm or len(module.normalized_shape) != 1 or module.weight is None:
+        return None
+    return "layer_norm", {"size": module.normalized_shape[0], "eps": module.eps, "bias": module.bias is not None}
+
+
+def _rms_norm(module: nn.Module) -> Leaf | None:
+    parameters = dict(module.named_parameters())
+    if set(parameters) != {"weight"} or parameters["weight"].dim() != 1 or list(module.children()):
+        return None
+    epsilon = next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
+    if not isinstance(epsilon, float):
+        return None
+    weight = parameters["weight"]
+
+    def equal(dtype: torch.dtype) -> bool:
+        # Values near the root of epsilon, so that a norm which uses it elsewhere is told apart.
+        x = (torch.randn(2, 5, weight.shape[0], generator=_generator()) * epsilon**0.5).to(dtype)
+        return _same(module(x), rms_norm(x, weight, epsilon))
+
+    return ("rms_norm", {"size": weight.shape[0], "eps": epsilon}) if _proved(equal) else None
+
+
+def _activation(module: nn.Module) -> Leaf | None:
+    if list(module.parameters()) or list(module.buffers()) or is_rotary(module):
+        return None
+    x = torch.linspace(-6, 6, 257)
+    for name in ACTIVATIONS:
+        if _proved(lambda dtype, name=name: _same(module(x.to(dtype)), ACTIVATION_KERNELS[name](x.to(dtype)))):
+            return "activation", {"fn": name}
+    return None
+
+
+def _rotary(module: nn.Module) -> Leaf | None:
+    config = getattr(module, "config", None)
+    if not is_rotary(module) or config is None or not isinstance(getattr(config, "rope_parameters", None), dict):
+        return None
+    attrs = {
+        "head_dim": 2 * module.inv_freq.shape[0],  # type: ignore[union-attr,index]
+        "parameters": dict(config.rope_parameters),
+        "max_position_embeddings": config.max_position_embeddings,
+    }
+    longest = config.max_position_embeddings
+
+    def equal(dtype: torch.dtype) -> bool:
+        x = torch.zeros(1, 1, dtype=dtype)
+        # Within, at and beyond the trained length: dynamic scalings change there, and must change back.
+        for positions in (torch.arange(9), torch.arange(longest - 2, longest), torch.arange(2 * longest)):
+            context = Context(1, len(positions), x.device, dtype)
+            ours = KERNELS["rotary_embedding"]({"position_ids": positions[None]}, attrs, {}, context)
+            if not all(_same(a, b) for a, b in zip(module(x, positions[None]), ours, strict=True)):
+                return False
+        return True
+
+    return ("rotary_embedding", attrs) if _proved(equal) else None
+
+
+MODULE_RULES: tuple[Callable[[nn.Module], Leaf | None], ...] = (
+    _linear,
+    _embedding,
+    _layer_norm,
+    _rotary,
+    _rms_norm,
+    _activation,
+)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _proved(equal: Callable[[torch.dtype], bool]) -> bool:
+    """Whether two computations agree to the last bit, in fp32 and in bf16. What cannot be run is not proved."""
+    try:
+        with torch.no_grad():
+            return all(equal(dtype) for dtype in (torch.float32, torch.bfloat16))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return False
+
+
+# --- patterns over functions -------------------------------------------------------------------------------------------
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+
+
+@lru_cache(maxsize=1)
+def _rotate_pattern() -> fx.Graph:
+    class Pattern(nn.Module):
+        def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+            return _rotate(x, cos, sin)
+
+    # Two tensors for cos and sin: export takes one tensor given twice for one input.
+    example = (torch.zeros(2, 2, 3, 4), torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
+    return torch.export.export(Pattern(), example, strict=False).graph
+
+
+def match(pattern: fx.Graph, node: fx.Node) -> dict[str, fx.Node] | None:
+    """What a pattern's inputs stand for where its output is `node`; None where the graphs differ.
+
+    Constants are not compared: they vary with the model's sizes, and the proof that follows tells whether they fit.
+    """
+    output = next(n for n in pattern.nodes if n.op == "output").args[0]
+    found = _match(output[0] if isinstance(output, tuple | list) else output, node, {})  # type: ignore[arg-type]
+    return None if found is None else {name: target for name, target in found.items() if not name.startswith("%")}
+
+
+def _match(pattern: fx.Node, node: object, bound: dict[str, fx.Node]) -> dict[str, fx.Node] | None:
+    if not isinstance(node, fx.Node):
+        return None
+    if pattern.op == "placeholder":
+        if bound.setdefault(pattern.name, node) is not node:
+            return None
+        return bound
+    if node.op != "call_function" or node.target is not pattern.target:
+        return None
+    inner, outer = list(pattern.all_input_nodes), list(node.all_input_nodes)
+    if len(inner) != len(outer):
+        return None
+    swapped = [list(reversed(outer))] if pattern.target in (aten.add.Tensor, aten.mul.Tensor) else []
+    for order in [outer, *swapped]:
+        trial: dict[str, fx.Node] | None = dict(bound)
+        for a, b in zip(inner, order, strict=True):
+            trial = _match(a, b, trial) if trial is not None else None
+        if trial is not None:
+            return trial
+    return None
+
+
+def evaluate(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Any:
+    """Run a graph's functions from the nodes in `values` up to `node`."""
+    if node in values:
+        return values[node]
+    if node.op != "call_function":
+        raise ValueError(f"{node} is not a function of what was given")
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: evaluate(n, values))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+# --- one module's graph ------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads one module's graph into a block."""
+
+    def __init__(self, recogniser: Recogniser, path: str, ports: tuple[str, ...]) -> None:
+        self.recogniser = recogniser
+        self.path = path
+        self.graph = recogniser.graph(path)
+        self.refs: dict[fx.Node, str] = {}
+        self.items: list[Node | Use | Stack] = []
+        self.names: set[str] = set()
+        placeholders = [node for node in self.graph.nodes if node.op == "placeholder" and node.users]
+        assert len(placeholders) == len(ports), (path, placeholders, ports)
+        self.inputs = tuple(dict.fromkeys(ports))
+        self.refs.update(zip(placeholders, ports, strict=True))
+        self.names |= set(ports)
+        self.rotations = self._find_rotations()
+
+    def read(self) -> Block:
+        """Start at what the module gives and read what that needs: whatever has no effect is never looked at."""
+        output = next(node for node in self.graph.nodes if node.op == "output")
+        results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
+        outputs = tuple(self.ref(result) for result in results if isinstance(result, fx.Node))
+        ports = ("logits",) if not self.path else ("out",)
+        if len(outputs) != len(ports):
+            raise TraceError(f"{self.path or 'the model'} gives {len(outputs)} values; Canvas knows modules that give one")
+        order = tuple(sorted(self.inputs, key=lambda port: SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1))
+        return Block(inputs=order, nodes=tuple(self.items), outputs=FrozenMap(dict(zip(ports, outputs, strict=True))))
+
+    def ref(self, node: fx.Node) -> str:
+        if node not in self.refs:
+            self.read_node(node)
+        return self.refs[node]
+
+    def unique(self, name: str) -> str:
+        candidate, number = name, 1
+        while candidate in self.names:
+            candidate = f"{name}_{number}"
+            number += 1
+        self.names.add(candidate)
+        return candidate
+
+    def add(self, node: fx.Node, name: str, op: str, inputs: Mapping[str, str], attrs: Mapping[str, Any] | None = None) -> str:
+        name = self.unique(name)
+        self.items.append(Node(id=name, op=op, attrs=freeze(attrs or {}), inputs=FrozenMap(inputs)))
+        self.refs[node] = name
+        return name
+
+    def read_node(self, node: fx.Node) -> None:
+        if node.op == "call_module":
+            self.read_module(node)
+        elif node.op == "call_function":
+            self.read_function(node)
+        elif node.op != "get_attr":
+            raise TraceError(f"{self.path}: a {node.op} node is not known")
+
+    # modules
+
+    def read_module(self, node: fx.Node) -> None:
+        target = str(node.target)
+        path = f"{self.path}.{target}" if self.path else target
+        container, _, index = path.rpartition(".")
+        if container in self.recogniser.kept and index.isdecimal():
+            self.read_layer(node, container, int(index), path)
+            return
+        arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
+        leaf = self.recogniser.leaf(path)
+        if leaf is not None:
+            ports = OPS[leaf.op].inputs
+            if len(arguments) != len(ports):
+                raise TraceError(f"{path}: {leaf.op} takes {len(ports)} values, not {len(arguments)}")
+            name = self.unique(leaf.id)
+            inputs = FrozenMap({port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)})
+            self.items.append(leaf.replace(id=name, inputs=inputs))
+            self.bind_outputs(node, name, OPS[leaf.op].outputs)
+            return
+        ports = self.ports(arguments)
+        self.recogniser.block(path, ports)
+        name = self.unique(target)
+        inputs = FrozenMap({port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)})
+        self.items.append(Use(id=name, block=_stand_in(path), inputs=inputs))
+        self.refs[node] = name
+
+    def bind_outputs(self, node: fx.Node, name: str, outputs: tuple[str, ...]) -> None:
+        if len(outputs) == 1:
+            self.refs[node] = name
+            return
+        for user in node.users:
+            self.refs[user] = f"{name}.{outputs[int(user.args[1])]}"  # type: ignore[call-overload]
+
+    def ports(self, arguments: list[fx.Node]) -> tuple[str, ...]:
+        """Names for a module's inputs: semantic values keep theirs, anything else is the stream."""
+        names: list[str] = []
+        for arg in arguments:
+            port = self.ref(arg).rpartition(".")[2]
+            name = port if port in SEMANTIC_PORTS or port == "input_ids" else "hidden_states"
+            number = 1
+            while name in names:
+                name = f"hidden_states_{number}"
+                number += 1
+            names.append(name)
+        return tuple(names)
+
+    def read_layer(self, node: fx.Node, container: str, index: int, path: str) -> None:
+        """A layer of a stack: the first one opens it, each next must take what the one before gives."""
+        arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
+        ports = self.ports(arguments)
+        self.recogniser.block(path, ports)
+        kind = LayerKind(block=_stand_in(path))
+        inputs = FrozenMap({port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)})
+        name = container.rpartition(".")[2]
+        stack = next((item for item in self.items if isinstance(item, Stack) and item.id == name), None)
+        if stack is None:
+            self.names.add(name)
+            self.items.append(Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
+        else:
+            carried = self.recogniser.blocks[stack.kinds[0].block].inputs[0]
+            expected = stack.inputs.with_items({carried: name})
+            if dict(inputs) != dict(expected) or index != len(stack.kinds):
+                raise TraceError(f"{path}: layers do not simply follow one another")
+            grown = stack.replace(kinds=(*stack.kinds, kind), repeat=len(stack.kinds) + 1)
+            self.items[self.items.index(stack)] = grown
+        self.refs[node] = name
+
+    # functions
+
+    def _find_rotations(self) -> dict[fx.Node, dict[str, fx.Node]]:
+        """Where a value is turned by rotary cosines and sines."""
+        pattern = _rotate_pattern()
+        found: dict[fx.Node, dict[str, fx.Node]] = {}
+        for node in self.graph.nodes:
+            if node.op == "call_function" and node.target is aten.add.Tensor:
+                bound = match(pattern, node)
+                if bound is not None and self._proves_rotation(node, bound):
+                    found[node] = bound
+        return found
+
+    def _proves_rotation(self, node: fx.Node, bound: Mapping[str, fx.Node]) -> bool:
+        def equal(dtype: torch.dtype) -> bool:
+            generator = _generator()
+            values = {n: torch.randn(n.meta["val"].shape, generator=generator).to(dtype) for n in bound.values()}
+            return _same(evaluate(node, values), _rotate(*(values[bound[name]] for name in ("x", "cos", "sin"))))
+
+        return _proved(equal)
+
+    def read_function(self, node: fx.Node) -> None:
+        target = node.target
+        if target in TRANSPARENT:
+            self.refs[node] = self.ref(node.args[0])  # type: ignore[arg-type]
+        elif target is operator.getitem:
+            self.read_node(node.args[0])  # type: ignore[arg-type]  # binds all that it gives
+        elif node in self.rotations:
+            self.read_rotation(node)
+        elif target is torch.ops.canvas_rt.attention.default:
+            self.read_attention(node)
+        elif target is aten.transpose.int and self.splits_heads(node):
+            return
+        elif target in (aten.reshape.default, aten.view.default) and self.merges_heads(node):
+            return
+        elif target is aten.unsqueeze.default and self.counts_positions(node):
+            return
+        elif target is aten.slice.Tensor and _whole_slice(node):
+            self.refs[node] = self.ref(node.args[0])  # type: ignore[arg-type]
+        elif target in BINARY and all(isinstance(arg, fx.Node) for arg in node.args[:2]) and not node.kwargs:
+            self.read_binary(node, BINARY[target])
+        elif target is aten.mul.Tensor and isinstance(node.args[1], int | float):
+            self.add(node, "scaled", "scale", {"x": self.ref(node.args[0])}, {"factor": float(node.args[1])})  # type: ignore[arg-type]
+        elif target in FUNCTION_ACTIVATIONS and len(node.args) == 1 and not node.kwargs:
+            self.add(node, "activation", "activation", {"x": self.ref(node.args[0])}, {"fn": FUNCTION_ACTIVATIONS[target]})  # type: ignore[arg-type]
+        else:
+            raise TraceError(f"{self.path or 'the model'}: no rule knows {target}")
+
+    def read_rotation(self, node: fx.Node) -> None:
+        """The two rotations that share cosines and sines are one node: queries and keys."""
+        bound = self.rotations[node]
+        pair = [n for n, b in self.rotations.items() if (b["cos"], b["sin"]) == (bound["cos"], bound["sin"])]
+        if len(pair) != 2:
+            raise TraceError(f"{self.path}: rotary positions turn {len(pair)} values, not queries and keys")
+        q, k = pair
+        inputs = {
+            "q": self.ref(self.rotations[q]["x"]),
+            "k": self.ref(self.rotations[k]["x"]),
+            "cos": self.ref(bound["cos"]),
+            "sin": self.ref(bound["sin"]),
+        }
+        name = self.add(q, "rotary", "apply_rotary", inputs)
+        self.refs[q], self.refs[k] = f"{name}.q", f"{name}.k"
+
+    def read_attention(self, node: fx.Node) -> None:
+        q, k, v, scale, window, dropout = node.args
+        inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
+        self.add(node, "attention", "attention", inputs, {"scale": scale, "window": window, "dropout": dropout})
+
+    def splits_heads(self, node: fx.Node) -> bool:
+        view, *dims = node.args
+        if not isinstance(view, fx.Node) or view.target not in (aten.view.default, aten.reshape.default) or dims != [1, 2]:
+            return False
+        source, shape = view.args[0], view.meta["val"].shape
+        if not isinstance(source, fx.Node) or source.meta["val"].dim() != 3 or len(shape) != 4:
+            return False
+        if tuple(shape[:2]) != tuple(source.meta["val"].shape[:2]):
+            return False
+        ref = self.ref(source)
+        name = ref.removesuffix("_proj") if ref.endswith("_proj") else f"{ref}_heads"
+        self.add(node, name, "split_heads", {"x": ref}, {"heads": int(shape[2]), "head_dim": int(shape[3])})
+        return True
+
+    def merges_heads(self, node: fx.Node) -> bool:
+        source = node.args[0]
+        if not isinstance(source, fx.Node) or source.meta["val"].dim() != 4 or node.meta["val"].dim() != 3:
+            return False
+        if tuple(node.meta["val"].shape[:2]) != tuple(source.meta["val"].shape[:2]):
+            return False
+        self.add(node, "merged", "merge_heads", {"x": self.ref(source)})
+        return True
+
+    def counts_positions(self, node: fx.Node) -> bool:
+        """`(arange(seq) + past)[None]`."""
+        source = node.args[0]
+        if isinstance(source, fx.Node) and source.target is aten.add.Tensor and source.args[1] == 0:
+            source = source.args[0]
+        if not isinstance(source, fx.Node) or source.target is not aten.arange.default or node.args[1] != 0:
+            return False
+        self.add(node, "position_ids", "position_ids", {})
+        return True
+
+    def read_binary(self, node: fx.Node, op: str) -> None:
+        a, b = (self.ref(arg) for arg in node.args[:2])  # type: ignore[arg-type]
+        module = next((ref for ref in (b, a) if ref not in self.inputs), "")
+        name = f"{module}_residual" if op == "add" and a in self._stream() else {"mul": "gated"}.get(op, op)
+        self.add(node, name, op, {"a": a, "b": b})
+
+    def _stream(self) -> set[str]:
+        """The values that a residual path carries: the block's own stream, and sums onto it."""
+        return {"hidden_states", *(item.id for item in self.items if isinstance(item, Node) and item.id.endswith("_residual"))}
+
+
+BINARY: Mapping[Any, str] = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
+FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
+    aten.silu.default: "silu",
+    aten.gelu.default: "gelu",
+    aten.relu.default: "relu",
+    aten.tanh.default: "tanh",
+    aten.sigmoid.default: "sigmoid",
+}
+
+
+def _whole_slice(node: fx.Node) -> bool:
+    """`x[:, 0:]` and the like, which take all."""
+    source = node.args[0]
+    return isinstance(source, fx.Node) and tuple(source.meta["val"].shape) == tuple(node.meta["val"].shape)
+
+
+def _stand_in(path: str) -> str:
+    """A module's path as a block's name, until blocks get their class's."""
+    return path.replace(".", "__") or "root"

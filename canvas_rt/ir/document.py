@@ -1,0 +1,325 @@
+"""The document: an architecture as named blocks of nodes over symbolic sizes. Declared once, here; every value is frozen."""
+
+import keyword
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from canvas_rt.errors import CanvasError
+from canvas_rt.ir.expressions import expression, is_expression, names_in, resolve
+from canvas_rt.ir.frozen import Frozen, FrozenMap, freeze
+
+SCHEMA_VERSION = 1
+MOST_LAYERS = 4096
+"""More layers than any stack may repeat: what makes a config a denial of service is its counts, not its widths."""
+
+
+def _identifier(text: str) -> str:
+    if not text.isascii() or not text.isidentifier() or keyword.iskeyword(text) or text.startswith("__"):
+        raise ValueError(f"'{text}' is not a Python identifier of ASCII letters, digits and '_'")
+    if len(text) > 64:
+        raise ValueError("is longer than 64 characters")
+    return text
+
+
+def _expression_or_constant(value: Any) -> Any:
+    if is_expression(value):
+        try:
+            expression(value)
+        except CanvasError as error:
+            raise ValueError(error.message) from error
+    elif isinstance(value, tuple):
+        for item in value:
+            _expression_or_constant(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _expression_or_constant(item)
+    return value
+
+
+def _size(value: Any) -> Any:
+    if not is_expression(value) and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"must be an integer or an expression such as '=head_dim * 2', not {value!r}")
+    return value
+
+
+def _reference(text: str) -> str:
+    head, _, port = text.partition(".")
+    _identifier(head)
+    if port:
+        _identifier(port)
+    return text
+
+
+Identifier = Annotated[str, AfterValidator(_identifier)]
+Setting = Annotated[Frozen, AfterValidator(_expression_or_constant)]
+"""A constant, or text that begins with `=`: an expression over the model's sizes and config values."""
+Size = Annotated[Setting, AfterValidator(_size)]
+"""An integer, or an expression that gives one."""
+ValueRef = Annotated[str, AfterValidator(_reference)]
+"""What feeds a port: a node's id, a node's id and port (`rotary_emb.cos`), or the name of a block's input."""
+
+
+class Model(BaseModel):
+    """Base of all that a document holds: frozen, strict, and without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    def replace(self, **changes: Any) -> Any:
+        """A copy with some fields changed. Values are taken as they are: validated data stays valid data."""
+        # model_copy would carry cached properties over: build anew, without validating again.
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_construct(**{**fields, **changes})
+
+
+class Node(Model):
+    """One use of an op: what it does, its settings, what feeds it."""
+
+    id: Identifier
+    """Unique in its block: the attribute's name in the emitted module, and a part of the checkpoint key."""
+
+    op: str = Field(max_length=80)
+    """A name from the catalogue of ops."""
+
+    attrs: FrozenMap[Identifier, Setting] = FrozenMap()
+    """The op's settings."""
+
+    inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
+    """For each input port, the value that feeds it."""
+
+
+class Use(Model):
+    """One use of a block as a node. Uses of one block are linked: an edit of the block changes all of them."""
+
+    id: Identifier
+    """Unique in its block."""
+
+    block: Identifier
+    """The block's name."""
+
+    inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
+    """For each input of the block, the value that feeds it."""
+
+
+class LayerKind(Model):
+    """What some layers of a stack have in common: their block, and the sizes in which they differ from the model."""
+
+    block: Identifier
+    """The block that each such layer is."""
+
+    sizes: FrozenMap[Identifier, Size] = FrozenMap()
+    """Sizes that these layers have for themselves; all others are the model's."""
+
+
+class Run(Model):
+    """A range of layers of one kind."""
+
+    start: int = Field(ge=0)
+    """The first layer."""
+
+    stop: int = Field(ge=1)
+    """One past the last layer."""
+
+    kind: int = Field(ge=0)
+    """An index into the stack's kinds."""
+
+
+class Stack(Model):
+    """Layers in a row, each feeding the next: one value is carried through, other inputs go to every layer alike."""
+
+    id: Identifier
+    """Unique in its block."""
+
+    repeat: Size
+    """How many layers."""
+
+    kinds: tuple[LayerKind, ...] = Field(min_length=1)
+    """The kinds of layer; the first is the default."""
+
+    runs: tuple[Run, ...] = ()
+    """Layers that are not of the default kind: sorted, without overlap."""
+
+    source: tuple[int | None, ...] | None = None
+    """For each layer, the layer of the origin whose weights it takes (`null`: fresh). `null` as a whole: its own."""
+
+    inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
+    """For each input of the layers' block, the value that feeds it. The block's first input is the carried one."""
+
+    def kind_indices(self, count: int) -> tuple[int, ...]:
+        """The kind of each of `count` layers."""
+        kinds = [0] * count
+        for run in self.runs:
+            for layer in range(run.start, min(run.stop, count)):
+                kinds[layer] = run.kind
+        return tuple(kinds)
+
+    def source_of(self, layer: int) -> int | None:
+        """The origin's layer whose weights `layer` takes, or None for fresh ones."""
+        if self.source is None:
+            return layer
+        return self.source[layer] if layer < len(self.source) else None
+
+
+def runs_of(kinds: tuple[int, ...]) -> tuple[Run, ...]:
+    """Kinds, layer by layer, as the ranges in which they are not the default."""
+    runs: list[Run] = []
+    for layer, kind in enumerate(kinds):
+        if kind and runs and runs[-1].stop == layer and runs[-1].kind == kind:
+            runs[-1] = Run(start=runs[-1].start, stop=layer + 1, kind=kind)
+        elif kind:
+            runs.append(Run(start=layer, stop=layer + 1, kind=kind))
+    return tuple(runs)
+
+
+def _kind_of_item(value: Any) -> str:
+    keys = value if isinstance(value, Mapping) else type(value).model_fields
+    return "stack" if "kinds" in keys else "use" if "block" in keys else "node"
+
+
+Item = Annotated[
+    Annotated[Node, Tag("node")] | Annotated[Use, Tag("use")] | Annotated[Stack, Tag("stack")],
+    Discriminator(_kind_of_item),
+]
+"""What stands in a block: a node, a use of another block, or a stack."""
+
+
+class Block(Model):
+    """A named graph that is itself used as a node: one module class of the emitted code."""
+
+    inputs: tuple[Identifier, ...]
+    """Names of what flows in."""
+
+    nodes: tuple[Item, ...]
+    """In reading order, which is also an order of execution where no cycle forbids one."""
+
+    outputs: FrozenMap[Identifier, ValueRef]
+    """Names of what flows out, and the values that they are."""
+
+    role: str = Field(default="", max_length=40)
+    """What the block was recognised as: `attention`, `gated_mlp`, `decoder_layer`, `backbone`, `causal_lm`, or nothing."""
+
+    @cached_property
+    def by_id(self) -> Mapping[str, "Node | Use | Stack"]:
+        return {node.id: node for node in self.nodes}
+
+    def node(self, node_id: str) -> "Node | Use | Stack | None":
+        return self.by_id.get(node_id)
+
+
+class Origin(Model):
+    """Where a document came from."""
+
+    source: str = Field(default="", max_length=400)
+    """A zoo name, a file's name or a hub id; never a path of the importer's machine."""
+
+    model_type: str = Field(default="", max_length=80)
+    """The `model_type` of the imported config."""
+
+    architecture: str = Field(default="", max_length=80)
+    """The class it was imported from."""
+
+    versions: FrozenMap[str, str] = FrozenMap()
+    """The versions of torch and transformers that traced it."""
+
+    sizes: FrozenMap[str, Any] = FrozenMap()
+    """The sizes as imported, so that an edited document knows what it left."""
+
+    fingerprint: str = Field(default="", max_length=64)
+    """Of the architecture as imported: equal to `fingerprint(document)` while nothing was edited."""
+
+
+class Document(Model):
+    """An architecture that can be edited, costed, emitted and verified."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    """The version of this schema."""
+
+    name: str = Field(min_length=1, max_length=120)
+    """What people call it."""
+
+    root: Identifier
+    """The block that is the whole model."""
+
+    sizes: FrozenMap[Identifier, Size]
+    """Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`."""
+
+    config: FrozenMap[str, Frozen]
+    """All other values of the config: epsilons, activations, rotary parameters, token ids."""
+
+    blocks: FrozenMap[Identifier, Block]
+    """Every block, by name."""
+
+    ties: FrozenMap[str, str] = FrozenMap()
+    """Parameters that share another's storage while `tie_word_embeddings` is set: `lm_head.weight` → `model.embed_tokens.weight`."""
+
+    origin: Origin = Origin()
+    """Where it came from."""
+
+    layout: FrozenMap[str, tuple[float, float]] = FrozenMap()
+    """Where the canvas draws a node: `Block/node` → x, y."""
+
+    tokenizer: FrozenMap[str, Frozen] = FrozenMap()
+    """The tokenizer's settings, as far as they are known."""
+
+    log: tuple[Frozen, ...] = ()
+    """The edits since the import, as data."""
+
+    @cached_property
+    def environment(self) -> Mapping[str, Any]:
+        """What every name in an expression stands for: config values, and sizes with their expressions resolved.
+
+        Raises `ExpressionError` where sizes refer to one another in a circle or to nothing.
+        """
+        values: dict[str, Any] = dict(self.config)
+        for name in _resolution_order(self.sizes):
+            values[name] = resolve(self.sizes[name], values)
+        return values
+
+    @property
+    def tied(self) -> Mapping[str, str]:
+        """The ties in force."""
+        return self.ties if self.config.get("tie_word_embeddings") else FrozenMap()
+
+    def block(self, name: str) -> Block:
+        return self.blocks[name]
+
+    def with_block(self, name: str, block: Block) -> "Document":
+        return self.replace(blocks=self.blocks.with_items({name: block}))  # type: ignore[no-any-return]
+
+
+def _resolution_order(sizes: Mapping[str, Any]) -> Iterator[str]:
+    """Sizes, each after those that its expression names; the members of a circle come last and fail when resolved."""
+    done: set[str] = set()
+    pending = dict(sizes)
+    while pending:
+        ready = [name for name, value in pending.items() if not (names_in(value) & pending.keys())]
+        for name in ready or list(pending):
+            yield name
+            done.add(name)
+            del pending[name]
+
+
+def layer_environment(environment: Mapping[str, Any], kind: LayerKind) -> Mapping[str, Any]:
+    """The environment inside layers of `kind`: the model's, with the sizes that these layers have for themselves."""
+    if not kind.sizes:
+        return environment
+    return {**environment, **{name: resolve(value, environment) for name, value in kind.sizes.items()}}
+
+
+__all__ = [
+    "MOST_LAYERS",
+    "SCHEMA_VERSION",
+    "Block",
+    "Document",
+    "LayerKind",
+    "Node",
+    "Origin",
+    "Run",
+    "Stack",
+    "Use",
+    "freeze",
+    "layer_environment",
+    "runs_of",
+]

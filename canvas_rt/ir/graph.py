@@ -1,0 +1,267 @@
+"""Walk a document: order of execution, paths, and which names a block depends on."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from canvas_rt.errors import CanvasError, suggest
+from canvas_rt.ir.document import Block, Document, LayerKind, Node, Stack, Use, layer_environment
+from canvas_rt.ir.expressions import names_in, resolve
+
+Item = Node | Use | Stack
+
+
+class PathError(CanvasError):
+    """A path leads nowhere in this document."""
+
+
+@lru_cache(maxsize=4096)
+def execution_order(block: Block) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """The block's nodes, each after what feeds it and otherwise in reading order; and the ids that stand in a cycle."""
+    ids = {node.id for node in block.nodes}
+    pending = {node.id: ({head(ref) for ref in node.inputs.values()} & ids) for node in block.nodes}
+    ordered: list[Item] = []
+    waiting = list(block.nodes)
+    while waiting:
+        ready = next((node for node in waiting if not pending[node.id]), None)
+        if ready is None:
+            return tuple(ordered), tuple(node.id for node in waiting if _reaches_itself(node.id, pending))
+        ordered.append(ready)
+        waiting.remove(ready)
+        for needs in pending.values():
+            needs.discard(ready.id)
+    return tuple(ordered), ()
+
+
+def _reaches_itself(start: str, edges: Mapping[str, set[str]]) -> bool:
+    seen: set[str] = set()
+    frontier = [start]
+    while frontier:
+        for node_id in edges.get(frontier.pop(), ()):
+            if node_id == start:
+                return True
+            if node_id not in seen:
+                seen.add(node_id)
+                frontier.append(node_id)
+    return False
+
+
+def head(ref: str) -> str:
+    """The node or block input that a reference names, without the port."""
+    return ref.partition(".")[0]
+
+
+def consumers(block: Block, node_id: str) -> tuple[tuple[str, str], ...]:
+    """Who reads a node: (node id, port) pairs; the block's own outputs as ("", output)."""
+    readers = [(node.id, port) for node in block.nodes for port, ref in node.inputs.items() if head(ref) == node_id]
+    return (*readers, *(("", name) for name, ref in block.outputs.items() if head(ref) == node_id))
+
+
+def blocks_of(item: Item) -> tuple[str, ...]:
+    """The blocks that an item makes use of."""
+    if isinstance(item, Use):
+        return (item.block,)
+    if isinstance(item, Stack):
+        return tuple(dict.fromkeys(kind.block for kind in item.kinds))
+    return ()
+
+
+def reachable_blocks(document: Document, start: str | None = None) -> tuple[str, ...]:
+    """Names of the blocks in use, each before those that use it: the order in which to define them."""
+    done: dict[str, None] = {}
+    active: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in done or name in active or name not in document.blocks:
+            return
+        active.add(name)
+        for item in document.blocks[name].nodes:
+            for inner in blocks_of(item):
+                visit(inner)
+        active.discard(name)
+        done[name] = None
+
+    visit(start or document.root)
+    return tuple(done)
+
+
+def recursive_blocks(document: Document) -> tuple[str, ...]:
+    """Blocks that contain themselves, directly or through others: no such model can exist."""
+    uses = {name: {b for item in block.nodes for b in blocks_of(item)} for name, block in document.blocks.items()}
+    return tuple(name for name in document.blocks if _reaches_itself(name, uses))
+
+
+def own_names(item: Item) -> frozenset[str]:
+    """The sizes and config values that an item itself refers to."""
+    if isinstance(item, Node):
+        return names_in(item.attrs)
+    if isinstance(item, Stack):
+        return names_in(item.repeat).union(*(names_in(kind.sizes) for kind in item.kinds))
+    return frozenset()
+
+
+def names_used(document: Document, block: str, _seen: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The sizes and config values that a block refers to, its inner blocks included."""
+    if block in _seen or block not in document.blocks:
+        return frozenset()
+    names: frozenset[str] = frozenset()
+    for item in document.blocks[block].nodes:
+        names |= own_names(item)
+        for inner in blocks_of(item):
+            names |= names_used(document, inner, _seen | {block})
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path leads."""
+
+    block: str
+    """The block that holds the item; for the root itself, the root block's name."""
+
+    item: Item | None
+    """What stands there; None for the root."""
+
+    layers: range | None
+    """The range of layers chosen in the innermost stack that the path passes through or ends at."""
+
+    stack: tuple[str, str] | None
+    """That stack: the block that holds it and its id."""
+
+    inside: tuple[str, ...]
+    """Node ids from the layers' block down to the item; empty where the path ends at layers."""
+
+
+def parse_layers(text: str) -> tuple[int, int] | None:
+    """`7` and `8-15` as a first layer and one past the last; None for what is no range of layers."""
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or (dash and not last.isdecimal()) or len(first) > 6 or len(last) > 6:
+        return None
+    return int(first), (int(last) if dash else int(first)) + 1
+
+
+def layer_count(document: Document, stack: Stack) -> int:
+    """How many layers a stack has."""
+    count = resolve(stack.repeat, document.environment)
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise PathError(f"{stack.id}: the number of layers must be an integer, not {count!r}")
+    return count
+
+
+def find(document: Document, path: str) -> Place:
+    """Follow a path such as `model.layers.8-15.self_attn.q_proj`; the empty path is the root.
+
+    Raises `PathError`, naming the first part that leads nowhere and what stands there instead.
+    """
+    block_name, item = document.root, None
+    holder = document.root
+    layers: range | None = None
+    stack: tuple[str, str] | None = None
+    inside: tuple[str, ...] = ()
+    walked: list[str] = []
+    parts = path.split(".") if path else []
+    while parts:
+        part = parts.pop(0)
+        if isinstance(item, Stack) and item.id == (walked[-1] if walked else ""):
+            chosen = parse_layers(part)
+            if chosen is not None:
+                count = layer_count(document, item)
+                if not 0 <= chosen[0] < chosen[1] <= count:
+                    raise PathError(
+                        f"layers {part} do not exist: {'.'.join(walked)} has {count} layers, 0 to {count - 1}", path=path
+                    )
+                layers = range(*chosen)
+                walked.append(part)
+                kinds = {item.kind_indices(count)[layer] for layer in layers}
+                block_name = item.kinds[min(kinds)].block
+                if not parts:
+                    break
+                part = parts.pop(0)
+        block = document.blocks[block_name]
+        found = block.node(part)
+        if found is None:
+            where = ".".join(walked) or document.root
+            raise PathError(
+                f"there is no '{part}' in {where}", path=path, hint=suggest(part, [node.id for node in block.nodes])
+            )
+        holder, item = block_name, found
+        walked.append(part)
+        inside = (*inside, part)
+        if isinstance(found, Stack):
+            stack, inside = (holder, found.id), ()
+            layers = range(layer_count(document, found))
+            block_name = found.kinds[0].block
+        elif isinstance(found, Use):
+            block_name = found.block
+    return Place(holder, item, layers, stack, inside)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One item as it stands in the whole model, alike in all the layers that `path` names."""
+
+    path: str
+    """As in `model.layers.0-31.self_attn.q_proj`."""
+
+    block: str
+    """The block that holds the item."""
+
+    item: Item
+    environment: Mapping[str, Any]
+    """What names stand for here."""
+
+    times: int
+    """How often the model holds it."""
+
+
+def layer_runs(kinds: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
+    """Kinds, layer by layer, as (first, last, kind) ranges in order."""
+    start = 0
+    for layer in range(1, len(kinds) + 1):
+        if layer == len(kinds) or kinds[layer] != kinds[start]:
+            yield start, layer - 1, kinds[start]
+            start = layer
+
+
+def walk(document: Document) -> Iterator[Visit]:
+    """Every item of the model from the root down, layers of one kind that stand together visited once."""
+
+    def inside(block: str, prefix: str, environment: Mapping[str, Any], times: int, depth: int) -> Iterator[Visit]:
+        if depth > 32 or block not in document.blocks:
+            return
+        for item in document.blocks[block].nodes:
+            path = f"{prefix}{item.id}"
+            yield Visit(path, block, item, environment, times)
+            if isinstance(item, Use):
+                yield from inside(item.block, f"{path}.", environment, times, depth + 1)
+            elif isinstance(item, Stack):
+                for first, last, kind in layer_runs(item.kind_indices(resolve(item.repeat, environment))):
+                    layers = f"{first}" if first == last else f"{first}-{last}"
+                    inner = layer_environment(environment, item.kinds[kind])
+                    count = times * (last - first + 1)
+                    yield from inside(item.kinds[kind].block, f"{path}.{layers}.", inner, count, depth + 1)
+
+    yield from inside(document.root, "", document.environment, 1, 0)
+
+
+__all__ = [
+    "Item",
+    "LayerKind",
+    "PathError",
+    "Place",
+    "Visit",
+    "blocks_of",
+    "consumers",
+    "execution_order",
+    "find",
+    "head",
+    "layer_count",
+    "layer_runs",
+    "names_used",
+    "own_names",
+    "parse_layers",
+    "reachable_blocks",
+    "recursive_blocks",
+    "walk",
+]

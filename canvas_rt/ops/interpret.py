@@ -1,0 +1,123 @@
+"""Run a document node by node in PyTorch: the meaning of a graph, against which emitted code is held."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canvas_rt.errors import CanvasError
+from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.graph import execution_order
+from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
+from canvas_rt.ops.kernels import KERNELS, Context
+
+Parameters = Callable[[str, tuple[int, ...]], Tensor]
+"""Gives the learned tensor of a key and shape."""
+
+Values = Mapping[str, Tensor]
+
+
+class Interpreter:
+    """Runs a document's blocks. What a node gives is kept while something still reads it, and no longer."""
+
+    def __init__(self, document: Document, parameters: Parameters, context: Context) -> None:
+        self.document = document
+        self.parameters = parameters
+        self.context = context
+        self.tied = document.tied
+
+    def run(self, inputs: Values) -> Values:
+        """The root's outputs for its inputs."""
+        return self.block(self.document.root, self.document.environment, inputs, "")
+
+    def block(self, name: str, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:
+        """One block's outputs. `prefix` is the path of the block, with a dot at its end."""
+        block = self.document.blocks[name]
+        order, cycle = execution_order(block)
+        if cycle:
+            raise CanvasError("stands in a cycle", path=prefix + cycle[0])
+        values = dict(inputs)
+        uses: dict[str, int] = {}
+        for item in order:
+            for ref in item.inputs.values():
+                uses[ref] = uses.get(ref, 0) + 1
+        for ref in block.outputs.values():
+            uses[ref] = uses.get(ref, 0) + 1
+        for item in order:
+            arguments = {port: values[_full(ref, values)] for port, ref in item.inputs.items()}
+            for ref in item.inputs.values():
+                uses[ref] -= 1
+                if not uses[ref]:
+                    values.pop(_full(ref, values), None)
+            results = self.item(item, environment, arguments, prefix)
+            del arguments
+            for port, value in results.items():
+                values[f"{item.id}.{port}"] = value
+            if len(results) == 1:
+                values[item.id] = values.pop(next(f"{item.id}.{port}" for port in results))
+            del results
+        return {name: values[_full(ref, values)] for name, ref in block.outputs.items()}
+
+    def item(self, item: Node | Use | Stack, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:
+        """One item's outputs by port."""
+        path = prefix + item.id
+        if isinstance(item, Use):
+            return self.block(item.block, environment, inputs, f"{path}.")
+        if isinstance(item, Stack):
+            return {"out": self.stack(item, environment, inputs, path)}
+        return self.node(item, environment, inputs, path)
+
+    def node(self, node: Node, environment: Mapping[str, Any], inputs: Values, path: str) -> Values:
+        attrs = resolve(complete(node), environment)
+        learned = {
+            spec.name: self.parameter(f"{path}.{spec.name}", spec.shape) for spec in parameter_shapes(node, attrs)
+        }
+        results = KERNELS[node.op](inputs, attrs, learned, self.context)
+        return dict(zip(_outputs(node), results, strict=True))
+
+    def parameter(self, key: str, shape: tuple[int, ...]) -> Tensor:
+        return self.parameters(self.tied.get(key, key), shape)
+
+    def stack(self, stack: Stack, environment: Mapping[str, Any], inputs: Values, path: str) -> Tensor:
+        """What the last layer gives."""
+        count = resolve(stack.repeat, environment)
+        carry_port = self.document.blocks[stack.kinds[0].block].inputs[0]
+        carried = inputs[carry_port]
+        for layer, index in enumerate(stack.kind_indices(count)):
+            kind = stack.kinds[index]
+            outputs = self.layer(
+                kind.block, layer_environment(environment, kind), {**inputs, carry_port: carried}, f"{path}.{layer}."
+            )
+            carried = next(iter(outputs.values()))
+        return carried
+
+    def layer(self, block: str, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:
+        """One layer of a stack."""
+        return self.block(block, environment, inputs, prefix)
+
+
+def _full(ref: str, values: Mapping[str, Any]) -> str:
+    """A reference to a one-output node may name its port or leave it out."""
+    return ref if ref in values else ref.partition(".")[0]
+
+
+def _outputs(node: Node) -> tuple[str, ...]:
+    return OPS[node.op].outputs
+
+
+def random_parameters(seed: int, std: float = 0.05, dtype: torch.dtype = torch.float32) -> Parameters:
+    """Fresh weights, each drawn by its own key: the same key and seed give the same numbers, whatever the order."""
+    import zlib
+
+    made: dict[str, Tensor] = {}
+
+    def parameter(key: str, shape: tuple[int, ...]) -> Tensor:
+        if key not in made:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(key.encode()))
+            noise = torch.randn(shape, generator=generator) * std
+            made[key] = (noise + 1.0 if len(shape) == 1 and key.endswith("weight") else noise).to(dtype)
+        return made[key]
+
+    return parameter

@@ -1,0 +1,192 @@
+"""What each op computes, in PyTorch: run on meta for shapes and costs, on CPU or CUDA for numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from canvas_rt.ops.catalogue import ALIASES
+
+Backend = Literal["shape", "math", "sdpa", "flash", "efficient"]
+"""How attention runs. `shape`: not at all, an empty result. `math`: separate matmuls. `sdpa`: as PyTorch chooses.
+`flash` and `efficient`: the CUDA kernels by name, which on meta allocate what the real ones do."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a run knows beside its values."""
+
+    batch: int
+    sequence: int
+    """New tokens per sequence."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    """Of what flows between layers."""
+
+    backend: Backend = "sdpa"
+    past: int = 0
+    """Tokens already in the cache."""
+
+    cache: "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None" = None
+    """Appends new keys and values to the cache of the layer at hand and gives back all of them."""
+
+
+Values = Mapping[str, Tensor]
+Kernel = Callable[[Values, Mapping[str, Any], Values, Context], tuple[Tensor, ...]]
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * wide.to(x.dtype)
+
+
+def _squared_relu(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
+ACTIVATION_KERNELS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": lambda x: 0.5 * x * (1.0 + torch.tanh((2.0 / torch.pi) ** 0.5 * (x + 0.044715 * torch.pow(x, 3.0)))),
+    "relu": F.relu,
+    "relu2": _squared_relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "mish": F.mish,
+    "linear": lambda x: x,
+}
+
+
+def inverse_frequencies(attrs: Mapping[str, Any], positions: Tensor, device: torch.device) -> tuple[Tensor, float]:
+    """The rotation speed of each pair of channels, [head_dim / 2], and the factor on cosines and sines.
+
+    Computed by transformers' own table of scalings. On meta only the shape matters.
+    """
+    if device.type == "meta":
+        return torch.empty(attrs["head_dim"] // 2, dtype=torch.float32, device=device), 1.0
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    parameters = dict(attrs["parameters"])
+    kind = parameters["rope_type"]
+    if kind == "default":
+        exponents = torch.arange(0, attrs["head_dim"], 2, dtype=torch.float) / attrs["head_dim"]
+        return (1.0 / parameters["rope_theta"] ** exponents).to(device), 1.0
+    config = SimpleNamespace(
+        rope_parameters=parameters,
+        head_dim=attrs["head_dim"],
+        max_position_embeddings=attrs["max_position_embeddings"],
+        standardize_rope_params=lambda: None,
+    )
+    length = None
+    if kind == "dynamic":  # the frequencies stretch once a sequence outgrows what the model was trained for
+        length = max(int(positions.max()) + 1, attrs["max_position_embeddings"])
+    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, device, seq_len=length)
+    return frequencies, factor
+
+
+def _rotary_embedding(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    positions = inputs["position_ids"]
+    dtype = context.dtype
+    with torch.no_grad():
+        frequencies, factor = inverse_frequencies(attrs, positions, positions.device)
+        angles = positions[..., None].float() * frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def _apply_rotary(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    cos, sin = inputs["cos"].unsqueeze(1), inputs["sin"].unsqueeze(1)
+    q, k = inputs["q"], inputs["k"]
+    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+
+
+def attention_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys each query may see: those before it, and with a window only the nearest. [1, 1, queries, keys]"""
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    key = torch.arange(keys, device=device)[None, :]
+    visible = key <= query
+    if window is not None:
+        visible = visible & (key > query - window)
+    return visible[None, None]
+
+
+def _math_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = q @ k.transpose(2, 3) * scale
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype) @ v
+
+
+def _attention(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    q, k, v = inputs["q"], inputs["k"], inputs["v"]
+    if context.backend == "shape":
+        return (q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]),)
+    if context.cache is not None:
+        k, v = context.cache(k, v)
+    scale, aten = attrs["scale"], torch.ops.aten
+    causal = q.shape[2] > 1
+    if context.backend == "flash":
+        # The kernel serves grouped heads as they are, and windows without a mask.
+        out = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[0]
+    elif context.backend == "efficient":
+        groups = q.shape[1] // k.shape[1]
+        k, v = (k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)) if groups > 1 else (k, v)
+        out = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)[0]
+    else:
+        queries, keys, window = q.shape[2], k.shape[2], attrs["window"]
+        if context.backend == "math":
+            out = _math_attention(q, k, v, attention_mask(queries, keys, window, q.device), scale)
+        else:
+            # Where plain causality says it all, no mask is built: faster, and what transformers does too.
+            limited = window is not None and keys > window
+            mask = attention_mask(queries, keys, window, q.device) if limited else None
+            grouped = k.shape[1] != q.shape[1]
+            out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal and mask is None, scale=scale, enable_gqa=grouped)
+    return (out.transpose(1, 2).contiguous(),)
+
+
+def _split_heads(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    x = inputs["x"]
+    return (x.view(*x.shape[:2], attrs["heads"], attrs["head_dim"]).transpose(1, 2),)
+
+
+def _position_ids(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    return ((torch.arange(context.sequence, device=context.device) + context.past).unsqueeze(0),)
+
+
+def _simple(function: Callable[[Values, Mapping[str, Any], Values], Tensor]) -> Kernel:
+    return lambda inputs, attrs, parameters, context: (function(inputs, attrs, parameters),)
+
+
+KERNELS: Mapping[str, Kernel] = {
+    "embedding": _simple(lambda i, a, p: F.embedding(i["ids"], p["weight"], a["padding_idx"])),
+    "position_ids": _position_ids,
+    "rotary_embedding": _rotary_embedding,
+    "apply_rotary": _apply_rotary,
+    "linear": _simple(lambda i, a, p: F.linear(i["x"], p["weight"], p.get("bias"))),
+    "rms_norm": _simple(lambda i, a, p: rms_norm(i["x"], p["weight"], a["eps"])),
+    "layer_norm": _simple(lambda i, a, p: F.layer_norm(i["x"], (a["size"],), p["weight"], p.get("bias"), a["eps"])),
+    "split_heads": _split_heads,
+    "merge_heads": _simple(lambda i, a, p: i["x"].reshape(*i["x"].shape[:2], -1)),
+    "attention": _attention,
+    "activation": _simple(lambda i, a, p: ACTIVATION_KERNELS[ALIASES.get(a["fn"], a["fn"])](i["x"])),
+    "dropout": _simple(lambda i, a, p: i["x"]),
+    "scale": _simple(lambda i, a, p: i["x"] * a["factor"]),
+    "add": _simple(lambda i, a, p: i["a"] + i["b"]),
+    "sub": _simple(lambda i, a, p: i["a"] - i["b"]),
+    "mul": _simple(lambda i, a, p: i["a"] * i["b"]),
+}
