@@ -117,7 +117,9 @@ class ArchitectureImport:
 
     def model(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]]) -> nn.Module:
         """A small model on the CPU, as deep as the real one where its layers may differ."""
-        given = {**self.without_layers(self.raw), **values, "num_hidden_layers": self.trace_depth}
+        # Tied weights change no graph, but a trace would show one module in two places.
+        untied = {"num_hidden_layers": self.trace_depth, "tie_word_embeddings": False}
+        given = {**self.without_layers(self.raw), **values, **untied}
         if overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in overrides.items()}
         config = make_config(self.factory, given, self.name)

@@ -286,8 +286,7 @@ class _Reader:
         ports = ("logits",) if not self.path else ("out",)
         if len(outputs) != len(ports):
             raise TraceError(f"{self.path or 'the model'} gives {len(outputs)} values; Canvas knows modules that give one")
-        order = tuple(sorted(self.inputs, key=lambda port: SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1))
-        return Block(inputs=order, nodes=tuple(self.items), outputs=FrozenMap(dict(zip(ports, outputs, strict=True))))
+        return Block(inputs=tuple(sorted(self.inputs, key=_place)), nodes=tuple(self.items), outputs=FrozenMap(dict(zip(ports, outputs, strict=True))))
 
     def ref(self, node: fx.Node) -> str:
         if node not in self.refs:
@@ -339,7 +338,7 @@ class _Reader:
         ports = self.ports(arguments)
         self.recogniser.block(path, ports)
         name = self.unique(target)
-        inputs = FrozenMap({port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)})
+        inputs = self.wires(ports, arguments)
         self.items.append(Use(id=name, block=_stand_in(path), inputs=inputs))
         self.refs[node] = name
 
@@ -350,9 +349,16 @@ class _Reader:
         for user in node.users:
             self.refs[user] = f"{name}.{outputs[int(user.args[1])]}"  # type: ignore[call-overload]
 
+    def wires(self, ports: tuple[str, ...], arguments: list[fx.Node]) -> FrozenMap[str, str]:
+        """What feeds a block, the stream first."""
+        pairs = sorted(zip(ports, arguments, strict=True), key=lambda pair: _place(pair[0]))
+        return FrozenMap({port: self.ref(arg) for port, arg in pairs})
+
     def ports(self, arguments: list[fx.Node]) -> tuple[str, ...]:
         """Names for a module's inputs: semantic values keep theirs, anything else is the stream."""
         names: list[str] = []
+        for arg in sorted(arguments, key=_is_table):
+            self.ref(arg)  # the stream is read first, so that reading order follows it
         for arg in arguments:
             port = self.ref(arg).rpartition(".")[2]
             name = port if port in SEMANTIC_PORTS or port == "input_ids" else "hidden_states"
@@ -369,7 +375,7 @@ class _Reader:
         ports = self.ports(arguments)
         self.recogniser.block(path, ports)
         kind = LayerKind(block=_stand_in(path))
-        inputs = FrozenMap({port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)})
+        inputs = self.wires(ports, arguments)
         name = container.rpartition(".")[2]
         stack = next((item for item in self.items if isinstance(item, Stack) and item.id == name), None)
         if stack is None:
@@ -511,6 +517,15 @@ def _whole_slice(node: fx.Node) -> bool:
     """`x[:, 0:]` and the like, which take all."""
     source = node.args[0]
     return isinstance(source, fx.Node) and tuple(source.meta["val"].shape) == tuple(node.meta["val"].shape)
+
+
+def _place(port: str) -> int:
+    return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
+
+
+def _is_table(node: fx.Node) -> bool:
+    """Whether a value is one of several that its source gives, as cosines and sines are."""
+    return node.target is operator.getitem
 
 
 def _stand_in(path: str) -> str:

@@ -56,6 +56,14 @@ class Facts:
     attrs: Mapping[str, Any]
     shown: Mapping[str, str]
     shapes: Mapping[str, Shape]
+    labels: Mapping[str, tuple[str, ...]] = FrozenMap()
+    """The same shapes in the model's own sizes, where they are known: `("batch", "seq", "hidden_size")`."""
+
+    def show(self, port: str) -> str:
+        """What arrives, as people read it: `[batch, seq, hidden_size] = [1, 4096, 2048]`."""
+        numbers, label = show(self.shapes[port]), self.labels.get(port)
+        named = "[" + ", ".join(label) + "]" if label else numbers
+        return numbers if named == numbers else f"{named} = {numbers}"
 
     def named(self, attr: str) -> str:
         """A setting as people read it: `hidden_size (4096)`, or just the number where it is one."""
@@ -98,7 +106,7 @@ def _last_dim(size: str, port: str = "x") -> Callable[[Facts], Iterator[Problem]
         shape = facts.shapes[port]
         if not shape or shape[-1] != facts.attrs[size]:
             yield (
-                f"takes {size} = {facts.named(size)}, but {port} is {show(shape)}",
+                f"takes {size} = {facts.named(size)}, but {port} is {facts.show(port)}",
                 f"Set {size} to {shape[-1] if shape else 1}, or feed it a value whose last dimension is {facts.attrs[size]}.",
             )
 
@@ -110,7 +118,7 @@ def _broadcast(facts: Facts) -> Iterator[Problem]:
     for x, y in zip(reversed(a), reversed(b), strict=False):
         if x != y and 1 not in (x, y):
             yield (
-                f"cannot combine {show(a)} with {show(b)}: {x} against {y}",
+                f"cannot combine {facts.show('a')} with {facts.show('b')}: {x} against {y}",
                 "Make both sides the same size; on a residual path, what is added must be as wide as the stream.",
             )
             return
@@ -119,7 +127,7 @@ def _broadcast(facts: Facts) -> Iterator[Problem]:
 def _rank(port: str, rank: int, meaning: str) -> Callable[[Facts], Iterator[Problem]]:
     def problems(facts: Facts) -> Iterator[Problem]:
         if len(facts.shapes[port]) != rank:
-            yield f"{port} must be {meaning}, but is {show(facts.shapes[port])}", f"Feed it {meaning}."
+            yield f"{port} must be {meaning}, but is {facts.show(port)}", f"Feed it {meaning}."
 
     return problems
 
@@ -129,7 +137,7 @@ def _split_heads(facts: Facts) -> Iterator[Problem]:
     heads, width = facts.attrs["heads"], facts.attrs["head_dim"]
     if len(shape) != 3 or shape[-1] != heads * width:
         yield (
-            f"splits {facts.named('heads')} heads of {facts.named('head_dim')}, {heads * width} in all, but x is {show(shape)}",
+            f"splits {facts.named('heads')} heads of {facts.named('head_dim')}, {heads * width} in all, but x is {facts.show('x')}",
             "Make the projection before it num_heads · head_dim wide.",
         )
 
@@ -138,12 +146,12 @@ def _attention(facts: Facts) -> Iterator[Problem]:
     q, k, v = (facts.shapes[port] for port in ("q", "k", "v"))
     if not len(q) == len(k) == len(v) == 4:
         yield (
-            f"takes q, k and v as [batch, heads, seq, head_dim], but they are {show(q)}, {show(k)} and {show(v)}",
+            f"takes q, k and v as [batch, heads, seq, head_dim], but they are {facts.show('q')}, {facts.show('k')} and {facts.show('v')}",
             "Split the heads first.",
         )
         return
     if k[1] != v[1] or k[2] != v[2]:
-        yield f"keys {show(k)} and values {show(v)} differ in heads or length", "Give both the same number of heads."
+        yield f"keys {facts.show('k')} and values {facts.show('v')} differ in heads or length", "Give both the same number of heads."
     if q[3] != k[3]:
         yield f"queries have head_dim {q[3]}, keys {k[3]}", "Queries and keys must have one head_dim."
     if q[1] % k[1]:
@@ -161,7 +169,7 @@ def _apply_rotary(facts: Facts) -> Iterator[Problem]:
         shape = facts.shapes[port]
         if len(shape) != 4 or shape[-1] != cos[-1]:
             yield (
-                f"rotates heads of {cos[-1] if cos else 0}, but {port} is {show(shape)}",
+                f"rotates heads of {cos[-1] if cos else 0}, but {port} is {facts.show(port)}",
                 "Give the rotary embedding the head_dim of the heads that it turns.",
             )
 

@@ -81,6 +81,8 @@ def inverse_frequencies(attrs: Mapping[str, Any], positions: Tensor, device: tor
     config = SimpleNamespace(
         rope_parameters=parameters,
         head_dim=attrs["head_dim"],
+        hidden_size=attrs["head_dim"],
+        num_attention_heads=1,
         max_position_embeddings=attrs["max_position_embeddings"],
         standardize_rope_params=lambda: None,
     )

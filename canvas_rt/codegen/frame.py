@@ -1,0 +1,407 @@
+"""The parts of an emitted module that every Hugging Face model has: config, norms, rotary, base class, backbone, head."""
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from canvas_rt.codegen.blocks import BlockWriter, Plan, indent
+from canvas_rt.codegen.printer import Layout, print_graph
+from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
+from canvas_rt.ir.document import Node
+from canvas_rt.ir.expressions import is_expression
+from canvas_rt.ops.catalogue import complete
+
+NULLABLE = {"sliding_window": "int", "pad_token_id": "int", "bos_token_id": "int", "eos_token_id": "int | list[int]", "head_dim": "int"}
+"""Fields that may be null, and what they are otherwise."""
+
+
+def annotation(name: str, value: Any) -> str:
+    """A config field's type."""
+    if name in NULLABLE:
+        return f"{NULLABLE[name]} | None"
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, float):
+        return "float | int"
+    if isinstance(value, int):
+        return "int"
+    if isinstance(value, str):
+        return "str"
+    return "list | dict | None"
+
+
+def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
+    """Name, type and default of every field; a size that follows from others is left open."""
+    document = plan.document
+    for name, value in {**document.sizes, **document.config}.items():
+        if name == "dtype":
+            continue
+        if name == "rope_parameters":
+            yield name, "RopeParameters | dict | None", None
+        elif is_expression(value):
+            yield name, "int | None", None
+        else:
+            yield name, annotation(name, value), value
+    if plan.masks:
+        yield "layer_types", "list[str] | None", None
+    if plan.several_classes:
+        yield "layer_kinds", "list[str] | None", None
+
+
+def config_class(plan: Plan) -> str:
+    lines = ["@strict", f"class {plan.names.config}(PretrainedConfig):"]
+    lines += [f'    model_type = "{model_type(plan)}"', '    keys_to_ignore_at_inference = ["past_key_values"]', ""]
+    for name, kind, value in config_fields(plan):
+        default = unparse(constant(tuple(value) if isinstance(value, tuple) else value)) if not isinstance(value, tuple) else "None"
+        lines.append(f"    {name}: {kind} = {default}")
+    derived = {name: value for name, value in plan.document.sizes.items() if is_expression(value)}
+    body: list[ast.stmt] = []
+    for name, value in in_order(derived):
+        body += statements("if self._name_ is None:\n    self._name_ = value", _name_=name, value=setting(value, "self"))
+    if plan.several_classes:
+        default = plan.backbone[1].kinds[0].block
+        body += statements(
+            "if self.layer_kinds is None:\n    self.layer_kinds = [kind] * self.num_hidden_layers", kind=ast.Constant(default)
+        )
+    if body:
+        body += statements("super().__post_init__(**kwargs)")
+        lines += ["", "    def __post_init__(self, **kwargs: Any) -> None:", *indent(indent(unparse(body)))]
+    return "\n".join(lines) + "\n"
+
+
+def in_order(derived: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Derived sizes, each after those that it names."""
+    from canvas_rt.ir.document import _resolution_order
+
+    for name in _resolution_order(derived):
+        yield name, derived[name]
+
+
+def model_type(plan: Plan) -> str:
+    """A type of its own: under the original's, the library's class would load instead, with our weights."""
+    origin = plan.document.origin.model_type.removeprefix("canvas_")
+    known = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in origin.lower())
+    return f"canvas_{known or 'model'}"
+
+
+RMS_NORM = '''
+class {name}(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        wide = hidden_states.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(hidden_states.dtype)
+'''
+
+ROTARY = '''
+class {name}(nn.Module):
+    def __init__(self, config: {config}) -> None:
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = init(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: {config}, **kwargs: Any) -> tuple[torch.Tensor, float]:
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+'''
+
+APPLY_ROTARY = '''
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def apply_rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
+    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+'''
+
+EAGER_ATTENTION = '''
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    groups = module.num_key_value_groups
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+'''
+
+WITH_VALUES = '''
+def with_values(config: {config}, **values: Any) -> {config}:
+    """A copy of a config with some fields changed."""
+    changed = copy.copy(config)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+'''
+
+
+def pretrained_class(plan: Plan) -> str:
+    layers = [plan.names.of(name) for name in plan.layer_blocks]
+    attentions = [plan.names.of(name) for name in plan.order if plan.gives_weights(name)]
+    records = [f'"hidden_states": {layers[0] if len(layers) == 1 else "[" + ", ".join(layers) + "]"}']
+    if attentions:
+        records.append(f'"attentions": {attentions[0] if len(attentions) == 1 else "[" + ", ".join(attentions) + "]"}')
+    return f'''
+class {plan.names.pretrained}(PreTrainedModel):
+    config: {plan.names.config}
+    base_model_prefix = "{backbone_use(plan)}"
+    supports_gradient_checkpointing = True
+    _no_split_modules = {layers!r}
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {{{", ".join(records)}}}
+'''
+
+
+def backbone_use(plan: Plan) -> str:
+    """The attribute under which the whole model holds its backbone."""
+    root = plan.document.blocks[plan.document.root]
+    return next(item.id for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
+
+
+SIGNATURE = """def forward(
+    self,
+    input_ids: torch.LongTensor | None = None,
+    attention_mask: torch.Tensor | None = None,
+    position_ids: torch.LongTensor | None = None,
+    past_key_values: Cache | None = None,
+    inputs_embeds: torch.Tensor | None = None,
+    {labels}use_cache: bool | None = None,
+    {keep}**kwargs: Any,
+): pass"""
+
+
+def signature(labels: str = "", keep: str = "") -> ast.arguments:
+    (function,) = ast.parse(SIGNATURE.format(labels=labels, keep=keep)).body
+    assert isinstance(function, ast.FunctionDef)
+    return function.args
+
+
+class BackboneWriter(BlockWriter):
+    """Writes the class that holds embedding, layers and final norm."""
+
+    def init(self) -> str:
+        body = statements("super().__init__(config)")
+        for name, value in self.own_attributes.items():
+            body += statements("self._name_ = value", _name_=name, value=value)
+        body += self.module_attributes()
+        if self.plan.without_attention:
+            body += self.cache_places()
+        body += statements("self.gradient_checkpointing = False\nself.post_init()")
+        return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
+
+    def layers(self) -> ast.expr:
+        """What constructs the stack."""
+        if not self.plan.several_classes:
+            layer = ast.Name(self.plan.names.of(self.plan.layer_blocks[0]), ast.Load())
+            return quote("nn.ModuleList([layer(config, index) for index in range(config.num_hidden_layers)])", layer=layer)
+        names = self.plan.layer_blocks
+        classes = ast.Dict([ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names])
+        return quote("nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config.layer_kinds)])", table=classes)
+
+    def cache_places(self) -> list[ast.stmt]:
+        """Layers without attention have no place in the cache: those with one are numbered without gaps."""
+        return statements(
+            "attentions = [module for module in self._name_.modules() if hasattr(module, 'num_key_value_groups')]\n"
+            "for place, module in enumerate(attentions):\n"
+            "    module.layer_idx = place",
+            _name_=self.plan.backbone[1].id,
+        )
+
+    def module(self, item: Any) -> ast.expr | None:
+        return self.layers() if item == self.plan.backbone[1] else super().module(item)
+
+    def add_node(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
+        if node.op == "position_ids":
+            return self.given(graph, "position_ids")
+        if node == self.token_embedding():
+            return self.given(graph, "inputs_embeds")
+        made = super().add_node(graph, node, take)
+        if node.op == "rotary_embedding":  # its first argument tells device and dtype
+            made.args = (self.given(graph, "inputs_embeds"), *made.args)
+        return made
+
+    def given(self, graph: fx.Graph, name: str) -> fx.Node:
+        """A value that the statements before the graph compute."""
+        for node in graph.nodes:
+            if node.op == "placeholder" and node.target == name:
+                return node
+        first = next(iter(graph.nodes))
+        with graph.inserting_before(first):
+            return graph.placeholder(name)
+
+    def token_embedding(self) -> Node | None:
+        """The embedding that `inputs_embeds` stands in for: the one that reads the tokens, if there is just one."""
+        readers = [item for item in self.block.nodes if "input_ids" in item.inputs.values()]
+        if len(readers) == 1 and isinstance(readers[0], Node) and readers[0].op == "embedding":
+            return readers[0]
+        return None
+
+    def layout(self, graph: fx.Graph) -> Layout:
+        embedding = self.token_embedding()
+        before = statements(
+            "if (input_ids is None) == (inputs_embeds is None):\n"
+            "    raise ValueError('give exactly one of input_ids and inputs_embeds')\n"
+        )
+        if embedding is not None:
+            before += statements("if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id)
+        before += statements(
+            "if use_cache and past_key_values is None:\n"
+            "    past_key_values = DynamicCache(config=self.config)\n"
+            "if position_ids is None:\n"
+            "    past = past_key_values.get_seq_length() if past_key_values is not None else 0\n"
+            "    position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past\n"
+            "    position_ids = position_ids.unsqueeze(0)\n"
+        )
+        before += self.mask_statements()
+        context = [
+            ast.keyword("attention_mask", ast.Name("mask", ast.Load())),
+            *(ast.keyword(n, ast.Name(n, ast.Load())) for n in ("past_key_values", "position_ids", "use_cache")),
+            ast.keyword(None, ast.Name("kwargs", ast.Load())),
+        ]
+        if not self.context:
+            context = []
+        return Layout(
+            signature(),
+            "BaseModelOutputWithPast",
+            before,
+            {"input_ids": "input_ids"},
+            lambda value: statements(
+                "return BaseModelOutputWithPast(last_hidden_state=value, past_key_values=past_key_values)", value=value
+            ),
+            context,
+            self.comments(graph),
+            ("merge_with_config_defaults", "capture_outputs"),
+        )
+
+    def mask_statements(self) -> list[ast.stmt]:
+        """The mask, by what transformers offers for the attention implementation in use."""
+        if not self.context:
+            return []
+        arguments = (
+            "config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, "
+            "past_key_values=past_key_values, position_ids=position_ids"
+        )
+        if self.plan.masks:
+            return statements(
+                f"mask_arguments = dict({arguments})\n"
+                "windows = {module.sliding_window for module in self._name_.modules() if hasattr(module, 'sliding_window')}\n"
+                "mask = {window: create_causal_mask(**mask_arguments) if window is None"
+                " else create_causal_mask(**mask_arguments, and_mask_function=sliding_window_overlay(window))"
+                " for window in windows}",
+                _name_=self.plan.backbone[1].id,
+            )
+        if self.plan.windows == {"None"}:
+            return statements(f"mask = create_causal_mask({arguments})")
+        (window,) = self.plan.windows
+        if window == "=sliding_window":
+            return statements(
+                "make_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask\n"
+                f"mask = make_mask({arguments})"
+            )
+        overlay = unparse(setting(window if is_expression(window) else int(window), "self.config"))
+        return statements(f"mask = create_causal_mask({arguments}, and_mask_function=sliding_window_overlay({overlay}))")
+
+    def source(self) -> str:
+        graph = self.graph()
+        forward = print_graph(graph, self.layout(graph))
+        lines = [f"class {self.plan.names.of(self.name)}({self.plan.names.pretrained}):", *indent(self.init()), "", *indent(forward)]
+        return "\n".join(lines) + "\n"
+
+
+class CausalLMWriter(BlockWriter):
+    """Writes the whole model: backbone, head, loss."""
+
+    def init(self) -> str:
+        body = [*statements("super().__init__(config)")]
+        for name, value in self.own_attributes.items():
+            body += statements("self._name_ = value", _name_=name, value=value)
+        body += [*self.module_attributes(), *statements("self.post_init()")]
+        return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
+
+    def add(self, graph: fx.Graph, values: dict[str, fx.Node], item: Any) -> None:
+        if item.id == backbone_use(self.plan):
+            values[item.id] = graph.placeholder("hidden_states")
+            return
+        super().add(graph, values, item)
+
+    def module(self, item: Any) -> ast.expr | None:
+        if item.id == backbone_use(self.plan):
+            return ast.Call(ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load())], [])
+        return super().module(item)
+
+    def layout(self, graph: fx.Graph) -> Layout:
+        before = statements(
+            "outputs = self._name_(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,"
+            " past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs)\n"
+            "hidden_states = outputs.last_hidden_state\n"
+            "kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep\n"
+            "hidden_states = hidden_states[:, kept, :]",
+            _name_=backbone_use(self.plan),
+        )
+        ending = (
+            "logits = value\nloss = None\n"
+            "if labels is not None:\n"
+            "    loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)\n"
+            "return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values,"
+            " hidden_states=outputs.hidden_states, attentions=outputs.attentions)"
+        )
+        return Layout(
+            signature("labels: torch.LongTensor | None = None,\n    ", "logits_to_keep: int | torch.Tensor = 0,\n    "),
+            "CausalLMOutputWithPast",
+            before,
+            {},
+            lambda value: statements(ending, value=value),
+            (),
+            self.comments(graph),
+            ("can_return_tuple",),
+        )
+
+    def source(self) -> str:
+        graph = self.graph()
+        forward = print_graph(graph, self.layout(graph))
+        ties = dict(self.plan.document.ties)
+        lines = [f"class {self.plan.names.causal_lm}({self.plan.names.pretrained}, GenerationMixin):"]
+        if ties:
+            lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
+        lines += [*indent(self.init()), "", *indent(forward)]
+        return "\n".join(lines) + "\n"

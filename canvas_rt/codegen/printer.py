@@ -1,0 +1,250 @@
+"""torch.fx's code generator, taught to write as people do: what is used once is inlined, what has a name keeps it."""
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+from torch.fx.graph import CodeGen, PythonCode
+
+from canvas_rt.codegen import vocabulary
+from canvas_rt.codegen.syntax import fresh, names_of, quote, statements, unparse
+
+
+@dataclass
+class Layout:
+    """What a function is beside its graph."""
+
+    signature: ast.arguments
+    returns: str
+    """The annotation of what it gives."""
+
+    before: Sequence[ast.stmt] = ()
+    """Statements ahead of the graph's own."""
+
+    bound: Mapping[str, str] = field(default_factory=dict)
+    """For inputs that `before` computes: the variable that holds each."""
+
+    result: Callable[[ast.expr], Sequence[ast.stmt]] = lambda value: statements("return value", value=value)
+    """How the function ends."""
+
+    context: Sequence[ast.keyword] = ()
+    """Keyword arguments for whatever contains attention."""
+
+    comments: Mapping[str, str] = field(default_factory=dict)
+    """By node name: a shape to write behind the line that computes it."""
+
+    decorators: Sequence[str] = ()
+
+
+class SourceCodeGen(CodeGen):
+    """Prints one `forward`."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.layout = layout
+
+    def _gen_python_code(self, nodes: Any, root_module: str, namespace: Any, **options: Any) -> PythonCode:
+        source = _Printer(self.layout, list(nodes)).print()
+        return PythonCode(source, {}, None)
+
+
+def print_graph(graph: fx.Graph, layout: Layout) -> str:
+    """A graph's `forward` as source text, unindented."""
+    graph.set_codegen(SourceCodeGen(layout))
+    return graph.python_code("self").src
+
+
+class _Printer:
+    """Writes a function statement by statement."""
+
+    def __init__(self, layout: Layout, nodes: list[fx.Node]) -> None:
+        self.layout = layout
+        self.nodes = nodes
+        self.body: list[tuple[ast.stmt, str]] = [(statement, "") for statement in layout.before]
+        self.values: dict[fx.Node, ast.expr] = {}
+        self.variables: dict[fx.Node, str] = {}
+        self.waiting: dict[fx.Node, int] = dict.fromkeys(nodes, 0)
+        for node in nodes:
+            fx.node.map_arg(node.args, self.expect)
+        names = [a.arg for a in (*layout.signature.args, *layout.signature.kwonlyargs)]
+        self.taken = {*names, "kwargs", "batch", "seq", "attention", "attn_weights", *self._assigned(layout.before)}
+
+    @staticmethod
+    def _assigned(body: Sequence[ast.stmt]) -> set[str]:
+        return {node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+    def print(self) -> str:
+        for node in self.nodes:
+            if node.op == "placeholder":
+                name = str(node.target)
+                self.bind(node, self.layout.bound.get(name, name))
+            elif node.op == "output":
+                (result,) = node.args
+                for statement in self.layout.result(self.value(result)):  # type: ignore[arg-type]
+                    self.body.append((statement, ""))
+            else:
+                self.write(node)
+        return self.text()
+
+    def text(self) -> str:
+        function = ast.FunctionDef(
+            name="forward",
+            args=self.layout.signature,
+            body=[ast.Pass()],
+            decorator_list=[quote(name) for name in self.layout.decorators],
+            returns=quote(self.layout.returns),
+            type_params=[],
+        )
+        lines = unparse(function).splitlines()[:-1]
+        for statement, comment in self.body:
+            whole = unparse([statement])
+            if isinstance(statement, ast.Return) and isinstance(statement.value, ast.Tuple):
+                whole = "return " + ", ".join(unparse(value) for value in statement.value.elts)
+            text = whole.splitlines()
+            lines += [f"    {line}" for line in text[:-1]]
+            lines.append(f"    {text[-1]}" + (f"  # {comment}" if comment else ""))
+        return "\n".join(lines) + "\n"
+
+    def expect(self, node: fx.Node) -> fx.Node:
+        self.waiting[node] += 1
+        return node
+
+    # values
+
+    def bind(self, node: fx.Node, name: str) -> None:
+        """Say that a variable holds a node's value."""
+        self.variables[node] = name
+        self.values[node] = ast.Name(name, ast.Load())
+        self.taken.add(name)
+
+    def value(self, node: fx.Node) -> ast.expr:
+        """The expression for a node, at one of its uses."""
+        self.waiting[node] -= 1
+        if not self.waiting[node] and node not in self.variables:
+            return self.values.pop(node)  # inlined here, for the only time
+        return self.values[node]
+
+    def inputs(self, node: fx.Node) -> list[ast.expr]:
+        return [self.value(arg) for arg in node.args if isinstance(arg, fx.Node)]
+
+    def write(self, node: fx.Node) -> None:
+        if node.target is vocabulary.attention:
+            self.write_attention(node)
+        elif node.target is vocabulary.stack:
+            self.write_stack(node)
+        elif node.target is vocabulary.port:
+            return  # bound together with its siblings
+        elif node.meta.get("ports"):
+            self.write_several(node)
+        else:
+            self.write_one(node)
+
+    def expression(self, node: fx.Node) -> ast.expr:
+        inputs = self.inputs(node)
+        if node.op == "call_module":
+            context = list(self.layout.context) if node.meta.get("context") else []
+            call = ast.Call(quote("self._name_", _name_=str(node.target)), inputs, context)
+            return quote("call[0]", call=call) if node.meta.get("tuple") else call
+        return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
+
+    def write_one(self, node: fx.Node) -> None:
+        reusable = self.reusable(node)
+        expression = self.expression(node)
+        if self.waiting[node] == 1 and not node.meta.get("named"):
+            self.values[node] = expression
+            return
+        name = reusable if reusable and not self.pending(reusable) else fresh(node.meta.get("variable", node.name), self.taken)
+        self.assign(node, name, expression)
+
+    def reusable(self, node: fx.Node) -> str | None:
+        """The variable of the residual stream, where this node is its next value and nothing reads the old one again."""
+        first = next((arg for arg in node.args if isinstance(arg, fx.Node)), None)
+        if first is None or not node.meta.get("residual") or first not in self.variables:
+            return None
+        return self.variables[first] if self.waiting[first] == list(node.args).count(first) else None
+
+    def pending(self, name: str) -> bool:
+        """Whether an expression that is yet to be written reads the variable."""
+        return any(name in names_of(value) for node, value in self.values.items() if node not in self.variables)
+
+    def assign(self, node: fx.Node, name: str, expression: ast.expr) -> None:
+        comment = self.layout.comments.get(node.name, "")
+        self.body.append((ast.Assign([ast.Name(name, ast.Store())], expression), comment))
+        self.bind(node, name)
+
+    def write_several(self, node: fx.Node) -> None:
+        """`q, k = apply_rotary(q, k, cos, sin)`: outputs take the names of inputs that are not read again."""
+        expression = self.expression(node)
+        ports: Mapping[str, fx.Node | None] = node.meta["ports"]
+        targets = []
+        for port, source in ports.items():
+            users = [user for user in node.users if user.args[1] == port]
+            old = self.variables.get(source) if source is not None and not self.waiting[source] else None
+            name = old if old is not None and not self.pending(old) else fresh(port, self.taken)
+            for user in users:
+                self.bind(user, name)
+            targets.append(name if users else "_")
+        target = ast.Tuple([ast.Name(name, ast.Store()) for name in targets], ast.Store())
+        self.body.append((ast.Assign([target], expression), self.layout.comments.get(node.name, "")))
+
+    def named(self, node: fx.Node, preferred: str) -> str:
+        """A variable that holds the value, made where the value is only an expression yet."""
+        value = self.value(node)
+        if isinstance(value, ast.Name):
+            return value.id
+        name = fresh(preferred, self.taken)
+        self.body.append((ast.Assign([ast.Name(name, ast.Store())], value), ""))
+        return name
+
+    def write_attention(self, node: fx.Node) -> None:
+        q, k, v = (arg for arg in node.args if isinstance(arg, fx.Node))
+        query, key, value = self.named(q, "q"), self.named(k, "k"), self.named(v, "v")
+        if self.waiting[k] or key == query:
+            key_out = fresh("k", self.taken)
+            self.body += [(s, "") for s in statements("new = old", new=key_out, old=key)]
+            key = key_out
+        if self.waiting[v] or value in (key, query):
+            value_out = fresh("v", self.taken)
+            self.body += [(s, "") for s in statements("new = old", new=value_out, old=value)]
+            value = value_out
+        name = fresh("attn", self.taken)
+        template = (
+            "if past_key_values is not None:\n"
+            "    k, v = past_key_values.update(k, v, self.layer_idx)\n"
+            "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
+            "out, attn_weights = attention(self, q, k, v, attention_mask,"
+            " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
+        )
+        if node.meta.get("window"):
+            template = template.replace("scaling=self.scaling,", "scaling=self.scaling, sliding_window=self.sliding_window,")
+        if node.meta.get("masks"):
+            template = template.replace("attention_mask,", "attention_mask[self.sliding_window],")
+        if node.meta.get("groups_at_run_time"):
+            template = "self.num_key_value_groups = q.shape[1] // k.shape[1]\n" + template
+        written = statements(template, q=query, k=key, v=value, out=name)
+        self.body += [(s, "") for s in written[:-1]]
+        self.body.append((written[-1], self.layout.comments.get(node.name, "")))
+        self.bind(node, name)
+
+    def write_stack(self, node: fx.Node) -> None:
+        carried, *invariants = (arg for arg in node.args if isinstance(arg, fx.Node))
+        value = self.value(carried)
+        alive = carried in self.variables and self.waiting[carried] > 0
+        others = [self.value(arg) for arg in invariants]
+        if isinstance(value, ast.Name) and value.id == "hidden_states" and not alive:
+            name = value.id
+        else:
+            name = fresh("hidden_states", self.taken)
+            self.body += [(s, "") for s in statements("name = value", name=name, value=value)]
+        call = ast.Call(ast.Name("layer", ast.Load()), [ast.Name(name, ast.Load()), *others], list(self.layout.context))
+        loop = statements(
+            "for layer in self._name_[: self.config.num_hidden_layers]:\n    name = call",
+            _name_=str(node.meta["attribute"]),
+            name=name,
+            call=call,
+        )
+        self.body += [(s, "") for s in loop]
+        self.bind(node, name)
+
