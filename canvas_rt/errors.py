@@ -34,6 +34,10 @@ class EmitError(CanvasError):
     """The document cannot be written as a model; `path` names the node."""
 
 
+class UnresolvedShape(CanvasError):
+    """A document has flaws that leave shapes open, so it has no cost; the text lists what `check` found first."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A hint that offers the names nearest to a mistyped one, or all of them where they are few."""
     names = sorted(known)

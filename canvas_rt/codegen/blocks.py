@@ -15,7 +15,7 @@ from canvas_rt.codegen.syntax import fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import expression, is_expression
-from canvas_rt.ir.graph import blocks_of, execution_order, head, reachable_blocks
+from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, reachable_blocks, running_order
 from canvas_rt.ops.catalogue import OPS, complete
 
 PREFIX = "Canvas"
@@ -93,12 +93,16 @@ class Plan:
         """Blocks in use, each before those that use it."""
         return reachable_blocks(self.document)
 
+    def items(self, block: str) -> tuple[Item, ...]:
+        """What runs of a block."""
+        return running_order(self.document.blocks[block])[0]
+
     @cached_property
     def attending(self) -> frozenset[str]:
         """Blocks that contain attention, themselves or further in."""
         found: set[str] = set()
         for name in self.order:
-            for item in self.document.blocks[name].nodes:
+            for item in self.items(name):
                 if (isinstance(item, Node) and item.op == "attention") or any(inner in found for inner in blocks_of(item)):
                     found.add(name)
         return frozenset(found)
@@ -136,7 +140,7 @@ class Plan:
     @cached_property
     def windows(self) -> frozenset[str]:
         """Every attention window, as written."""
-        nodes = [i for n in self.order for i in self.document.blocks[n].nodes if isinstance(i, Node) and i.op == "attention"]
+        nodes = [node for name in self.order for node in self.attention_nodes(name)]
         overridden = {
             f"{name}={value}" for kind in self.backbone[1].kinds for name, value in kind.sizes.items()
             if any(f"={name}" == complete(node)["window"] for node in nodes)
@@ -154,7 +158,7 @@ class Plan:
         return frozenset(layer for layer in self.layer_blocks if layer not in self.attending)
 
     def attention_nodes(self, block: str) -> list[Node]:
-        return [i for i in self.document.blocks[block].nodes if isinstance(i, Node) and i.op == "attention"]
+        return [item for item in self.items(block) if isinstance(item, Node) and item.op == "attention"]
 
     def gives_weights(self, block: str) -> bool:
         """Whether a block's `forward` gives attention weights beside its value, as modules that attend do."""
@@ -163,7 +167,7 @@ class Plan:
     def attentions_in(self, block: str) -> int:
         """How many times a block attends, inner blocks counted by use."""
         own = len(self.attention_nodes(block))
-        return own + sum(self.attentions_in(b) for i in self.document.blocks[block].nodes for b in blocks_of(i))
+        return own + sum(self.attentions_in(inner) for item in self.items(block) for inner in blocks_of(item))
 
     def validate(self) -> None:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
@@ -213,9 +217,10 @@ class BlockWriter:
         self.plan = plan
         self.name = name
         self.block: Block = plan.document.blocks[name]
-        self.order = execution_order(self.block)[0]
+        self.order = running_order(self.block)[0]
         self.attends = bool(plan.attention_nodes(name))
-        self.context = name in plan.attending
+        # All layers are called alike, those without attention too.
+        self.context = name in plan.attending or (name in plan.layer_blocks and bool(plan.attending))
         self.owner = "layer" if plan.heterogeneous and name in plan.inner else "config"
         self.own_attributes: dict[str, ast.expr] = {}
         taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "batch", "seq"}
@@ -225,7 +230,7 @@ class BlockWriter:
 
     @property
     def takes_index(self) -> bool:
-        return self.context or (self.owner == "layer")
+        return self.context or self.owner == "layer" or self.name in self.plan.layer_blocks
 
     def source(self) -> str:
         """The class as text."""
@@ -281,7 +286,7 @@ class BlockWriter:
 
     def module_attributes(self) -> list[ast.stmt]:
         body: list[ast.stmt] = []
-        for item in self.block.nodes:
+        for item in self.order:
             made = self.module(item)
             if made is not None:
                 body += statements("self._name_ = made", _name_=item.id, made=made)

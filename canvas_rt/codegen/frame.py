@@ -140,6 +140,13 @@ def apply_rotary(
 '''
 
 EAGER_ATTENTION = '''
+def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
+    if groups == 1:
+        return x
+    batch, heads, seq, width = x.shape
+    return x[:, :, None].expand(batch, heads, groups, seq, width).reshape(batch, heads * groups, seq, width)
+
+
 def eager_attention_forward(
     module: nn.Module,
     query: torch.Tensor,
@@ -151,7 +158,7 @@ def eager_attention_forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     groups = module.num_key_value_groups
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key, value = repeat_heads(key, groups), repeat_heads(value, groups)
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask

@@ -15,7 +15,7 @@ from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.symbols import alternative, express, inputs_of, is_probed, probe_assignments
 from canvas_rt.importer.trace import TraceError, register_attention, trace
 from canvas_rt.ir.document import Document, Node, Origin, Stack
-from canvas_rt.ir.files import fingerprint
+from canvas_rt.ir.files import with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
 from canvas_rt.ir.graph import names_used, walk
 
@@ -129,7 +129,7 @@ class ArchitectureImport:
     def trace_depth(self) -> int:
         """Layers to make for a trace: all where something is set layer by layer, else two, to see one feed the next."""
         by_layer = bool(self.overrides) or any(
-            isinstance(value, list) and len(value) == self.depth and field != "eos_token_id" for field, value in self.values.items()
+            isinstance(value, list) and len(value) == self.depth and field != "eos_token_id" for field, value in self.raw.items()
         )
         return self.depth if by_layer else min(self.depth, 2)
 
@@ -213,10 +213,8 @@ class ArchitectureImport:
             model_type=str(self.config.model_type),
             architecture=self.factory_class().__name__,
             versions=FrozenMap({"torch": torch.__version__, "transformers": transformers.__version__}),
-            sizes=FrozenMap({name: document.environment[name] for name in sizes}),
-            fingerprint=fingerprint(document),
         )
-        return document.replace(origin=origin)  # type: ignore[no-any-return]
+        return with_origin(document, origin)
 
     def factory_class(self) -> type:
         return self._model_class
@@ -239,7 +237,7 @@ class ArchitectureImport:
 
     def left_open(self, field: str, assignment: Mapping[str, Any]) -> Any:
         """What the config class makes of a field that is not given."""
-        given = {**self.without_layers(self.raw), **assignment, "num_hidden_layers": 1}
+        given = {**self.without_layers(self.raw), **assignment, "num_hidden_layers": self.trace_depth}
         given.pop(field)
         return make_config(self.factory, given, self.name).to_dict()[field]
 
@@ -290,7 +288,7 @@ class ArchitectureImport:
         return self._class
 
     def _tiny(self) -> dict[str, Any]:
-        return {**self.without_layers(self.raw), **self.assignments[0], "num_hidden_layers": 1}
+        return {**self.without_layers(self.raw), **self.assignments[0], "num_hidden_layers": self.trace_depth}
 
 
 def names_used_in(blocks: Mapping[str, Any], name: str) -> frozenset[str]:

@@ -74,7 +74,8 @@ def own_fields(config: Any) -> list[str]:
         if issubclass(cls, PretrainedConfig) and cls is not PretrainedConfig:
             names.update(dict.fromkeys(cls.__annotations__))
     fields = config.to_dict()
-    hidden = {"model_type", "attribute_map", "keys_to_ignore_at_inference", "base_model_tp_plan", "base_model_pp_plan"}
+    # Layer lists restate what the graph says itself: they are made anew when it is emitted.
+    hidden = {"layer_types", "layer_kinds", "model_type", "attribute_map", "keys_to_ignore_at_inference", "base_model_tp_plan", "base_model_pp_plan"}
     return [name for name in (*names, *(n for n in KEPT_BASE_FIELDS if n not in names)) if name in fields and name not in hidden]
 
 

@@ -382,13 +382,25 @@ class _Reader:
             self.names.add(name)
             self.items.append(Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
         else:
-            carried = self.recogniser.blocks[stack.kinds[0].block].inputs[0]
-            expected = stack.inputs.with_items({carried: name})
-            if dict(inputs) != dict(expected) or index != len(stack.kinds):
-                raise TraceError(f"{path}: layers do not simply follow one another")
-            grown = stack.replace(kinds=(*stack.kinds, kind), repeat=len(stack.kinds) + 1)
-            self.items[self.items.index(stack)] = grown
+            self.grow(stack, kind, inputs, path)
         self.refs[node] = name
+
+    def grow(self, stack: Stack, kind: LayerKind, inputs: FrozenMap[str, str], path: str) -> None:
+        """Add a layer. All layers of a stack take the same values, whether or not each has a use for all of them."""
+        carried = next(iter(stack.inputs))
+        invariants = {port: ref for port, ref in inputs.items() if port != carried}
+        known = stack.inputs.without(carried)
+        clash = [port for port, ref in invariants.items() if known.get(port, ref) != ref]
+        if inputs.get(carried) != stack.id or clash:
+            raise TraceError(f"{path}: layers do not simply follow one another")
+        together = sorted({**known, **invariants}.items(), key=lambda pair: _place(pair[0]))
+        merged = FrozenMap({carried: stack.inputs[carried], **dict(together)})
+        kinds = (*stack.kinds, kind)
+        for layer in kinds:
+            block = self.recogniser.blocks[layer.block]
+            self.recogniser.blocks[layer.block] = block.replace(inputs=tuple(merged))
+        grown = stack.replace(kinds=kinds, repeat=len(kinds), inputs=merged)
+        self.items[self.items.index(stack)] = grown
 
     # functions
 

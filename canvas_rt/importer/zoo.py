@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Document, Origin
-from canvas_rt.ir.files import fingerprint, load
+from canvas_rt.ir.document import Document
+from canvas_rt.ir.files import load, with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze
 
 DOCUMENT = "document.canvas.json"
@@ -65,9 +65,4 @@ def bind(family: Document, model: ZooModel) -> Document:
         sizes=FrozenMap({**family.sizes.without(*config), **sizes}),
         config=FrozenMap({**family.config.without(*sizes), **config}),
     )
-    origin: Origin = family.origin.replace(
-        source=model.name,
-        sizes=FrozenMap({size: document.environment[size] for size in document.sizes}),
-        fingerprint=fingerprint(document),
-    )
-    return document.replace(origin=origin)  # type: ignore[no-any-return]
+    return with_origin(document, family.origin.replace(source=model.name))

@@ -226,6 +226,12 @@ class Origin(Model):
     sizes: FrozenMap[str, Any] = FrozenMap()
     """The sizes as imported, so that an edited document knows what it left."""
 
+    config: FrozenMap[str, Frozen] = FrozenMap()
+    """The other config values as imported."""
+
+    structure: str = Field(default="", max_length=64)
+    """Of the blocks as imported: equal to `structure(document)` while only sizes and config values were edited."""
+
     fingerprint: str = Field(default="", max_length=64)
     """Of the architecture as imported: equal to `fingerprint(document)` while nothing was edited."""
 

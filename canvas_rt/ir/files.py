@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from canvas_rt.errors import CanvasError, DocumentError
-from canvas_rt.ir.document import SCHEMA_VERSION, Document
+from canvas_rt.ir.document import SCHEMA_VERSION, Document, Origin
+from canvas_rt.ir.frozen import FrozenMap
 
 SUFFIX = ".canvas.json"
 LARGEST_FILE = 64 * 2**20
@@ -106,5 +107,23 @@ def write_whole(path: Path, text: str) -> None:
 
 def fingerprint(document: Document) -> str:
     """A digest of the architecture: blocks, sizes, config and ties, without name, layout, origin or log."""
-    parts = document.model_dump(mode="json", include={"root", "sizes", "config", "blocks", "ties"})
+    return _digest(document, {"root", "sizes", "config", "blocks", "ties"})
+
+
+def structure(document: Document) -> str:
+    """A digest of the graph alone: while it is the origin's, the model is a stock architecture with another config."""
+    return _digest(document, {"root", "blocks", "ties"})
+
+
+def with_origin(document: Document, origin: Origin) -> Document:
+    """The document, its origin completed by what it is now."""
+    sizes = FrozenMap({size: document.environment[size] for size in document.sizes})
+    completed = origin.replace(
+        sizes=sizes, config=document.config, structure=structure(document), fingerprint=fingerprint(document)
+    )
+    return document.replace(origin=completed)  # type: ignore[no-any-return]
+
+
+def _digest(document: Document, include: set[str]) -> str:
+    parts = document.model_dump(mode="json", include=include)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

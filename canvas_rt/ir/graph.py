@@ -58,6 +58,34 @@ def consumers(block: Block, node_id: str) -> tuple[tuple[str, str], ...]:
     return (*readers, *(("", name) for name, ref in block.outputs.items() if head(ref) == node_id))
 
 
+def live(block: Block) -> frozenset[str]:
+    """Ids of the nodes on which a block's outputs depend."""
+
+    def sources(refs: Iterator[str]) -> Iterator[str]:
+        for ref in refs:
+            if block.node(head(ref)) is not None:
+                yield head(ref)
+
+    found: set[str] = set()
+    frontier = list(sources(iter(block.outputs.values())))
+    while frontier:
+        name = frontier.pop()
+        if name not in found:
+            found.add(name)
+            item = block.node(name)
+            assert item is not None
+            frontier += sources(iter(item.inputs.values()))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=4096)
+def running_order(block: Block) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """`execution_order` without the nodes on which no output depends: what runs, costs and is emitted."""
+    needed = live(block)
+    ordered, cycle = execution_order(block)
+    return tuple(item for item in ordered if item.id in needed), tuple(name for name in cycle if name in needed)
+
+
 def blocks_of(item: Item) -> tuple[str, ...]:
     """The blocks that an item makes use of."""
     if isinstance(item, Use):
@@ -225,12 +253,15 @@ def layer_runs(kinds: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
 
 
 def walk(document: Document) -> Iterator[Visit]:
-    """Every item of the model from the root down, layers of one kind that stand together visited once."""
+    """Every item that the model's outputs depend on, from the root down; layers alike that stand together once."""
 
     def inside(block: str, prefix: str, environment: Mapping[str, Any], times: int, depth: int) -> Iterator[Visit]:
         if depth > 32 or block not in document.blocks:
             return
+        needed = live(document.blocks[block])
         for item in document.blocks[block].nodes:
+            if item.id not in needed:
+                continue
             path = f"{prefix}{item.id}"
             yield Visit(path, block, item, environment, times)
             if isinstance(item, Use):
@@ -257,11 +288,13 @@ __all__ = [
     "find",
     "head",
     "layer_count",
+    "live",
     "layer_runs",
     "names_used",
     "own_names",
     "parse_layers",
     "reachable_blocks",
     "recursive_blocks",
+    "running_order",
     "walk",
 ]

@@ -1,0 +1,1 @@
+"""The ops that nodes can be."""

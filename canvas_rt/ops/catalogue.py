@@ -156,7 +156,7 @@ def _attention(facts: Facts) -> Iterator[Problem]:
         yield f"queries have head_dim {q[3]}, keys {k[3]}", "Queries and keys must have one head_dim."
     if q[1] % k[1]:
         divisors = [n for n in range(1, q[1] + 1) if q[1] % n == 0]
-        near = sorted(sorted(divisors, key=lambda n: abs(n - k[1]))[:2])
+        near = sorted(sorted(divisors, key=lambda n: (abs(n - k[1]), -n))[:2])
         yield (
             f"num_attention_heads ({q[1]}) is not a multiple of num_key_value_heads ({k[1]})",
             f"Each key/value head serves an equal group of query heads: try {' or '.join(map(str, near))}.",

@@ -1,5 +1,6 @@
 """Run a document node by node in PyTorch: the meaning of a graph, against which emitted code is held."""
 
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import execution_order
+from canvas_rt.ir.graph import running_order
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
 from canvas_rt.ops.kernels import KERNELS, Context
 
@@ -35,7 +36,7 @@ class Interpreter:
     def block(self, name: str, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:
         """One block's outputs. `prefix` is the path of the block, with a dot at its end."""
         block = self.document.blocks[name]
-        order, cycle = execution_order(block)
+        order, cycle = running_order(block)
         if cycle:
             raise CanvasError("stands in a cycle", path=prefix + cycle[0])
         values = dict(inputs)
@@ -109,15 +110,13 @@ def _outputs(node: Node) -> tuple[str, ...]:
 
 def random_parameters(seed: int, std: float = 0.05, dtype: torch.dtype = torch.float32) -> Parameters:
     """Fresh weights, each drawn by its own key: the same key and seed give the same numbers, whatever the order."""
-    import zlib
-
-    made: dict[str, Tensor] = {}
+    made: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
     def parameter(key: str, shape: tuple[int, ...]) -> Tensor:
-        if key not in made:
+        if (key, shape) not in made:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(key.encode()))
             noise = torch.randn(shape, generator=generator) * std
-            made[key] = (noise + 1.0 if len(shape) == 1 and key.endswith("weight") else noise).to(dtype)
-        return made[key]
+            made[key, shape] = (noise + 1.0 if len(shape) == 1 and key.endswith("weight") else noise).to(dtype)
+        return made[key, shape]
 
     return parameter

@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -67,6 +68,7 @@ def load_hardware(name: str, *, file: Path | None = None) -> Hardware:
     raise CanvasError(f"unknown card {name!r}", path="hardware", hint=suggest(name, {*cards, *own}))
 
 
+@lru_cache(maxsize=1)
 def _built_in_cards() -> dict[str, object]:
     table = resources.files("canvas_rt.physics").joinpath("hardware.toml")
     return _parse(table.read_text(encoding="utf-8"), "hardware.toml")

@@ -1,0 +1,36 @@
+# `make tour` runs the main job, `make check` formats, lints, types and tests. Both set up what they need.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+.PHONY: setup tour check test slow zoo format
+setup: $(READY)
+
+tour: $(READY)  ## open a Llama, edit it, see what it costs, get proven code back
+	BIN=$(BIN) sh scripts/tour.sh
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -n 2
+
+test: $(READY)
+	$(BIN)/pytest -q -n 2
+
+slow: $(READY)
+	$(BIN)/pytest -q -n 2 -m slow
+
+zoo: $(READY)  ## regenerate the zoo's documents
+	$(BIN)/python -m canvas_rt.importer.zoo_build
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

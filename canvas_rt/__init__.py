@@ -1,0 +1,77 @@
+"""Open LLM architectures as graphs, edit them, cost them, and take home code that is proven.
+
+One function for each arrow of the design; torch is imported only when one of them needs it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from canvas_rt.codegen import Source, emit
+    from canvas_rt.diagnostics import Diagnostic
+    from canvas_rt.edits import apply, inverse, parse_edits
+    from canvas_rt.errors import CanvasError
+    from canvas_rt.importer import import_model, open_source, open_zoo, zoo_models
+    from canvas_rt.ir import Document, load, save
+    from canvas_rt.diff import diff
+    from canvas_rt.physics import check, measure
+    from canvas_rt.physics.hardware import hardware_names, load_hardware
+    from canvas_rt.verifier import Certificate, verify
+
+HOMES = {
+    "CanvasError": "errors",
+    "Certificate": "verifier",
+    "Diagnostic": "diagnostics",
+    "Document": "ir",
+    "Source": "codegen",
+    "apply": "edits",
+    "check": "physics",
+    "diff": "diff",
+    "emit": "codegen",
+    "hardware_names": "physics.hardware",
+    "import_model": "importer",
+    "inverse": "edits",
+    "load": "ir",
+    "load_hardware": "physics.hardware",
+    "measure": "physics",
+    "open_source": "importer",
+    "open_zoo": "importer",
+    "parse_edits": "edits",
+    "save": "ir",
+    "verify": "verifier",
+    "zoo_models": "importer",
+}
+"""Every public name, and the module that has it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"canvas_rt has no public name '{name}'")
+    return getattr(import_module(f"canvas_rt.{HOMES[name]}"), name)
+
+
+__all__ = [
+    "CanvasError",
+    "Certificate",
+    "Diagnostic",
+    "Document",
+    "Source",
+    "apply",
+    "check",
+    "diff",
+    "emit",
+    "hardware_names",
+    "import_model",
+    "inverse",
+    "load",
+    "load_hardware",
+    "measure",
+    "open_source",
+    "open_zoo",
+    "parse_edits",
+    "save",
+    "verify",
+    "zoo_models",
+]

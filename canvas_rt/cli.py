@@ -1,0 +1,383 @@
+"""The command line: one verb for each arrow of the design."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import canvas_rt
+from canvas_rt.errors import CanvasError
+
+OK, AT_FAULT, USAGE = 0, 1, 2
+
+SOURCE = "a zoo name, a config.json, a model folder, a *.canvas.json, an emitted folder or a hub id"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb. 0: all is well. 1: the graph, the file or the claim is at fault. 2: bad usage."""
+    parser = make_parser()
+    chosen = parser.parse_args(arguments)
+    if not hasattr(chosen, "run"):
+        parser.print_help()
+        return OK
+    try:
+        return int(chosen.run(chosen))
+    except CanvasError as error:
+        report_error(error, chosen.json)
+        return AT_FAULT
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return AT_FAULT
+    except Exception as error:
+        if os.environ.get("CANVAS_TRACEBACK"):
+            raise
+        unexpected = CanvasError(
+            f"a flaw of Canvas itself: {type(error).__name__}: {error}", hint="CANVAS_TRACEBACK=1 shows where. Please report it."
+        )
+        report_error(unexpected, chosen.json)
+        return AT_FAULT
+
+
+def report_error(error: CanvasError, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": error.message, "path": error.path, "hint": error.hint}))
+    else:
+        print(f"canvas-rt: {error}", file=sys.stderr)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="canvas-rt", description="Open, edit, cost and prove LLM architectures.")
+    parser.add_argument("--version", action="version", version=f"canvas-rt {canvas_rt.__version__}")
+    verbs = parser.add_subparsers(metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        made.add_argument("--json", action="store_true", help="print JSON for machines")
+        made.set_defaults(run=run)
+        return made
+
+    verb("zoo", zoo, "what can be opened by name")
+    made = verb("import", import_, "trace an architecture into a document")
+    made.add_argument("source", help=SOURCE)
+    made.add_argument("-o", "--output", required=True, help="where to write the document (*.canvas.json)")
+    add_assignments(made)
+    made = verb("show", show, "the graph as text, its layers folded")
+    made.add_argument("source", help=SOURCE)
+    made.add_argument("--unfold", action="store_true", help="every block with its nodes")
+    made = verb("edit", edit, "apply edits and write the edited document")
+    made.add_argument("source", help=SOURCE)
+    made.add_argument("-o", "--output", required=True, help="where to write the edited document (*.canvas.json)")
+    made.add_argument("--apply", metavar="EDITS.json", help="edits as data, in order")
+    add_assignments(made)
+    made = verb("check", check, "shapes of every value, and all that is wrong")
+    made.add_argument("source", help=SOURCE)
+    add_scenario(made)
+    made.add_argument("--budget", metavar="vram=80GB", help="also fail where a training step takes more than this")
+    made = verb("measure", measure, "parameters, FLOPs, memory and time on a card")
+    made.add_argument("source", help=SOURCE)
+    add_scenario(made)
+    made.add_argument("--by", choices=["node"], help="also list what each node costs")
+    made = verb("emit", emit, "write model.py, config.json and what belongs to them")
+    made.add_argument("source", help=SOURCE)
+    made.add_argument("-o", "--output", required=True, help="the folder to write")
+    made = verb("verify", verify, "prove emitted code (runs it, in a process of its own)")
+    made.add_argument("source", help=f"a folder that emit wrote, or {SOURCE}")
+    made = verb("diff", diff, "what tells two documents apart, and what that costs")
+    made.add_argument("a", help=SOURCE)
+    made.add_argument("b", help=SOURCE)
+    verb("hardware", hardware, "the table of cards, with sources")
+    return parser
+
+
+def add_assignments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        metavar="PATH.NAME=VALUE",
+        action="append",
+        default=[],
+        help="set a size, a config value or a node's setting, as in model.layers.8-15.self_attn.num_key_value_heads=4",
+    )
+
+
+def add_scenario(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hardware", default="a100-80gb", metavar="CARD", help="a card of 'canvas-rt hardware'")
+    parser.add_argument("--mode", default="train", help="train, prefill or decode")
+    parser.add_argument("--batch", type=int, default=1, help="sequences at a time")
+    parser.add_argument("--sequence", type=int, default=None, help="tokens of a sequence (4096, or all that the model takes)")
+    parser.add_argument("--dtype", default="bf16", help="bf16, fp16 or fp32")
+    parser.add_argument("--optimizer", default="adamw", help="in training")
+
+
+def progress(name: str) -> None:
+    """Tell a person at a terminal what is going on."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{name} …", end="", file=sys.stderr, flush=True)
+
+
+def done() -> None:
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def open_source(name: str) -> Any:
+    from canvas_rt.importer import open_source as opened
+
+    progress(f"opening {name}")
+    try:
+        return opened(name)
+    finally:
+        done()
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def zoo(chosen: argparse.Namespace) -> int:
+    from canvas_rt.importer import open_zoo, zoo_models
+    from canvas_rt.physics.parameters import count_parameters
+
+    rows = []
+    for name, model in zoo_models().items():
+        document = open_zoo(name)
+        rows.append({"name": name, "family": model.family, "parameters": count_parameters(document).total})
+    if chosen.json:
+        print_json(rows)
+    else:
+        print("\n".join(f"{r['name']:18} {r['family']:9} {r['parameters']:>15,} parameters" for r in rows))
+    return OK
+
+
+def import_(chosen: argparse.Namespace) -> int:
+    from canvas_rt.importer import import_model
+    from canvas_rt.ir import save
+
+    check_output(chosen.output)
+    progress(f"importing {chosen.source}")
+    try:
+        document, report = import_model(chosen.source)
+    finally:
+        done()
+    save(assigned(document, chosen.set), chosen.output)
+    print_json(report.to_json()) if chosen.json else print(f"{document.root} → {chosen.output}\n{report}")
+    return OK
+
+
+def check_output(path: str) -> None:
+    """Say before any work that a file cannot be written."""
+    parent = Path(path).parent
+    if not parent.is_dir():
+        raise CanvasError("is no folder", path=str(parent), hint="Make it first, or choose another.")
+    if Path(path).is_dir():
+        raise CanvasError("is a folder", path=path, hint="Name a file that ends in .canvas.json.")
+
+
+def assigned(document: Any, assignments: Sequence[str]) -> Any:
+    from canvas_rt.edits import apply, parse_assignment
+
+    edits = []
+    for text in assignments:  # each is read against what those before it made
+        edits.append(parse_assignment(apply(document, *edits), text))
+    return apply(document, *edits) if edits else document
+
+
+def show(chosen: argparse.Namespace) -> int:
+    from canvas_rt import text
+    from canvas_rt.ir.files import dumps
+    from canvas_rt.physics import check as check_document
+    from canvas_rt.physics import count_parameters
+
+    document = open_source(chosen.source)
+    if chosen.json:
+        print(dumps(document), end="")
+        return OK
+    print(text.heading(document, count_parameters(document).total))
+    print(text.unfolded(document) if chosen.unfold else text.folded(document, check_document(document).shapes))
+    return OK
+
+
+def edit(chosen: argparse.Namespace) -> int:
+    from canvas_rt.edits import apply, parse_edits
+    from canvas_rt.ir import save
+    from canvas_rt.ir.files import read_json
+
+    if not chosen.apply and not chosen.set:
+        raise CanvasError("nothing to edit", hint="Give --set PATH.NAME=VALUE or --apply EDITS.json.")
+    check_output(chosen.output)
+    document = open_source(chosen.source)
+    edited = document
+    if chosen.apply:
+        edited = apply(edited, *parse_edits(read_json(Path(chosen.apply))))
+    edited = assigned(edited, chosen.set)
+    save(edited, chosen.output)
+    count = len(edited.log) - len(document.log)
+    print_json({"edits": count, "output": chosen.output}) if chosen.json else print(f"{count} edits → {chosen.output}")
+    return OK
+
+
+def check(chosen: argparse.Namespace) -> int:
+    from canvas_rt.physics import check as check_document
+
+    document = open_source(chosen.source)
+    found = check_document(document, batch=chosen.batch, sequence=chosen.sequence)
+    diagnostics = [*found.diagnostics, *(over_budget(document, chosen) if chosen.budget and found.ok else [])]
+    errors = any(diagnostic.severity == "error" for diagnostic in diagnostics)
+    if chosen.json:
+        shapes = {path: [shape and list(shape.symbolic) for shape in ports] for path, ports in found.shapes.items()}
+        print_json({"ok": not errors, "diagnostics": [d.to_json() for d in diagnostics], "shapes": shapes})
+    else:
+        for diagnostic in diagnostics:
+            print(diagnostic)
+        print(f"{len(found.shapes)} values; " + ("errors above" if errors else "all shapes agree"))
+    return AT_FAULT if errors else OK
+
+
+def over_budget(document: Any, chosen: argparse.Namespace) -> list[Any]:
+    from canvas_rt.diagnostics import Diagnostic
+
+    name, _, amount = chosen.budget.partition("=")
+    number, unit = amount.rstrip("GiBgb"), amount[len(amount.rstrip("GiBgb")) :].lower()
+    try:
+        budget = float(number) * {"gb": 1e9, "gib": 2**30}[unit]
+    except (ValueError, KeyError) as error:
+        raise CanvasError(f"'{chosen.budget}' is no budget", path="--budget", hint="As in vram=80GB.") from error
+    if name != "vram":
+        raise CanvasError(f"there is no budget for '{name}'", path="--budget", hint="As in vram=80GB.")
+    taken = measured(document, chosen).memory.device_total
+    if taken <= budget:
+        return []
+    message = f"{chosen.mode} takes {taken / 1e9:.1f} GB, over the budget of {budget / 1e9:.1f} GB"
+    return [Diagnostic("error", "", message, "Make the model, the batch or the sequence smaller.")]
+
+
+def measured(document: Any, chosen: argparse.Namespace) -> Any:
+    from canvas_rt.physics import measure as measure_document
+
+    positions = document.environment.get("max_position_embeddings", 4096)
+    sequence = chosen.sequence if chosen.sequence is not None else min(4096, positions)
+    return measure_document(
+        document,
+        hardware=chosen.hardware,
+        mode=chosen.mode,
+        batch=chosen.batch,
+        sequence=sequence,
+        dtype=chosen.dtype,
+        optimizer=chosen.optimizer,
+    )
+
+
+def measure(chosen: argparse.Namespace) -> int:
+    report = measured(open_source(chosen.source), chosen)
+    if chosen.json:
+        print_json(report.to_json())
+        return OK
+    print(measure_text(report))
+    if chosen.by == "node":
+        for path, cost in report.by_node.items():
+            print(
+                f"  {path:48} {cost.parameters:>16,} parameters {cost.flops_forward / 1e9:>12,.1f} GFLOP"
+                f" {cost.time_s * 1e3:>9.3f} ms  {cost.bound}"
+            )
+    return OK
+
+
+def measure_text(report: Any) -> str:
+    """A report for people."""
+    from canvas_rt.physics.hardware import load_hardware
+
+    gib, memory, scenario = 2**30, report.memory, report.scenario
+    card = load_hardware(report.hardware)
+    parts = {
+        name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations", "kv_cache") if getattr(memory, name)
+    }
+    lines = [
+        f"{scenario.mode}, batch {scenario.batch} × {scenario.sequence} tokens, {scenario.dtype}, on {card.name}",
+        f"  parameters  {report.parameters.total:,}",
+        f"  FLOPs       {report.flops.forward / 1e12:,.2f} T forward, {report.flops.backward / 1e12:,.2f} T backward",
+        "  memory      " + " + ".join(f"{name} {value / gib:.2f}" for name, value in parts.items()) + " GiB",
+        f"  peak        {memory.peak_allocated / gib:.2f} GiB allocated, {memory.peak_reserved / gib:.2f} reserved,"
+        f" {memory.device_total / gib:.2f} of {card.memory_bytes / gib:.2f} on the device:"
+        f" {'fits' if report.fits else 'DOES NOT FIT'}",
+        f"  time        {report.time.total_s:.4g} s by the roofline, {report.time.tokens_per_s:,.0f} tokens/s",
+    ]
+    return "\n".join(lines)
+
+
+def emit(chosen: argparse.Namespace) -> int:
+    document = open_source(chosen.source)
+    require_sound(document)
+    source = canvas_rt.emit(document)
+    source.write(chosen.output)
+    lines = source.files["model.py"].count("\n")
+    if chosen.json:
+        print_json({"output": chosen.output, "files": sorted(source.files)})
+    else:
+        print(f"{chosen.output}: model.py ({lines} lines), " + ", ".join(n for n in source.files if n != "model.py"))
+    return OK
+
+
+def require_sound(document: Any) -> None:
+    """Refuse a graph with errors, naming all of them."""
+    from canvas_rt.physics import check as check_document
+
+    found = check_document(document)
+    errors = [str(diagnostic) for diagnostic in found.diagnostics if diagnostic.severity == "error"]
+    if errors:
+        raise CanvasError("the graph cannot run:\n" + "\n".join(errors))
+
+
+def verify(chosen: argparse.Namespace) -> int:
+    target: Any = chosen.source
+    if not (Path(target) / "model.py").is_file():
+        if Path(target).is_dir() and not (Path(target) / "config.json").is_file():
+            raise CanvasError("holds no model.py", path=target, hint="Verify a folder that 'canvas-rt emit' wrote, or a document.")
+        target = open_source(target)
+        require_sound(target)
+    try:
+        certificate = canvas_rt.verify(target, progress=progress)
+    finally:
+        done()
+    print_json(certificate.to_json()) if chosen.json else print(certificate)
+    return OK if certificate.passed else AT_FAULT
+
+
+def diff(chosen: argparse.Namespace) -> int:
+    a, b = open_source(chosen.a), open_source(chosen.b)
+    for name, document in ((chosen.a, a), (chosen.b, b)):
+        try:
+            require_sound(document)
+        except CanvasError as error:
+            raise CanvasError(error.message, path=name) from error
+    found = canvas_rt.diff(a, b)
+    print_json(found.to_json()) if chosen.json else print(found)
+    return OK
+
+
+def hardware(chosen: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from canvas_rt.physics.hardware import hardware_names, load_hardware
+
+    cards = [load_hardware(name) for name in hardware_names()]
+    if chosen.json:
+        print_json([asdict(card) for card in cards])
+        return OK
+    for card in cards:
+        best = max(card.peak_flops.get(dtype, 0) for dtype in ("bf16", "fp16"))
+        print(
+            f"{card.id:16} {card.memory_bytes / 2**30:6.1f} GiB {card.bandwidth / 1e12:6.2f} TB/s {best / 1e12:7.0f} TFLOP/s"
+            f"  {card.source}"
+        )
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,286 @@
+"""Edits of nodes and wires: set, add, remove, connect, rename, bypass."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from canvas_rt.edits.data import AddNode, Bypass, Connect, Disconnect, RemoveNode, RenameNode, SetAttr, SetOutput
+from canvas_rt.edits.paths import Step, isolate, item_at, parse_path, scope, split_path, users, with_item, with_nodes
+from canvas_rt.edits.wires import (
+    checked_inputs,
+    checked_port,
+    checked_ref,
+    feeds,
+    free_id,
+    in_ports,
+    ordered,
+    out_ports,
+    port_ref,
+    redrawn,
+    refuse_if_read,
+    retied,
+    rewired,
+    without,
+)
+from canvas_rt.errors import EditError, suggest
+from canvas_rt.ir.document import Document, Node, Stack, Use
+from canvas_rt.ir.expressions import is_expression, names_in
+from canvas_rt.ir.graph import Item, head
+from canvas_rt.ops.catalogue import ALIASES, Setting, op_named
+
+
+def in_blocks(document: Document, path: str, change: Callable[[Document, str], Document]) -> Document:
+    """Change each block that a path means, set apart from the rest where the path names only some layers."""
+    return _in_blocks(document, parse_path(path), change)
+
+
+def at_items(document: Document, path: str, change: Callable[[Document, str, Item], Document]) -> Document:
+    """Change each item that a path means, in the block that holds it."""
+    steps, last = split_path(path)
+    if last.layers is not None:
+        raise EditError(
+            "layers are not a node",
+            path=path,
+            hint=f"Give the stack, {path.rpartition('.')[0]}, or DeleteLayers, ReplaceBlock and the like the layers.",
+        )
+    return _in_blocks(document, steps, lambda d, block: change(d, block, item_at(d, block, last)))
+
+
+def _in_blocks(document: Document, steps: tuple[Step, ...], change: Callable[[Document, str], Document]) -> Document:
+    document = isolate(document, steps)
+    for block in scope(document, steps):
+        document = change(document, block)
+        document = document.with_block(block, ordered(document.blocks[block]))
+    return document
+
+
+def set_attr(document: Document, edit: SetAttr) -> Document:
+    def change(document: Document, block: str, item: Item) -> Document:
+        if not isinstance(item, Node):
+            what = f"a use of {item.block}" if isinstance(item, Use) else "a stack"
+            raise EditError(
+                f"{item.id} is {what}, which has no settings", path=edit.path, hint="SetSize sets its sizes."
+            )
+        check_setting(document, item, edit.name, edit.value, edit.path)
+        return with_item(document, block, item.replace(attrs=item.attrs.with_items({edit.name: edit.value})))
+
+    return at_items(document, edit.path, change)
+
+
+def check_setting(document: Document, node: Node, name: str, value: Any, path: str) -> None:
+    """Refuse a setting that the op lacks, or a value of another sort than it takes."""
+    settings = op_named(node.op, path).settings
+    if name not in settings:
+        raise EditError(
+            f"{node.op} has no setting '{name}'",
+            path=path,
+            hint=suggest(name, settings) if settings else "It has none.",
+        )
+    check_names(document, value, f"{path}.{name}")
+    if not is_expression(value) and not _fits(settings[name], value):
+        sort = _SORTS[settings[name].kind].format(options=", ".join(settings[name].options))
+        raise EditError(f"{name} must be {sort}, not {value!r}", path=path, hint=f"It is: {settings[name].summary}.")
+
+
+_SORTS = {
+    "size": "a whole number of at least 1",
+    "number": "a number",
+    "flag": "true or false",
+    "choice": "one of {options}",
+    "table": "a table",
+}
+
+
+def _fits(setting: Setting, value: Any) -> bool:
+    if value is None:
+        return setting.optional
+    number = not isinstance(value, bool) and isinstance(value, int | float)
+    return {
+        "size": number and isinstance(value, int) and value >= 1,
+        "number": number,
+        "flag": isinstance(value, bool),
+        "choice": value in setting.options or (isinstance(value, str) and ALIASES.get(value) in setting.options),
+        "table": isinstance(value, Mapping),
+    }[setting.kind]
+
+
+def check_names(document: Document, value: Any, path: str) -> None:
+    """Refuse an expression that names what the document does not have."""
+    known = document.sizes.keys() | document.config.keys()
+    for name in sorted(names_in(value) - known):
+        raise EditError(f"'{name}' is no size of this model", path=path, hint=suggest(name, known))
+
+
+def add_node(document: Document, edit: AddNode) -> Document:
+    if edit.before and edit.after:
+        raise EditError("say where the node stands by 'before' or 'after', not both", path=edit.block_path)
+
+    def change(document: Document, name: str) -> Document:
+        block = document.blocks[name]
+        path = f"{edit.block_path}.{edit.node.id}".lstrip(".")
+        free_id(block, edit.node.id, path)
+        _check_new(document, edit.node, path)
+        nodes = list(block.nodes)
+        nodes.insert(_position(nodes, edit, path), edit.node)
+        grown = with_nodes(block, nodes)
+        return with_item(document.with_block(name, grown), name, checked_inputs(document, block, edit.node, path))
+
+    return in_blocks(document, edit.block_path, change)
+
+
+def _check_new(document: Document, node: Node | Use, path: str) -> None:
+    if isinstance(node, Use):
+        if node.block not in document.blocks:
+            raise EditError(f"there is no block '{node.block}'", path=path, hint=suggest(node.block, document.blocks))
+        return
+    op_named(node.op, path)
+    for name, value in node.attrs.items():
+        check_setting(document, node, name, value, path)
+
+
+def _position(nodes: list[Item], edit: AddNode, path: str) -> int:
+    anchor = edit.before or edit.after
+    if anchor is None:
+        return len(nodes)
+    ids = [item.id for item in nodes]
+    if anchor not in ids:
+        raise EditError(f"there is no '{anchor}' to stand beside", path=path, hint=suggest(anchor, ids))
+    return ids.index(anchor) + (edit.before is None)
+
+
+def remove_node(document: Document, edit: RemoveNode) -> Document:
+    def change(document: Document, name: str, item: Item) -> Document:
+        block = document.blocks[name]
+        refuse_if_read(block, item.id, edit.path)
+        document = retied(document, lambda trail, i: None if trail[i] == (name, item.id) else (trail[i][1],))
+        return document.with_block(name, without(block, [item.id]))
+
+    return at_items(document, edit.path, change)
+
+
+def connect(document: Document, edit: Connect) -> Document:
+    def change(document: Document, name: str, item: Item) -> Document:
+        block = document.blocks[name]
+        path = f"{edit.path}.{edit.port}"
+        port = checked_port(document, item, edit.port, edit.path)
+        ref = checked_ref(document, block, edit.source, path)
+        if ref not in block.inputs and feeds(block, item.id, head(ref)):
+            raise EditError(
+                f"{item.id} feeds {head(ref)}: the wire would close a circle",
+                path=path,
+                hint="Take a value from before it, or disconnect the way back first.",
+            )
+        return with_item(document, name, item.replace(inputs=item.inputs.with_items({port: ref})))
+
+    return at_items(document, edit.path, change)
+
+
+def disconnect(document: Document, edit: Disconnect) -> Document:
+    def change(document: Document, name: str, item: Item) -> Document:
+        port = checked_port(document, item, edit.port, edit.path)
+        if port not in item.inputs:
+            raise EditError(f"nothing feeds {port}", path=edit.path)
+        return with_item(document, name, item.replace(inputs=item.inputs.without(port)))
+
+    return at_items(document, edit.path, change)
+
+
+def rename_node(document: Document, edit: RenameNode) -> Document:
+    def change(document: Document, name: str, item: Item) -> Document:
+        free_id(document.blocks[name], edit.new_id, edit.path)
+        document = retied(document, lambda t, i: (edit.new_id if t[i] == (name, item.id) else t[i][1],))
+        document = redrawn(document, {f"{name}/{item.id}": f"{name}/{edit.new_id}"})
+        block = document.blocks[name]
+        renamed = [old.replace(id=edit.new_id) if old.id == item.id else old for old in block.nodes]
+
+        def ref(old: str) -> str:
+            return edit.new_id + old[len(item.id) :] if head(old) == item.id else old
+
+        return document.with_block(name, rewired(with_nodes(block, renamed), ref))
+
+    return at_items(document, edit.path, change)
+
+
+def bypass(document: Document, edit: Bypass) -> Document:
+    def change(document: Document, name: str, item: Item) -> Document:
+        block = document.blocks[name]
+        through = _passing_port(document, item, edit)
+        feed: dict[str, str] = {}
+        for out in out_ports(document, item):
+            port = out if edit.port is None and out in in_ports(document, item) else through
+            if port not in item.inputs:
+                raise EditError(
+                    f"nothing feeds {item.id}.{port}", path=edit.path, hint="Connect it first, or name another port."
+                )
+            feed[port_ref(document, item, out)] = item.inputs[port]
+        document = retied(document, lambda trail, i: None if trail[i] == (name, item.id) else (trail[i][1],))
+        return document.with_block(name, rewired(without(block, [item.id]), lambda ref: feed.get(ref, ref)))
+
+    return at_items(document, edit.path, change)
+
+
+def _passing_port(document: Document, item: Item, edit: Bypass) -> str:
+    """The input that takes a bypassed node's place: the only one there is, or a block's stream."""
+    ports = in_ports(document, item)
+    if edit.port is not None:
+        return checked_port(document, item, edit.port, edit.path)
+    if not ports:
+        raise EditError(
+            f"{item.id} has no input that could take its place", path=edit.path, hint="Disconnect its readers."
+        )
+    own = set(ports) >= set(out_ports(document, item))
+    if len(ports) == 1 or isinstance(item, Use | Stack) or own:
+        return ports[0]
+    raise EditError(
+        f"{item.id} takes {', '.join(ports)}: say which passes through",
+        path=edit.path,
+        hint=f"Give the port, such as {ports[0]}.",
+    )
+
+
+def set_output(document: Document, edit: SetOutput) -> Document:
+    def change(document: Document, name: str) -> Document:
+        block = document.blocks[name]
+        path = f"{edit.block_path}.{edit.output}".lstrip(".")
+        if edit.source is None:
+            _check_unread_output(document, name, edit.output, path)
+            outputs = block.outputs.without(edit.output)
+        else:
+            outputs = block.outputs.with_items({edit.output: checked_ref(document, block, edit.source, path)})
+        changed = document.with_block(name, block.replace(outputs=outputs))
+        return _respelled(document, changed, name)
+
+    return in_blocks(document, edit.block_path, change)
+
+
+def _check_unread_output(document: Document, name: str, output: str, path: str) -> None:
+    outputs = tuple(document.blocks[name].outputs)
+    if output not in outputs:
+        raise EditError(f"{name} has no output '{output}'", path=path, hint=suggest(output, outputs))
+    if len(outputs) == 1:
+        raise EditError(f"{output} is the only output of {name}", path=path, hint="Give it another source instead.")
+    for holder, id in users(document, name):
+        block = document.blocks[holder]
+        item = block.by_id[id]
+        refs = [*block.outputs.values(), *(ref for node in block.nodes for ref in node.inputs.values())]
+        if isinstance(item, Use) and port_ref(document, item, output) in refs:
+            raise EditError(
+                f"{holder} reads {output} of {id}", path=path, hint="Connect its reader to another value first."
+            )
+        if isinstance(item, Stack) and output == outputs[0]:
+            raise EditError(
+                f"{output} is what the layers of {id} carry on", path=path, hint="Give it another source instead."
+            )
+
+
+def _respelled(before: Document, document: Document, name: str) -> Document:
+    """References to uses of a block by id alone where it has one output now, with the port where it has several."""
+    for holder, id in users(document, name):
+        item = document.blocks[holder].by_id[id]
+        spelled = {
+            port_ref(before, item, port): port_ref(document, item, port)
+            for port in out_ports(before, item)
+            if port in out_ports(document, item)
+        }
+        changed = rewired(document.blocks[holder], lambda ref, spelled=spelled: spelled.get(ref, ref))  # type: ignore[misc]
+        document = document.with_block(holder, changed)
+    return document

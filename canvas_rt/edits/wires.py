@@ -1,0 +1,182 @@
+"""What flows between the nodes of a block: ports, references, readers, and the names by which ties find a node."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from canvas_rt.errors import EditError, suggest
+from canvas_rt.ir.document import Block, Document, Node, Stack, Use
+from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.graph import Item, consumers, execution_order, parse_layers
+from canvas_rt.ops.catalogue import op_named
+
+
+def in_ports(document: Document, item: Item) -> tuple[str, ...]:
+    """The input ports of an item."""
+    if isinstance(item, Node):
+        return op_named(item.op, item.id).inputs
+    return document.blocks[item.block if isinstance(item, Use) else item.kinds[0].block].inputs
+
+
+def out_ports(document: Document, item: Item) -> tuple[str, ...]:
+    """The outputs of an item; a stack has one, the carried value."""
+    if isinstance(item, Node):
+        return op_named(item.op, item.id).outputs
+    return tuple(document.blocks[item.block].outputs) if isinstance(item, Use) else ("out",)
+
+
+def port_ref(document: Document, item: Item, port: str) -> str:
+    """How an output is referred to: by the id alone where there is one."""
+    return item.id if len(out_ports(document, item)) == 1 else f"{item.id}.{port}"
+
+
+def checked_port(document: Document, item: Item, port: str, path: str) -> str:
+    ports = in_ports(document, item)
+    if port not in ports:
+        raise EditError(
+            f"{item.id} has no input '{port}'", path=path, hint=suggest(port, ports) if ports else "It has none."
+        )
+    return port
+
+
+def checked_ref(document: Document, block: Block, ref: str, path: str) -> str:
+    """A reference that holds in a block, in its usual spelling."""
+    if ref in block.inputs:
+        return ref
+    source, _, port = ref.partition(".")
+    item = block.node(source)
+    if item is None:
+        known = [*block.inputs, *(item.id for item in block.nodes)]
+        raise EditError(f"there is no value '{ref}' here", path=path, hint=suggest(source, known))
+    ports = out_ports(document, item)
+    if not port and len(ports) > 1:
+        raise EditError(
+            f"{source} gives {_and(ports)}: say which",
+            path=path,
+            hint="Try " + " or ".join(f"{source}.{p}" for p in ports) + ".",
+        )
+    if port and port not in ports:
+        raise EditError(f"{source} gives no '{port}'", path=path, hint=suggest(port, ports))
+    return port_ref(document, item, port)
+
+
+def checked_inputs(document: Document, block: Block, item: Item, path: str) -> Item:
+    """An item whose wires hold in a block."""
+    wires = {
+        checked_port(document, item, port, path): checked_ref(document, block, ref, path)
+        for port, ref in item.inputs.items()
+    }
+    return item.replace(inputs=FrozenMap(wires))  # type: ignore[no-any-return]
+
+
+def rewired(block: Block, change: Callable[[str], str | None]) -> Block:
+    """A block with each reference replaced; a wire for which `change` gives None is taken away."""
+
+    def wires(old: Mapping[str, str]) -> FrozenMap[str, str]:
+        return FrozenMap({port: new for port, ref in old.items() if (new := change(ref)) is not None})
+
+    nodes = tuple(item.replace(inputs=wires(item.inputs)) for item in block.nodes)
+    return block.replace(nodes=nodes, outputs=wires(block.outputs))  # type: ignore[no-any-return]
+
+
+def without(block: Block, ids: Iterable[str]) -> Block:
+    gone = set(ids)
+    return block.replace(nodes=tuple(item for item in block.nodes if item.id not in gone))  # type: ignore[no-any-return]
+
+
+def ordered(block: Block) -> Block:
+    """A block whose reading order is also one of execution."""
+    order, cycle = execution_order(block)
+    return block if cycle or order == block.nodes else block.replace(nodes=order)
+
+
+def free_id(block: Block, node_id: str, path: str) -> None:
+    """Refuse an id that the block has already."""
+    if node_id in block.inputs:
+        raise EditError(f"'{node_id}' is an input of the block", path=path, hint="Choose another id.")
+    if block.node(node_id):
+        raise EditError(f"there is a '{node_id}' already", path=path, hint="Choose another id.")
+
+
+def unused_name(name: str, taken: Iterable[str]) -> str:
+    """A name that is not taken, with a number where needed."""
+    names, candidate, number = set(taken), name, 1
+    while candidate in names:
+        candidate, number = f"{name[:60]}_{number}", number + 1
+    return candidate
+
+
+def readers(block: Block, node_id: str) -> tuple[str, ...]:
+    """Who reads a node, in words."""
+    found = consumers(block, node_id)
+    nodes = dict.fromkeys(reader for reader, _ in found if reader)
+    return (*nodes, *(f"the output {port}" for reader, port in found if not reader))
+
+
+def refuse_if_read(block: Block, node_id: str, path: str) -> None:
+    names = readers(block, node_id)
+    if names:
+        raise EditError(
+            f"{node_id} feeds {_and(names)}",
+            path=path,
+            hint="Bypass it, so that they read what feeds it, or disconnect them first.",
+        )
+
+
+def feeds(block: Block, source: str, target: str) -> bool:
+    """Whether what `source` gives reaches `target`."""
+    frontier, seen = [source], {source}
+    while frontier:
+        current = frontier.pop()
+        if current == target:
+            return True
+        for reader, _ in consumers(block, current):
+            if reader and reader not in seen:
+                seen.add(reader)
+                frontier.append(reader)
+    return False
+
+
+def _and(names: Iterable[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+# A parameter's key is a path; ties name two. What renames nodes must rename them there.
+
+Trail = tuple[tuple[str, str], ...]
+"""A key's parts, each with the block that holds it; layers and the parameter itself have none."""
+
+
+def trail(document: Document, key: str) -> Trail:
+    """Where a parameter's key leads."""
+    block, item = document.root, None
+    found: list[tuple[str, str]] = []
+    for part in key.split("."):
+        chosen = parse_layers(part)
+        if isinstance(item, Stack) and chosen is not None:
+            block = item.kinds[item.kind_indices(chosen[1])[chosen[0]]].block
+            found.append(("", part))
+            continue
+        item = document.blocks[block].node(part) if block else None
+        found.append((block if item else "", part))
+        block = item.block if isinstance(item, Use) else item.kinds[0].block if isinstance(item, Stack) else ""
+    return tuple(found)
+
+
+def retied(document: Document, change: Callable[[Trail, int], tuple[str, ...] | None]) -> Document:
+    """A document whose ties follow renamed nodes: `change` gives the new parts for one, or None to drop the tie."""
+
+    def renamed(key: str) -> str | None:
+        path = trail(document, key)
+        parts = [change(path, index) for index in range(len(path))]
+        return None if None in parts else ".".join(part for some in parts for part in some or ())
+
+    ties = {new: other for a, b in document.ties.items() if (new := renamed(a)) and (other := renamed(b))}
+    return document if ties == document.ties else document.replace(ties=FrozenMap(ties))
+
+
+def redrawn(document: Document, keys: Mapping[str, str]) -> Document:
+    """A document whose layout follows renamed nodes, given as old and new `Block/node`."""
+    if not keys.keys() & document.layout.keys():
+        return document
+    layout = {keys.get(key, key): place for key, place in document.layout.items()}
+    return document.replace(layout=FrozenMap(layout))  # type: ignore[no-any-return]

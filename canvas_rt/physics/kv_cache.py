@@ -1,0 +1,63 @@
+"""The memory of keys and values that generation keeps."""
+
+from canvas_rt.errors import CanvasError, suggest
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.graph import parse_layers
+from canvas_rt.ops.catalogue import OPS, complete
+from canvas_rt.physics.block_run import BlockRun, Flow
+from canvas_rt.physics.shapes import checked_run
+
+ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of one number."""
+
+
+def item_bytes(dtype: str) -> int:
+    if dtype not in ITEM_BYTES:
+        raise CanvasError(f"unknown dtype '{dtype}'", path="dtype", hint=suggest(dtype, ITEM_BYTES))
+    return ITEM_BYTES[dtype]
+
+
+def kv_cache_bytes(document: Document, *, batch: int, sequence: int, dtype: str = "bf16") -> int:
+    """Bytes that the key/value cache holds once `sequence` tokens are in it.
+
+    A layer with a sliding window keeps at most `window` tokens.
+
+    Raises `UnresolvedShape` where `check` would report an error.
+    Source: Ainslie et al. 2023 (GQA); checked against the traced cache in tests/physics/test_kv_cache.py.
+    """
+    return _elements(checked_run(document, batch, sequence)) * item_bytes(dtype)
+
+
+def _elements(run: BlockRun) -> int:
+    own = sum(_of_node(run, node) for node in run.block.nodes if isinstance(node, Node) and node.op == "attention")
+    return own + sum(_times(key) * _elements(inner) for key, inner in run.inside)
+
+
+def _times(key: str) -> int:
+    span = parse_layers(key.partition(".")[2]) if "." in key else (0, 1)
+    assert span is not None, key
+    return span[1] - span[0]
+
+
+def _of_node(run: BlockRun, node: Node) -> int:
+    window = resolve(complete(node)["window"], run.environment)
+    total = 0
+    for port in ("k", "v"):
+        flow = flow_of(run, node.inputs[port])
+        assert flow is not None, node.id
+        batch, heads, tokens, width = flow.shape
+        total += batch * heads * (tokens if window is None else min(tokens, window)) * width
+    return total
+
+
+def flow_of(run: BlockRun, ref: str) -> Flow | None:
+    """The value that a reference in the block leads to."""
+    name, _, port = ref.partition(".")
+    if name in run.given:
+        return run.given[name]
+    flows = run.values[name]
+    item = run.block.node(name)
+    if len(flows) == 1 or not isinstance(item, Node):
+        return flows[0]
+    return flows[OPS[item.op].outputs.index(port)]

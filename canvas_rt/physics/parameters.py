@@ -1,0 +1,125 @@
+"""Count the learned parameters of a document, by node and in all."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.frozen import FrozenMap, freeze
+from canvas_rt.ir.graph import own_names, parse_layers, walk
+from canvas_rt.ops.catalogue import OPS, Op, ParameterSpec, Shape, complete, parameter_shapes
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterRow:
+    """One learned tensor of a node, alike in all the layers that its key names."""
+
+    path: str
+    """The node's, as `walk` gives it: `model.layers.0-31.self_attn.q_proj`."""
+
+    name: str
+    """`weight` or `bias`."""
+
+    shape: Shape
+    times: int
+    """How many such tensors the model holds."""
+
+    shared: int = 0
+    """How many of them share the storage of another, and so count for nothing."""
+
+    @property
+    def key(self) -> str:
+        """The checkpoint's key, with a range where layers are alike."""
+        return f"{self.path}.{self.name}"
+
+    @property
+    def count(self) -> int:
+        """Elements, in all the layers together."""
+        return prod(self.shape) * (self.times - self.shared)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """How many numbers a model learns."""
+
+    total: int
+    active: int
+    """Those that one token passes through. All of them, while no op chooses between experts."""
+
+    by_node: Mapping[str, int]
+    """For each node that has any; a tied tensor counts where it is stored."""
+
+
+_WITHOUT = frozenset(name for name, op in OPS.items() if op.parameters is Op.parameters)
+"""Ops that learn nothing."""
+
+
+@lru_cache(maxsize=4096)
+def _specs(node: Node, environment: FrozenMap[str, object]) -> tuple[ParameterSpec, ...]:
+    return parameter_shapes(node, resolve(complete(node), environment))
+
+
+def _node_specs(node: Node, environment: Mapping[str, object]) -> tuple[ParameterSpec, ...]:
+    names = own_names(node)
+    seen = FrozenMap({name: freeze(environment[name]) for name in names if name in environment})
+    return _specs(node, seen)
+
+
+def parameter_table(document: Document) -> tuple[ParameterRow, ...]:
+    """Every learned tensor, layers of one kind that stand together in one row.
+
+    Raises `CanvasError` for an unknown op and for a setting that has no value; `check` finds all such flaws at once.
+    """
+    tied = document.tied
+    rows = []
+    for visit in walk(document):
+        if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT:
+            continue
+        for spec in _node_specs(visit.item, visit.environment):
+            pattern = f"{visit.path}.{spec.name}"
+            shared = sum(covers(pattern, key) for key in tied)
+            rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared))
+    return tuple(rows)
+
+
+def count_parameters(document: Document) -> Parameters:
+    """The model's parameters; tied ones once. Exact at any depth, and as fast at 126 layers as at 2."""
+    by_node: dict[str, int] = {}
+    for row in parameter_table(document):
+        by_node[row.path] = by_node.get(row.path, 0) + row.count
+    total = sum(by_node.values())
+    return Parameters(total, total, by_node)
+
+
+def parameter_keys(document: Document) -> dict[str, Shape]:
+    """Every key of the model's state dict with its shape, tied ones too: `model.layers.3.self_attn.q_proj.weight`."""
+    return {key: row.shape for row in parameter_table(document) for key in expand(row.key)}
+
+
+def expand(key: str) -> Iterator[str]:
+    """A key with ranges of layers as one key for each layer."""
+    head, *rest = key.split(".")
+    layers = range(*parse_layers(head)) if "-" in head and parse_layers(head) else None  # type: ignore[misc]
+    heads = [head] if layers is None else [str(layer) for layer in layers]
+    if not rest:
+        yield from heads
+        return
+    tails = list(expand(".".join(rest)))
+    for first in heads:
+        for tail in tails:
+            yield f"{first}.{tail}"
+
+
+def covers(pattern: str, key: str) -> bool:
+    """Whether a key with ranges of layers names this one."""
+    parts, wanted = pattern.split("."), key.split(".")
+    return len(parts) == len(wanted) and all(_covers(part, other) for part, other in zip(parts, wanted, strict=True))
+
+
+def _covers(part: str, other: str) -> bool:
+    if part == other:
+        return True
+    span, layer = parse_layers(part), parse_layers(other)
+    return span is not None and layer is not None and span[0] <= layer[0] and layer[1] <= span[1]

@@ -1,0 +1,260 @@
+"""Check a document: the shape of every value, and all that is wrong, at once."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from canvas_rt.diagnostics import Diagnostic
+from canvas_rt.errors import CanvasError, UnresolvedShape, suggest
+from canvas_rt.ir.document import Document
+from canvas_rt.ir.expressions import display, names_in, resolve
+from canvas_rt.ir.frozen import FrozenMap, freeze
+from canvas_rt.ops.catalogue import Shape, show
+from canvas_rt.physics import labels
+from canvas_rt.physics.block_run import BlockRun, Flow, Setting, recursion, run_block
+from canvas_rt.physics.keys import relevant
+from canvas_rt.physics.parameters import ParameterRow, covers, parameter_table
+from canvas_rt.physics.structure import Finding, listed, reason
+
+SEQUENCE = 4096
+"""Tokens where nobody says how many; fewer where the model has fewer positions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValueShape:
+    """The shape of one value."""
+
+    symbolic: tuple[str, ...]
+    """In the model's own sizes: `("batch", "seq", "hidden_size")`."""
+
+    actual: tuple[int, ...]
+    """In numbers."""
+
+    def __str__(self) -> str:
+        return "[" + ", ".join(self.symbolic) + "]"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What checking found."""
+
+    shapes: Mapping[str, tuple[ValueShape | None, ...]]
+    """For each item's path, the shape of each output port; None where it is not known. The root's inputs too."""
+
+    diagnostics: tuple[Diagnostic, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model can run: warnings may remain."""
+        return not any(diagnostic.severity == "error" for diagnostic in self.diagnostics)
+
+
+def check(document: Document, *, batch: int = 1, sequence: int | None = None) -> Check:
+    """Find the shape of every value and every flaw, with one instance of each kind of layer.
+
+    `sequence` is in tokens; left out, it is 4096 or as many as the model has positions.
+    """
+    environment, diagnostics = _environment(document)
+    sequence = _usual_sequence(environment) if sequence is None else sequence
+    diagnostics += _scenario_flaws(batch, sequence, environment)
+    diagnostics += _block_flaws(document)
+    if any(d.path in ("batch", "sequence", "root") for d in diagnostics if d.severity == "error"):
+        return Check({}, tuple(diagnostics))
+    run, named, sizes = _run(document, environment, batch, sequence)
+    whole = FrozenMap(environment)
+    shapes: dict[str, tuple[ValueShape | None, ...]] = {}
+    for name, flow in run.given.items():
+        shapes[name] = (None if flow is None else ValueShape(("batch", "seq"), flow.shape),)
+    _gather(run, named, whole, sizes, "", shapes)
+    diagnostics += _located(run, "")
+    diagnostics += _tie_flaws(document)
+    return Check(shapes, tuple(diagnostics))
+
+
+def checked_run(document: Document, batch: int, sequence: int) -> BlockRun:
+    """The run behind a check without errors.
+
+    Raises `UnresolvedShape` with the first diagnostics where there are any.
+    """
+    found = check(document, batch=batch, sequence=sequence)
+    if not found.ok:
+        errors = [diagnostic for diagnostic in found.diagnostics if diagnostic.severity == "error"]
+        shown = "\n".join(map(str, errors[:3])) + (f"\n… and {len(errors) - 3} more" if len(errors) > 3 else "")
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise UnresolvedShape(
+            f"{document.name} cannot be measured: {count}\n{shown}", hint="Correct them first: 'check' lists all."
+        )
+    return _run(document, document.environment, batch, sequence)[0]
+
+
+def _environment(document: Document) -> tuple[dict[str, Any], list[Diagnostic]]:
+    """Config values and sizes; a size without a value is left out and reported."""
+    try:
+        return dict(document.environment), list(_odd_sizes(document, document.environment))
+    except CanvasError:
+        pass
+    values: dict[str, Any] = dict(document.config)
+    pending, flaws = dict(document.sizes), []
+    while pending:
+        ready = [name for name, value in pending.items() if not names_in(value) & pending.keys()]
+        if not ready:
+            flaws += [_circular(name, pending) for name in pending]
+            break
+        for name in ready:
+            try:
+                values[name] = resolve(pending.pop(name), values)
+            except CanvasError as flaw:
+                flaws += _valueless(document, name, flaw)
+    return values, flaws + list(_odd_sizes(document, values))
+
+
+def _valueless(document: Document, name: str, flaw: CanvasError) -> Iterator[Diagnostic]:
+    missing = sorted(names_in(document.sizes[name]) - document.sizes.keys() - document.config.keys())
+    if (
+        not missing
+        and any(part in document.sizes for part in names_in(document.sizes[name]))
+        and "names '" in flaw.message
+    ):
+        return  # it names a size that has no value itself, which is reported already
+    hint = suggest(missing[0], document.sizes) if missing else "Change the sizes that it is made of."
+    message = f"{display(document.sizes[name])} has no value: {reason(flaw, missing)}"
+    yield Diagnostic("error", f"sizes.{name}", message, hint)
+
+
+def _circular(name: str, pending: Mapping[str, Any]) -> Diagnostic:
+    others = sorted(names_in(pending[name]) & pending.keys())
+    message = f"{display(pending[name])} depends on itself, by way of {listed(others)}"
+    return Diagnostic("error", f"sizes.{name}", message, "Give one of them a number.")
+
+
+def _odd_sizes(document: Document, values: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    for name, written in document.sizes.items():
+        value = values.get(name)
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+            continue
+        text = display(written) if display(written) == str(value) else f"{display(written)} = {value}"
+        yield Diagnostic(
+            "error", f"sizes.{name}", f"{text} is not a whole number", "A size counts something: 0, 1, 2, …"
+        )
+
+
+def _usual_sequence(environment: Mapping[str, Any]) -> int:
+    positions = environment.get("max_position_embeddings")
+    return min(SEQUENCE, positions) if isinstance(positions, int) and positions > 0 else SEQUENCE
+
+
+def _scenario_flaws(batch: int, sequence: int, environment: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    for name, value in (("batch", batch), ("sequence", sequence)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            yield Diagnostic("error", name, f"must be a whole number of at least 1, not {value}", f"Try {name} 1.")
+    positions = environment.get("max_position_embeddings")
+    if isinstance(positions, int) and isinstance(sequence, int) and sequence > positions > 0:
+        message = f"{sequence} tokens are more than max_position_embeddings ({positions})"
+        hint = f"It was trained for {positions} positions: shorten the sequence, or raise max_position_embeddings."
+        yield Diagnostic("warning", "sequence", message, hint)
+
+
+def _block_flaws(document: Document) -> Iterator[Diagnostic]:
+    if document.root not in document.blocks:
+        yield Diagnostic(
+            "error", "root", f"there is no block '{document.root}'", suggest(document.root, document.blocks)
+        )
+        return
+    circle = recursion(document.blocks)
+    if document.root in circle:
+        message = f"{document.root} contains itself" + (f", by way of {listed(circle)}" if len(circle) > 1 else "")
+        yield Diagnostic("error", "root", message, "No such model can exist: use another block inside it.")
+    else:
+        for name in circle:
+            yield Diagnostic(
+                "error", name, "this block contains itself", "No such model can exist: use another block inside it."
+            )
+
+
+def _run(
+    document: Document, environment: Mapping[str, Any], batch: int, sequence: int
+) -> tuple[BlockRun, BlockRun, frozenset[str]]:
+    sizes = frozenset(document.sizes)
+    inputs = document.blocks[document.root].inputs
+    primes = FrozenMap(dict.fromkeys(inputs, Flow((labels.BATCH, labels.SEQUENCE), True)))
+    setting = Setting(labels.BATCH, labels.SEQUENCE, sizes, labelling=True)
+    named = run_block(document.blocks, document.root, labels.label_environment(document), primes, setting, None)
+    broken = frozenset(sizes - environment.keys())
+    given = FrozenMap(dict.fromkeys(inputs, Flow((batch, sequence), True)))
+    scope = relevant(document.blocks, document.root, {name: freeze(value) for name, value in environment.items()})
+    run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, sizes, broken), named)
+    return run, named, sizes
+
+
+def _gather(
+    run: BlockRun,
+    named: BlockRun | None,
+    environment: Mapping[str, Any],
+    sizes: frozenset[str],
+    prefix: str,
+    shapes: dict[str, tuple[ValueShape | None, ...]],
+) -> None:
+    """Collect the shapes of a run and of those inside it, by path."""
+    reader = None if named is None else labels.reader(run.block, FrozenMap(named.environment), sizes)
+    scope = {**environment, **run.environment}
+    for name, flows in run.values.items():
+        primes: tuple[Flow | None, ...] = named.values.get(name, ()) if named is not None else ()
+        found = []
+        for port, flow in enumerate(flows):
+            there = primes[port] if port < len(primes) else None
+            found.append(None if flow is None else _value_shape(flow.shape, there, reader, scope))
+        shapes[prefix + name] = tuple(found)
+    for key, inner in run.inside:
+        _gather(inner, named.within(_label_key(key, run)) if named else None, scope, sizes, f"{prefix}{key}.", shapes)
+
+
+def _label_key(key: str, run: BlockRun) -> str:
+    """Layers of a kind were labelled once, whatever their range."""
+    stack_id, dot, span = key.partition(".")
+    if not dot:
+        return key
+    item = run.block.node(stack_id)
+    layer = int(span.partition("-")[0])
+    kinds = item.kind_indices(layer + 1)  # type: ignore[union-attr]
+    return f"{stack_id}#{kinds[layer]}"
+
+
+def _value_shape(
+    shape: Shape, there: Flow | None, reader: labels.Reader | None, environment: Mapping[str, Any]
+) -> ValueShape:
+    if reader is None:
+        return ValueShape(tuple(map(str, shape)), shape)
+    return ValueShape(reader.read(None if there is None else there.shape, shape, environment), shape)
+
+
+def _located(run: BlockRun, prefix: str) -> Iterator[Diagnostic]:
+    for finding in run.findings:
+        yield _diagnostic(finding, prefix)
+    for key, inner in run.inside:
+        yield from _located(inner, f"{prefix}{key}.")
+
+
+def _diagnostic(finding: Finding, prefix: str) -> Diagnostic:
+    return Diagnostic(finding.severity, f"{prefix}{finding.where}".rstrip("."), finding.message, finding.hint)
+
+
+def _tie_flaws(document: Document) -> Iterator[Diagnostic]:
+    if not document.tied:
+        return
+    try:
+        table = parameter_table(document)
+    except (CanvasError, KeyError, TypeError):
+        return  # a setting without a value, reported where it stands
+    for key, target in document.tied.items():
+        rows = [_row(table, one) for one in (key, target)]
+        for one, row in zip((key, target), rows, strict=True):
+            if row is None:
+                hint = suggest(one, [known.key for known in table])
+                yield Diagnostic("error", f"ties.{key}", f"there is no parameter '{one}'", hint)
+        if rows[0] is not None and rows[1] is not None and rows[0].shape != rows[1].shape:
+            message = f"{key} {show(rows[0].shape)} cannot share the storage of {target} {show(rows[1].shape)}"
+            yield Diagnostic("error", f"ties.{key}", message, "Make both the same shape, or unset tie_word_embeddings.")
+
+
+def _row(table: tuple[ParameterRow, ...], key: str) -> ParameterRow | None:
+    return next((row for row in table if covers(row.key, key)), None)

@@ -1,0 +1,262 @@
+"""Record what PyTorch does on meta tensors: FLOPs, bytes moved, and when each storage is allocated and freed."""
+
+import weakref
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from canvas_rt.physics import meta
+
+GRANULE = 512
+"""The CUDA caching allocator rounds every request up to a multiple of this."""
+
+Event = tuple[int, int]
+"""Bytes (negative where they are freed) and the storage's number."""
+
+aten = torch.ops.aten
+
+
+def rounded(nbytes: int) -> int:
+    """Bytes that the allocator hands out for a request."""
+    return -(-nbytes // GRANULE) * GRANULE
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One kernel."""
+
+    owner: str
+    """The path of the node that it belongs to, within what was traced."""
+
+    backward: bool
+    flops: int
+    """By the formulas of `torch.utils.flop_counter`; attention's backward as twice its forward."""
+
+    executed: int
+    """What the kernel really runs: flash attention skips hidden pairs, and its backward recomputes scores."""
+
+    moved: int
+    """Bytes read and written, each tensor once."""
+
+
+_FLASH = {
+    aten._scaled_dot_product_flash_attention.default,
+    aten._scaled_dot_product_efficient_attention.default,
+}
+_FLASH_BACKWARD = {
+    aten._scaled_dot_product_flash_attention_backward.default,
+    aten._scaled_dot_product_efficient_attention_backward.default,
+}
+_FLASH_KERNEL_BACKWARD = aten._scaled_dot_product_flash_attention_backward.default
+_FREE = {
+    aten._unsafe_view.default,
+    aten.empty.memory_format,
+    aten.empty_like.default,
+    aten.empty_strided.default,
+    aten.new_empty.default,
+    aten.new_empty_strided.default,
+}
+"""Beside views, operations that launch no kernel."""
+
+
+def _gathered(args: Sequence[Any], out: Tensor) -> int:
+    return 2 * out.nbytes + int(args[1].nbytes)
+
+
+def _scattered(args: Sequence[Any], out: Tensor) -> int:
+    return out.nbytes + 2 * int(args[0].nbytes) + int(args[1].nbytes)
+
+
+def _chosen(args: Sequence[Any], out: Tensor) -> int:
+    return 2 * int(args[1].nbytes)
+
+
+_MOVED: Mapping[Any, Callable[[Sequence[Any], Any], int]] = {
+    aten.embedding.default: _gathered,
+    aten.embedding_dense_backward.default: _scattered,
+    aten.nll_loss_forward.default: lambda args, out: _chosen(args, out[0]),
+    aten.nll_loss_backward.default: lambda args, out: out.nbytes + _chosen(args[1:], out),
+}
+"""Operations that touch only some rows of a tensor that they are given."""
+
+
+def _nbytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        # An expanded tensor is read once, not once for each repetition.
+        return min(value.nbytes, value.untyped_storage().nbytes())
+    if isinstance(value, list | tuple):
+        return sum(map(_nbytes, value))
+    return 0
+
+
+def visible_pairs(queries: int, keys: int, window: int | None) -> int:
+    """Pairs of a query and a key that causal attention scores, the queries being the last of the positions."""
+    reach = keys if window is None else min(window, keys)
+    first = keys - queries + 1  # keys that the first query sees
+    growing = max(0, min(reach, keys) - first + 1)
+    return growing * first + growing * (growing - 1) // 2 + (queries - growing) * reach
+
+
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records while it is entered. Storages that it has not met are allocations; their death is a free."""
+
+    def __init__(self, *, fast: bool = True) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.run = meta.run if fast else _plainly
+        self.events: list[Event] = []
+        self.work: list[Work] = []
+        self.live: dict[int, Any] = {}
+        self.count = 0
+        self.owner = ""
+        self.window: int | None = None
+        """Of the attention at hand; its backward looks it up by owner."""
+        self.windows: dict[str, int | None] = {}
+        self.backward = False
+        self.paused = False
+        """While set, nothing is recorded: what is made then belongs to the tracing, not to the model."""
+        self.ends: list[int] = []
+        """Autograd's sequence number at the end of each node's forward, ascending, and whose it was."""
+        self.owners: list[str] = []
+
+    # -- storages
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """What is made inside is not recorded."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    def resident(self, tensor: Tensor) -> None:
+        """Know a storage without recording it: weights and inputs, which live throughout."""
+        self._watch(tensor.untyped_storage(), recorded=False)
+
+    def adopt(self, tensor: Tensor) -> int:
+        """Know a storage that something else allocated; its death is recorded. Gives its number."""
+        return self._watch(tensor.untyped_storage(), recorded=True)
+
+    def number(self, tensor: Tensor) -> int:
+        """The number of a storage that the tape knows."""
+        return int(self.live[tensor.untyped_storage()._cdata][1])
+
+    def forget(self, tensor: Tensor) -> int:
+        """Hand a storage over: its death is no longer recorded. Gives its number."""
+        storage = tensor.untyped_storage()
+        number = self.number(tensor)
+        self._watch(storage, recorded=False, number=number)
+        return number
+
+    def hidden(self, nbytes: int) -> int:
+        """Record an allocation that no tensor shows. Gives its number."""
+        self.count += 1
+        self.events.append((rounded(nbytes), self.count - 1))
+        return self.count - 1
+
+    def close(self) -> None:
+        """Record nothing more, whatever dies."""
+        self.live.clear()
+
+    def _watch(self, storage: Any, *, recorded: bool, number: int = -1) -> int:
+        key, nbytes, events, live = storage._cdata, rounded(storage.nbytes()), self.events, self.live
+        if number < 0:
+            number = self.count
+            self.count += 1
+
+        def died(reference: Any) -> None:
+            known = live.get(key)
+            if known is not None and known[0] is reference:
+                del live[key]
+                if recorded:
+                    events.append((-nbytes, number))
+
+        live[key] = (weakref.ref(storage, died), number)
+        return number
+
+    def _see(self, out: Any) -> None:
+        if isinstance(out, Tensor):
+            storage = out.untyped_storage()
+            nbytes = storage.nbytes()
+            if nbytes and storage._cdata not in self.live:
+                self.events.append((rounded(nbytes), self._watch(storage, recorded=True)))
+        elif isinstance(out, list | tuple):
+            for item in out:
+                self._see(item)
+
+    # -- work
+
+    def finished(self, owner: str, outputs: Sequence[Tensor]) -> None:
+        """A node's forward is done: what autograd has recorded up to here and not before is its."""
+        numbers = [out.grad_fn._sequence_nr() for out in outputs if out.grad_fn is not None]
+        if numbers and max(numbers) > (self.ends[-1] if self.ends else -1):
+            self.ends.append(max(numbers))
+            self.owners.append(owner)
+
+    def _attribute(self) -> str:
+        if self.backward:
+            node = torch._C._current_autograd_node()
+            number = node._sequence_nr() if node is not None else -1
+            if 0 <= number <= (self.ends[-1] if self.ends else -1):
+                self.owner = self.owners[bisect_left(self.ends, number)]
+        return self.owner
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        if func.is_view or func in _FREE:
+            out = self.run(func, args, kwargs)
+            self._see(out)
+            return out
+        owner = self._attribute()
+        buffers = self._buffers(args) if func is _FLASH_KERNEL_BACKWARD else ()
+        out = self.run(func, args, kwargs)
+        self._see(out)
+        for number, nbytes in buffers:
+            self.events.append((-rounded(nbytes), number))
+        flops, executed = self._flops(func, args, kwargs, out, owner)
+        measure = _MOVED.get(func)
+        moved = measure(args, out) if measure else _nbytes(args) + _nbytes(out)
+        self.work.append(Work(owner, self.backward, flops, executed, moved))
+        return out
+
+    def _flops(self, func: Any, args: Any, kwargs: Any, out: Any, owner: str) -> tuple[int, int]:
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            return 0, 0
+        flops = int(formula(*args, **kwargs, out_val=out))
+        if func in _FLASH:
+            self.windows[owner] = self.window
+            pairs = visible_pairs(args[0].shape[2], args[1].shape[2], self.window)
+            return flops, flops * pairs // (args[0].shape[2] * args[1].shape[2])
+        if func in _FLASH_BACKWARD:
+            # Five matmuls run; the mathematics has four, twice the forward's two.
+            q, k = args[1], args[2]
+            pairs = visible_pairs(q.shape[2], k.shape[2], self.windows.get(owner))
+            return flops * 4 // 5, flops * pairs // (q.shape[2] * k.shape[2])
+        return flops, flops
+
+    def _buffers(self, args: Any) -> tuple[tuple[int, int], ...]:
+        """What flash attention's backward allocates inside: row sums and q's gradient in fp32, k's and v's ungrouped.
+
+        Source: flash_api.cpp of FlashAttention 2, `mha_bwd`; sequence rounded to 128, head_dim to 32.
+        """
+        q, k = args[1], args[2]
+        batch, heads, queries, width = q.shape
+        long, wide = -(-queries // 128) * 128, -(-width // 32) * 32
+        sizes = [4 * batch * heads * long, 4 * batch * heads * long * wide]
+        if k.shape[1] != heads:
+            sizes += [batch * heads * k.shape[2] * width * k.element_size()] * 2
+        return tuple((self.hidden(nbytes), nbytes) for nbytes in sizes)
+
+
+def _plainly(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return func(*args, **kwargs)

@@ -1,0 +1,251 @@
+"""Put the traces of single layers together to the whole model's: exact at any depth, for a few additions a layer.
+
+A storage that a layer shares with its surroundings (what it is given, what it gives, their gradients) dies when the
+last of those that hold it lets go. All others are the layer's own, and between two events on shared ones only the sum
+and the highest running sum of a layer's events matter.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from typing import Protocol
+
+from canvas_rt.physics.tape import Event
+from canvas_rt.physics.trace import GAP, Gap, Trace
+
+Lookup = Callable[[Gap, int], Trace]
+"""The trace of a layer of the kind with that index in a gap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of events on storages of the layer's own."""
+
+    net: int
+    peak: int
+    """The highest running sum, at least 0."""
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """An event on a shared storage."""
+
+    nbytes: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Here the layers of a stack run."""
+
+    gap: int
+
+
+Step = Chunk | Shared | Layers
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A trace, prepared for being put together."""
+
+    forward: tuple[Step, ...]
+    backward: tuple[Step, ...]
+    shared: frozenset[int]
+    released: frozenset[int]
+    """The shared storages that it lets go of."""
+    count: int
+    """How many numbers it uses."""
+
+
+@lru_cache(maxsize=512)
+def score(trace: Trace) -> Score:
+    """Prepare a trace."""
+    shared = {trace.given, *trace.given_others, trace.result, trace.gradient, trace.passed}
+    shared |= {number for _, number in trace.cached}
+    for gap in trace.gaps:
+        shared |= {gap.given, *gap.given_others, gap.result, gap.gradient, gap.passed}
+    shared -= {-1}
+    events = (*trace.forward, *trace.backward)
+    return Score(
+        _steps(trace.forward, shared),
+        _steps(trace.backward, shared),
+        frozenset(shared),
+        frozenset(number for nbytes, number in events if nbytes < 0 and number in shared),
+        max((number for _, number in events), default=-1) + 1,
+    )
+
+
+def _steps(events: tuple[Event, ...], shared: set[int]) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    own: list[Event] = []
+
+    def flush() -> None:
+        if own:
+            sums = list(accumulate(nbytes for nbytes, _ in own))
+            steps.append(Chunk(sums[-1], max(0, *sums), tuple(own)))
+            own.clear()
+
+    for nbytes, number in events:
+        if number == GAP:
+            flush()
+            steps.append(Layers(nbytes))
+        elif number in shared:
+            flush()
+            steps.append(Shared(nbytes, number))
+        else:
+            own.append((nbytes, number))
+    flush()
+    return tuple(steps)
+
+
+@dataclass(slots=True, eq=False)
+class Token:
+    """A shared storage in the whole model."""
+
+    holders: int = 0
+    allocated: bool = False
+    number: int = -1
+    same: "Token | None" = None
+    """The token that this one turned out to be: layers are built before the gradients that join them are known."""
+
+    def resolved(self) -> "Token":
+        token = self
+        while token.same is not None:
+            token = token.same
+        return token
+
+
+@dataclass(slots=True)
+class Part:
+    """One run of a trace in the whole model: the root, or one layer."""
+
+    score: Score
+    tokens: dict[int, Token]
+    offset: int
+    layers: list[list["Part"]] = field(default_factory=list)
+
+
+class Sink(Protocol):
+    """What is done with the events of the whole model."""
+
+    def chunk(self, chunk: Chunk, offset: int) -> None: ...
+
+    def one(self, nbytes: int, number: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Running:
+    """The sum of allocated bytes, and the highest that it was."""
+
+    now: int = 0
+    peak: int = 0
+
+    def chunk(self, chunk: Chunk, offset: int) -> None:
+        self.peak = max(self.peak, self.now + chunk.peak)
+        self.now += chunk.net
+
+    def one(self, nbytes: int, number: int) -> None:
+        self.now += nbytes
+        self.peak = max(self.peak, self.now)
+
+
+@dataclass(slots=True)
+class Listed:
+    """All events, with a number of its own for each storage."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def chunk(self, chunk: Chunk, offset: int) -> None:
+        self.events += [(nbytes, number + offset) for nbytes, number in chunk.events]
+
+    def one(self, nbytes: int, number: int) -> None:
+        self.events.append((nbytes, number))
+
+
+class Tiling:
+    """The whole model, part by part. Plays once."""
+
+    def __init__(self, root: Trace, lookup: Lookup, kinds: Callable[[Gap], tuple[int, ...]]) -> None:
+        self.lookup = lookup
+        self.kinds = kinds
+        self.offset = 0
+        self.before: list[tuple[int, Token]] = []
+        """What the cache holds from the start."""
+        self.root = self._part(root, {})
+
+    def play(self, sink: Sink) -> None:
+        for nbytes, token in self.before:
+            self._allocate(sink, nbytes, token)
+        self._play(self.root, self.root.score.forward, sink, forward=True)
+        self._play(self.root, self.root.score.backward, sink, forward=False)
+
+    def _part(self, trace: Trace, given: Mapping[int, Token]) -> Part:
+        prepared = score(trace)
+        tokens = {number: given.get(number) or Token() for number in prepared.shared}
+        for number in prepared.released:
+            tokens[number].resolved().holders += 1
+        part = Part(prepared, tokens, self.offset)
+        self.offset += prepared.count
+        self.before += [(nbytes, tokens[number]) for nbytes, number in trace.cached]
+        for gap in trace.gaps:
+            part.layers.append(self._layers(part, gap))
+        return part
+
+    def _layers(self, parent: Part, gap: Gap) -> list[Part]:
+        traces = [self.lookup(gap, kind) for kind in self.kinds(gap)]
+        carried = parent.tokens[gap.given]
+        others = [parent.tokens[number] for number in gap.given_others]
+        parts = []
+        for trace in traces:
+            given = {trace.given: carried, **dict(zip(trace.given_others, others, strict=True))}
+            parts.append(self._part(trace, given))
+            carried = parts[-1].tokens[trace.result]
+        self._join(parent, gap.result, carried)
+        if gap.gradient >= 0:
+            self._join_gradients(parent, gap, traces, parts)
+        return parts
+
+    def _join_gradients(self, parent: Part, gap: Gap, traces: list[Trace], parts: list[Part]) -> None:
+        carried = parent.tokens[gap.gradient]
+        for trace, part in zip(reversed(traces), reversed(parts), strict=True):
+            self._join(part, trace.gradient, carried)
+            if trace.passed < 0:
+                return
+            carried = part.tokens[trace.passed]
+        if gap.passed >= 0:
+            self._join(parent, gap.passed, carried)
+
+    def _join(self, part: Part, number: int, token: Token) -> None:
+        """The part's storage is the one that `token` stands for."""
+        old, token = part.tokens[number].resolved(), token.resolved()
+        if old is not token:
+            token.holders += old.holders
+            old.same = token
+
+    def _allocate(self, sink: Sink, nbytes: int, token: Token) -> None:
+        token = token.resolved()
+        token.allocated, token.number = True, self.offset
+        self.offset += 1
+        sink.one(nbytes, token.number)
+
+    def _play(self, part: Part, steps: tuple[Step, ...], sink: Sink, *, forward: bool) -> None:
+        for step in steps:
+            if isinstance(step, Chunk):
+                sink.chunk(step, part.offset)
+            elif isinstance(step, Layers):
+                layers = part.layers[step.gap]
+                for layer in layers if forward else reversed(layers):
+                    self._play(layer, layer.score.forward if forward else layer.score.backward, sink, forward=forward)
+            else:
+                self._shared(part.tokens[step.number].resolved(), step.nbytes, sink)
+
+    def _shared(self, token: Token, nbytes: int, sink: Sink) -> None:
+        if nbytes > 0:
+            self._allocate(sink, nbytes, token)
+            return
+        token.holders -= 1
+        if token.allocated and token.holders == 0:
+            token.allocated = False
+            sink.one(nbytes, token.number)

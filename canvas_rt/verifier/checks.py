@@ -1,0 +1,445 @@
+"""The checks themselves, run in a process of their own on a folder that Canvas emitted."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from canvas_rt.codegen.blocks import Plan
+from canvas_rt.codegen.package import config_json
+from canvas_rt.errors import CanvasError
+from canvas_rt.importer.architecture import ArchitectureImport, expand_layers
+from canvas_rt.importer.factory import ClassFactory, StockFactory
+from canvas_rt.importer.symbols import probe_assignments
+from canvas_rt.importer.trace import quiet
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.files import fingerprint, load, read_json, structure
+from canvas_rt.ir.frozen import thaw
+from canvas_rt.ir.graph import walk
+from canvas_rt.ops.catalogue import complete, parameter_shapes
+from canvas_rt.ops.compare import difference
+from canvas_rt.ops.interpret import Interpreter, random_parameters
+from canvas_rt.ops.kernels import Context
+from canvas_rt.verifier.certificate import Certificate, Finding
+from canvas_rt.verifier.shrink import shrink, small_enough
+
+BATCH, SEQUENCE = 2, 40
+PROMPT, GENERATED = 6, 18
+CACHE_TOLERANCE = 1e-5
+INTERPRETER_TOLERANCE = 1e-5
+"""Relative, and only where the reference is the document run node by node: there masks may be built where the module
+builds none, and branches summed in another order. Against transformers' own class the difference must be 0."""
+SHRUNK_WITH_SIZES = ("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout", "rope_parameters")
+BF16_TOLERANCE = 0.05
+"""Relative to the largest logit: bf16 keeps 8 bits, and kernels sum in other orders."""
+
+Gradients = Mapping[str, Tensor]
+
+
+@dataclass
+class Result:
+    """One forward and backward run."""
+
+    logits: Tensor
+    gradients: Gradients
+    values: Mapping[str, Tensor]
+    """What each module or node gave, by path, in order of execution."""
+
+
+class Verification:
+    """Everything known of one emitted folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.document = load(folder / "document.canvas.json")
+        self.raw = read_json(folder / "config.json")
+        self.origin = self.document.origin
+        self.small, self.table = shrink(self.document, self.origin.sizes)
+        small_enough(self.small)
+        generator = torch.Generator().manual_seed(20)
+        vocabulary = int(self.small.environment.get("vocab_size", 64))
+        self.ids = torch.randint(6, vocabulary, (BATCH, SEQUENCE), generator=generator)
+        self.weights = random_parameters(seed=1)
+
+    # models
+
+    @cached_property
+    def classes(self) -> tuple[type, type]:
+        """The config class and the model class that `model.py` defines."""
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        names = self.raw.get("auto_map", {})
+        try:
+            with quiet():
+                found = [
+                    get_class_from_dynamic_module(names[auto], str(self.folder)) for auto in ("AutoConfig", "AutoModelForCausalLM")
+                ]
+        except Exception as error:
+            raise CanvasError(f"cannot be loaded: {type(error).__name__}: {error}", path="model.py") from error
+        return found[0], found[1]
+
+    def emitted(self, document: Document, attention: str = "sdpa") -> nn.Module:
+        """The emitted class at a document's sizes, with random weights drawn by key."""
+        config_class, model_class = self.classes
+        values = {name: value for name, value in config_json(Plan(document)).items() if name not in ("auto_map", "architectures")}
+        values.pop("model_type", None)
+        values.pop("dtype", None)
+        with quiet():
+            config = config_class(**values)
+            config._attn_implementation = attention
+            model: nn.Module = model_class(config).float().eval()
+        return fill(model, self.weights, document.tied)
+
+    @property
+    def stock(self) -> bool:
+        """Whether the graph is still that of the architecture that was imported."""
+        known = self.origin.model_type and not self.origin.model_type.startswith("canvas_")
+        kinds = [kind for block in self.document.blocks.values() for item in block.nodes for kind in getattr(item, "kinds", ())]
+        return bool(known) and structure(self.document) == self.origin.structure and not any(kind.sizes for kind in kinds)
+
+    def original(self, document: Document, attention: str = "sdpa") -> nn.Module:
+        """The class of transformers at a document's sizes, with the same weights."""
+        model = self.transformers_model({name: thaw(value) for name, value in document.environment.items()}, attention)
+        return fill(model, self.weights, document.tied)
+
+    def transformers_model(self, values: Mapping[str, Any], attention: str = "sdpa") -> nn.Module:
+        """What was imported, as transformers has it."""
+        from transformers import AutoModelForCausalLM
+
+        config = StockFactory(self.origin.model_type).config({n: v for n, v in values.items() if n != "dtype"})
+        with quiet():
+            model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation=attention).float().eval()
+        tied = model._tied_weights_keys if config.tie_word_embeddings else {}
+        return fill(model, self.weights, tied)  # type: ignore[arg-type]
+
+    # runs
+
+    def run(self, model: nn.Module, device: str = "cpu") -> Result:
+        values: dict[str, Tensor] = {}
+        with recording(model, values):
+            logits = model(input_ids=self.ids.to(device), use_cache=False).logits
+        loss_of(logits, self.ids.to(device)).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
+        return Result(logits.detach(), gradients, values)
+
+    def interpret(self, document: Document) -> Result:
+        """The document run node by node."""
+        leaves: dict[str, Tensor] = {}
+
+        def parameter(key: str, shape: tuple[int, ...]) -> Tensor:
+            if key not in leaves:
+                leaves[key] = self.weights(key, shape).clone().requires_grad_()
+            return leaves[key]
+
+        recorder = _Recorder(document, parameter, Context(BATCH, SEQUENCE, self.ids.device))
+        logits = recorder.run({"input_ids": self.ids})["logits"]
+        loss_of(logits, self.ids).backward()
+        gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
+        gradients |= {name: gradients[source] for name, source in document.tied.items() if source in gradients}
+        return Result(logits.detach(), gradients, recorder.values)
+
+    # checks
+
+    def structure(self) -> Finding:
+        try:
+            config_class, model_class = self.classes
+            again, _ = ArchitectureImport(ClassFactory(config_class, model_class), self.raw, self.document.name).run()
+            found = difference(self.document, again, probe_assignments(dict(self.document.environment)))
+        except CanvasError as error:
+            return Finding(False, f"the emitted code cannot be imported: {error}")
+        if found:
+            return Finding(False, f"the emitted code is another graph: {found}")
+        nodes = sum(len(block.nodes) for block in self.document.blocks.values())
+        return Finding(True, f"importing the emitted code gives the same document ({nodes} nodes)")
+
+    def keys(self) -> Finding:
+        config_class, model_class = self.classes
+        with quiet(), torch.device("meta"):
+            model: Any = model_class(config_class(**{n: v for n, v in self.raw.items() if n not in ("model_type", "auto_map")}))
+        emitted = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
+        expected = document_parameters(self.document)
+        if emitted != expected:
+            key = sorted(k for k in emitted.keys() | expected.keys() if emitted.get(k) != expected.get(k))[0]
+            return Finding(False, f"{key} is {expected.get(key)} in the document, {emitted.get(key)} in the emitted model")
+        for tied, source in self.document.tied.items():
+            if model.get_parameter(tied) is not model.get_parameter(source):
+                return Finding(False, f"{tied} is not tied to {source}")
+        flaw = self.layers_flaw(model)
+        if flaw:
+            return Finding(False, flaw)
+        compared = "the document's"
+        if self.stock:
+            with torch.device("meta"):
+                original = self.original_on_meta()
+            theirs = {name: tuple(p.shape) for name, p in original.named_parameters(remove_duplicate=False)}
+            if theirs != emitted:
+                return Finding(False, f"parameters differ from those of {type(original).__name__}")
+            compared = f"the document's and those of {type(original).__name__}"
+        difference_after_reload = self.reload()
+        saved = "saving and loading changes nothing"
+        if difference_after_reload:
+            return Finding(False, "logits change when the model is saved and loaded", difference_after_reload)
+        return Finding(True, f"{len(emitted)} parameters are {compared}; {saved}", 0.0)
+
+    def original_on_meta(self) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        values = {name: thaw(value) for name, value in self.document.environment.items()}
+        with quiet():
+            return AutoModelForCausalLM.from_config(StockFactory(self.origin.model_type).config(values))  # type: ignore[no-any-return]
+
+    def layers_flaw(self, model: Any) -> str:
+        """The silent traps of surgery: layers that never run, and layers that share a place in the cache."""
+        layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+        if len(layers) != model.config.num_hidden_layers:
+            return f"{len(layers)} layers, but num_hidden_layers is {model.config.num_hidden_layers}: the rest would never run"
+        places = [module.layer_idx for module in layers.modules() if hasattr(module, "layer_idx")]
+        if sorted(places) != list(range(len(places))):
+            return f"layers take places {sorted(places)} in the cache: cached decoding would mix them up"
+        return ""
+
+    def reload(self) -> float:
+        """How much logits change when the model is saved and loaded again."""
+        model: Any = self.emitted(self.small)
+        with tempfile.TemporaryDirectory() as folder, quiet(), torch.no_grad():
+            model.save_pretrained(folder)
+            again = type(model).from_pretrained(folder, attn_implementation="sdpa").float().eval()
+            return largest(model(input_ids=self.ids).logits, again(input_ids=self.ids).logits)
+
+    def numbers(self) -> tuple[Finding, Finding]:
+        """Logits and gradients against the reference."""
+        worst, worst_gradient, first = 0.0, 0.0, ""
+        for attention in ("sdpa", "eager") if self.stock else ("sdpa",):
+            ours = self.run(self.emitted(self.small, attention))
+            theirs = self.run(self.original(self.small, attention)) if self.stock else self.interpret(self.small)
+            worst = max(worst, largest(ours.logits, theirs.logits))
+            missing = ours.gradients.keys() ^ theirs.gradients.keys()
+            if missing:
+                return Finding(True, "", worst), Finding(False, f"only one side has a gradient for {sorted(missing)[0]}")
+            for name, gradient in ours.gradients.items():
+                reference = theirs.gradients[name]
+                scale = 1.0 if self.stock else max(1.0, float(reference.abs().max()))
+                worst_gradient = max(worst_gradient, largest(gradient, reference) / scale)
+            first = first or first_difference(ours, theirs)
+        exact = largest(self.run(self.emitted(self.small)).logits, self.interpret(self.small).logits) if self.stock else 0.0
+        if exact and not worst and not self.dynamic:
+            worst, first = exact, "the document, run node by node"
+        tolerance = 0.0 if self.stock else INTERPRETER_TOLERANCE
+        told = "equal to the last bit" if not worst else f"equal to {worst:.1e}" if worst <= tolerance else f"they differ first at {first}"
+        logits = Finding(worst <= tolerance, told, worst)
+        detail = "equal to the last bit" if not worst_gradient else f"equal to {worst_gradient:.1e}"
+        within = worst_gradient <= tolerance
+        return logits, Finding(within, detail if within else f"they differ by {worst_gradient:.1e}", worst_gradient)
+
+    @property
+    def dynamic(self) -> bool:
+        rope = self.document.environment.get("rope_parameters")
+        return isinstance(rope, Mapping) and rope.get("rope_type") == "dynamic"
+
+    @torch.no_grad()
+    def decoding(self) -> Finding:
+        model: Any = self.emitted(self.small)
+        length = PROMPT + GENERATED
+        ids = self.ids[:, :length]
+        whole = model(input_ids=ids, use_cache=False).logits
+        step = model(input_ids=ids[:, :PROMPT], use_cache=True)
+        worst = largest(step.logits, whole[:, :PROMPT])
+        for position in range(PROMPT, length):
+            step = model(input_ids=ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True)
+            worst = max(worst, largest(step.logits[:, 0], whole[:, position]))
+        if worst > CACHE_TOLERANCE:
+            return Finding(False, f"with the cache logits differ by {worst:.1e} from those without it", worst)
+        greedy = self.greedy(model)
+        models = [("the emitted model", model), *([(type(o).__name__, o) for o in [self.original(self.small)]] if self.stock else [])]
+        for name, candidate in models:
+            tokens = candidate.generate(
+                ids[:, :PROMPT], max_new_tokens=GENERATED, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(ids[:, :PROMPT])
+            )
+            if not torch.equal(tokens, greedy):
+                place = int((tokens != greedy).any(0).nonzero()[0]) if tokens.shape == greedy.shape else tokens.shape[1]
+                return Finding(False, f"{name} generates another token at position {place}", worst)
+        return Finding(True, f"{GENERATED} tokens agree with and without the cache, and in generate", worst)
+
+    def greedy(self, model: Any) -> Tensor:
+        """What decoding without a cache gives."""
+        tokens = self.ids[:, :PROMPT]
+        for _ in range(GENERATED):
+            following = model(input_ids=tokens, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            tokens = torch.cat((tokens, following), dim=1)
+        return tokens
+
+    def gpu(self) -> Finding:
+        if not torch.cuda.is_available():
+            return Finding(None, "no GPU here")
+        with torch.no_grad():
+            model = self.emitted(self.small).to("cuda", torch.bfloat16)
+            ours = model(input_ids=self.ids.to("cuda"), use_cache=False).logits.float().cpu()
+            reference = self.emitted(self.small)(input_ids=self.ids, use_cache=False).logits
+        worst = largest(ours, reference) / max(1e-6, float(reference.abs().max()))
+        return Finding(worst <= BF16_TOLERANCE, f"bf16 on the GPU is within {worst:.1%} of fp32 on the CPU (8 bits, other kernels)", worst)
+
+    def change(self) -> tuple[str, str]:
+        """What became of the origin: its label, and what tells."""
+        if fingerprint(self.document) == self.origin.fingerprint:
+            return "identical", "nothing was edited since the import"
+        if not self.origin.model_type or self.origin.model_type.startswith("canvas_"):
+            return "changed", "its origin is not at hand to run beside it"
+        edits = f"{len(self.document.log)} edits" if self.document.log else "edited"
+        before: Any = self.transformers_model(self.origin_values())
+        theirs = {name: tuple(p.shape) for name, p in before.named_parameters(remove_duplicate=False)}
+        ours = document_parameters(self.small)
+        moved = {key: source_key(self.small, key) for key in ours}
+        carried = {key: source for key, source in moved.items() if source is not None and theirs.get(source) == ours[key]}
+        with torch.no_grad():
+            after: Any = self.emitted(self.small)
+            parameters = dict(after.named_parameters(remove_duplicate=False))
+            for key, source in carried.items():
+                parameters[key].copy_(before.get_parameter(source))
+            old, new = before(input_ids=self.ids).logits, after(input_ids=self.ids).logits
+        if old.shape == new.shape and (apart := largest(old, new)) <= 1e-6 * max(1.0, float(old.abs().max())):
+            return "function-preserving", f"{edits}; run with the origin's weights, the logits differ by {apart:.1e}"
+        apart_text = f"logits move by {largest(old, new):.2g}" if old.shape == new.shape else f"logits are {list(new.shape)}, were {list(old.shape)}"
+        fresh, dropped = len(ours) - len(carried), len(theirs) - len(set(carried.values()))
+        return "changed", f"{edits}; {len(carried)} parameters keep the origin's weights, {fresh} are fresh, {dropped} are gone; {apart_text}"
+
+    def origin_values(self) -> dict[str, Any]:
+        """The config as it was imported, at the small sizes."""
+        sizes = {name: self.table.get(name, {}).get(value, value) for name, value in self.origin.sizes.items()}
+        small = {name: value for name, value in self.small.config.items() if name in SHRUNK_WITH_SIZES}
+        return {**{name: thaw(value) for name, value in self.origin.config.items()}, **thaw(small), **sizes}
+
+    def certificate(self, progress: Callable[[str], None] = lambda name: None) -> Certificate:
+        import transformers
+
+        progress("structure")
+        structure_finding = self.structure()
+        findings: dict[str, Finding] = {"structure": structure_finding}
+        for name, check in {"keys": self.keys, "decoding": self.decoding, "gpu": self.gpu}.items():
+            progress(name)
+            findings[name] = guarded(check)
+        progress("logits and gradients")
+        findings["logits"], findings["gradients"] = self.guarded_numbers()
+        progress("change")
+        try:
+            label, change = self.change()
+        except Exception as error:
+            label, change = "changed", f"its origin cannot be run beside it: {error}"
+        reference = f"transformers' {self.origin.architecture}" if self.stock else "the document, run node by node"
+        return Certificate(
+            **findings,
+            reference=reference,
+            label=label,
+            change=change,
+            sizes={name: value for name, value in self.small.environment.items() if name in self.small.sizes},
+            versions={"torch": torch.__version__, "transformers": transformers.__version__},
+        )
+
+    def guarded_numbers(self) -> tuple[Finding, Finding]:
+        try:
+            return self.numbers()
+        except Exception as error:
+            failed = Finding(False, f"the model does not run: {type(error).__name__}: {str(error)[:300]}")
+            return failed, failed
+
+
+class _Recorder(Interpreter):
+    """An interpreter that keeps what every item gives."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.values: dict[str, Tensor] = {}
+
+    def item(self, item: Any, environment: Any, inputs: Any, prefix: str) -> Any:
+        results = super().item(item, environment, inputs, prefix)
+        if len(results) == 1:
+            self.values[prefix + item.id] = next(iter(results.values())).detach()
+        return results
+
+
+def guarded(check: Callable[[], Finding]) -> Finding:
+    """A check's finding; a model that raises has failed it."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding(False, f"the model does not run: {type(error).__name__}: {str(error)[:300]}")
+
+
+def loss_of(logits: Tensor, ids: Tensor) -> Tensor:
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
+
+
+def largest(a: Tensor, b: Tensor) -> float:
+    """The largest difference, infinite where shapes differ or a number is none."""
+    if a.shape != b.shape:
+        return float("inf")
+    apart = float((a.float() - b.float()).abs().max()) if a.numel() else 0.0
+    return apart if apart == apart else float("inf")
+
+
+def first_difference(ours: Result, theirs: Result) -> str:
+    """The path of the first module or node at which two runs differ."""
+    for path, value in theirs.values.items():
+        mine = ours.values.get(path)
+        if mine is not None and largest(mine, value):
+            return path
+    return "the logits" if largest(ours.logits, theirs.logits) else ""
+
+
+@contextlib.contextmanager
+def recording(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
+    """Keep what every module gives, by its path."""
+
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, Tensor):
+                values[path] = first.detach()
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def fill(model: nn.Module, weights: Callable[[str, tuple[int, ...]], Tensor], tied: Mapping[str, str]) -> nn.Module:
+    """Give every parameter the weights of its key; tied ones share."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            if name not in tied:
+                parameter.copy_(weights(name, tuple(parameter.shape)))
+    return model
+
+
+def document_parameters(document: Document) -> dict[str, tuple[int, ...]]:
+    """Every parameter's key and shape, tied ones under both names."""
+    found: dict[str, tuple[int, ...]] = {}
+    for visit in walk(document):
+        if isinstance(visit.item, Node):
+            for spec in parameter_shapes(visit.item, resolve(complete(visit.item), visit.environment)):
+                for path in expand_layers(visit.path):
+                    found[f"{path}.{spec.name}"] = spec.shape
+    return found
+
+
+def source_key(document: Document, key: str) -> str | None:
+    """The origin's key for a parameter: its own, with its layer's number as it was; None for a fresh layer."""
+    from canvas_rt.ir.document import Stack
+
+    for visit in walk(document):
+        if isinstance(visit.item, Stack) and key.startswith(f"{visit.path}."):
+            number, _, rest = key[len(visit.path) + 1 :].partition(".")
+            source = visit.item.source_of(int(number))
+            return None if source is None else f"{visit.path}.{source}.{rest}"
+    return key

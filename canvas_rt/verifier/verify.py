@@ -1,0 +1,95 @@
+"""Prove emitted code in a fresh process, from the emitted files alone."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from canvas_rt.errors import CanvasError
+from canvas_rt.ir.document import Document
+from canvas_rt.verifier.certificate import Certificate
+
+LONGEST_S = 900
+MOST_BYTES = 16 * 2**30
+NEEDED = ("model.py", "config.json", "document.canvas.json")
+
+
+def verify(
+    target: Document | str | Path, *, timeout_s: float = LONGEST_S, progress: Callable[[str], None] = lambda name: None
+) -> Certificate:
+    """The certificate of an emitted folder, or of the code that a document emits.
+
+    Runs `model.py`, in a child process with limits on time and memory: verify only what you would run.
+    Raises `CanvasError` where there is nothing to verify, or the child died.
+    """
+    if isinstance(target, Document):
+        from canvas_rt.codegen.package import emit
+
+        with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
+            folder = Path(scratch) / "emitted"
+            emit(target).write(folder)
+            return verify(folder, timeout_s=timeout_s, progress=progress)
+    folder = Path(target)
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise CanvasError(
+            f"holds no {missing[0]}", path=str(target), hint="Verify a folder that 'canvas-rt emit' wrote, or a document."
+        )
+    with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
+        return _in_child(folder.resolve(), Path(scratch), timeout_s, progress)
+
+
+def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[[str], None]) -> Certificate:
+    answer = scratch / "certificate.json"
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(scratch / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "canvas_rt.verifier.child", str(folder), str(answer)]
+    with subprocess.Popen(
+        command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_limits
+    ) as child:
+        try:
+            _, errors = _follow(child, timeout_s, progress)
+        except subprocess.TimeoutExpired as error:
+            child.kill()
+            raise CanvasError(f"verification took longer than {timeout_s:.0f} s and was stopped", path=folder.name) from error
+    if not answer.exists():
+        last = errors.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+        raise CanvasError(f"the verifying process died: {last[0][:300]}", path=folder.name)
+    result = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in result:
+        raise CanvasError(result["error"], path=result["path"], hint=result["hint"])
+    return Certificate.from_json({k: v for k, v in result["certificate"].items() if k != "passed"})
+
+
+def _follow(child: "subprocess.Popen[str]", timeout_s: float, progress: Callable[[str], None]) -> tuple[str, str]:
+    """Hand on what the child says it is at, until it ends."""
+    import threading
+
+    def pass_on() -> None:
+        assert child.stdout is not None
+        for line in child.stdout:
+            progress(line.strip())
+
+    assert child.stderr is not None
+    reader = threading.Thread(target=pass_on, daemon=True)
+    reader.start()
+    errors: list[str] = []
+    drain = threading.Thread(target=lambda: errors.append(child.stderr.read() if child.stderr else ""), daemon=True)
+    drain.start()
+    child.wait(timeout=timeout_s)
+    reader.join(timeout=5)
+    drain.join(timeout=5)
+    return "", "".join(errors)
+
+
+def _limits() -> None:
+    """In the child: no core files, bounded memory."""
+    import resource
+
+    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, MOST_BYTES)):
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, (value, value))

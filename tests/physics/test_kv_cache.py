@@ -1,0 +1,65 @@
+"""The key/value cache holds what a traced prompt leaves in it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import DynamicCache, LlamaConfig
+
+from canvas_rt.errors import CanvasError
+from canvas_rt.ir.document import Document
+from canvas_rt.ir.files import load
+from canvas_rt.physics import kv_cache_bytes
+from canvas_rt.physics.tiling import Running, Tiling
+from canvas_rt.physics.trace import Setup
+from canvas_rt.physics.whole import all_kinds, model
+
+ZOO = Path(__file__).parents[2] / "model_zoo"
+SIZES = {
+    "hidden_size": 512,
+    "intermediate_size": 704,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+}
+
+
+def document(family: str, **sizes: object) -> Document:
+    loaded = load(ZOO / family / "document.canvas.json")
+    return loaded.replace(sizes=loaded.sizes.with_items({**SIZES, **sizes}))
+
+
+def test_bytes_are_two_tensors_a_layer() -> None:
+    assert kv_cache_bytes(document("llama"), batch=3, sequence=100, dtype="bf16") == 2 * 3 * (3 * 2 * 100 * 64) * 2
+    assert kv_cache_bytes(document("llama"), batch=3, sequence=100, dtype="fp32") == 2 * 3 * (3 * 2 * 100 * 64) * 4
+
+
+@pytest.mark.parametrize("sequence", [64, 256])
+def test_what_a_traced_prompt_leaves_is_the_cache_and_the_logits(sequence: int) -> None:
+    whole = document("mistral", sliding_window=128)
+    traced = model(whole, Setup("prefill", 2, sequence, "bf16"))
+    running = Running()
+    Tiling(traced.root, traced.layer, all_kinds).play(running)
+    logits = 2 * 256 * 2
+    assert running.now == kv_cache_bytes(whole, batch=2, sequence=sequence) + logits
+
+
+def test_a_window_bounds_the_cache() -> None:
+    whole = document("mistral", sliding_window=128)
+    sizes = [kv_cache_bytes(whole, batch=1, sequence=sequence) for sequence in (64, 128, 1024)]
+    assert sizes == [sizes[1] // 2, sizes[1], sizes[1]]
+
+
+def test_it_is_as_large_as_that_of_transformers() -> None:
+    config = LlamaConfig(**SIZES)
+    cache = DynamicCache(config=config)
+    for layer in range(3):
+        cache.update(torch.empty(2, 2, 50, 64), torch.empty(2, 2, 50, 64), layer)
+    theirs = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert kv_cache_bytes(document("llama"), batch=2, sequence=50, dtype="fp32") == theirs
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(CanvasError, match=r"unknown dtype 'int3'"):
+        kv_cache_bytes(document("llama"), batch=1, sequence=1, dtype="int3")

@@ -1,0 +1,224 @@
+"""One trace of each layer kind, put together, allocates exactly what a run of every layer allocates."""
+
+from collections.abc import Mapping
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from canvas_rt.ir.document import Block, Document, LayerKind, Node, Run, Stack, layer_environment
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.files import load
+from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ops.interpret import Interpreter
+from canvas_rt.ops.kernels import Context
+from canvas_rt.physics import tape, trace
+from canvas_rt.physics.keys import below, relevant
+from canvas_rt.physics.tiling import Running, Tiling
+from canvas_rt.physics.trace import DTYPES, Setup, Tracer, causal_loss, head_path, run_root
+from canvas_rt.physics.whole import all_kinds, events, model, peak
+
+ZOO = Path(__file__).parents[2] / "model_zoo"
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+}
+
+
+def document(family: str, **sizes: object) -> Document:
+    loaded = load(ZOO / family / "document.canvas.json")
+    return loaded.replace(sizes=loaded.sizes.with_items({**SMALL, **sizes}))
+
+
+class EveryLayer(Tracer):
+    """Runs the layers of stacks one by one, under the same tape."""
+
+    def stack(self, stack: Stack, environment: Mapping[str, Any], inputs: Mapping[str, Any], path: str) -> Any:
+        values = dict(inputs)
+        inputs.clear()  # type: ignore[attr-defined]
+        port = self.document.blocks[stack.kinds[0].block].inputs[0]
+        carried = values.pop(port)
+        for layer, index in enumerate(stack.kind_indices(resolve(stack.repeat, environment))):
+            kind = stack.kinds[index]
+            scope = layer_environment(environment, kind)
+            outputs = dict(self.layer(kind.block, scope, {port: carried, **values}, f"{path}.{layer}."))
+            carried = outputs.pop(next(iter(outputs)))
+        return carried
+
+
+def untiled(whole: Document, setup: Setup) -> tuple[int, int]:
+    """Peak and final bytes of a run of every layer."""
+    blocks = below(whole.blocks, whole.root)
+    tracer = EveryLayer(blocks, whole.root, relevant(blocks, whole.root, whole.environment), setup, whole.tied)
+    tracer.head = head_path(blocks, whole.root)
+    with torch.set_grad_enabled(setup.train):
+        run_root(tracer, blocks, whole.root)
+    cached = sum(nbytes for nbytes, _ in tracer.cached)
+    sums = list(accumulate((nbytes for nbytes, _ in tracer.tape.events), initial=cached))
+    return max(sums), sums[-1]
+
+
+def tiled(whole: Document, setup: Setup) -> tuple[int, int]:
+    traced = model(whole, setup)
+    running = Running()
+    Tiling(traced.root, traced.layer, all_kinds).play(running)
+    return running.peak, running.now
+
+
+@pytest.mark.parametrize("vocab", [50, 50000], ids=["peak in the layers", "peak at the loss"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+@pytest.mark.parametrize("layers", [4, 12])
+def test_tiling_agrees_to_the_byte_with_a_run_of_every_layer(layers: int, mode: Any, dtype: str, vocab: int) -> None:
+    whole = document("llama", num_hidden_layers=layers, vocab_size=vocab)
+    setup = Setup(mode, 2, 100, dtype)
+    assert tiled(whole, setup) == untiled(whole, setup)
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+def test_windows_and_layers_of_several_kinds_agree_too(mode: Any) -> None:
+    whole = document("mistral", num_hidden_layers=7, sliding_window=60)
+    block = whole.blocks["MistralModel"]
+    stack = block.node("layers")
+    assert isinstance(stack, Stack)
+    wide = LayerKind(block=stack.kinds[0].block, sizes=FrozenMap({"intermediate_size": 4000, "num_key_value_heads": 4}))
+    varied = stack.replace(
+        kinds=(*stack.kinds, wide), runs=(Run(start=0, stop=1, kind=1), Run(start=4, stop=6, kind=1))
+    )
+    nodes = tuple(varied if node.id == "layers" else node for node in block.nodes)
+    whole = whole.with_block("MistralModel", block.replace(nodes=nodes))
+    setup = Setup(mode, 1, 100, "bf16")
+    assert tiled(whole, setup) == untiled(whole, setup)
+
+
+def layer_block(kind: str) -> Block:
+    """Layers whose value lives unusually: passed on as it is, kept by what comes after, or kept by what made it."""
+    norm = Node(
+        id="norm",
+        op="layer_norm",
+        attrs=FrozenMap({"size": "=hidden_size"}),
+        inputs=FrozenMap({"x": "hidden_states"}),
+    )
+    act = Node(id="act", op="activation", attrs=FrozenMap({"fn": "sigmoid"}), inputs=FrozenMap({"x": "norm"}))
+    nodes, out = {
+        "same": ((), "hidden_states"),
+        "keeps input": ((norm,), "norm"),
+        "keeps output": ((norm, act), "act"),
+    }[kind]
+    return Block(inputs=("hidden_states", "cos", "sin"), nodes=nodes, outputs=FrozenMap({"out": out}))
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("kind", ["same", "keeps input", "keeps output"])
+def test_values_that_layers_share_die_with_their_last_holder(kind: str, dtype: str) -> None:
+    whole = document("llama", num_hidden_layers=5)
+    whole = whole.with_block("Odd", layer_block(kind))
+    block = whole.blocks["LlamaModel"]
+    stack = block.node("layers")
+    assert isinstance(stack, Stack)
+    odd = stack.replace(
+        kinds=(*stack.kinds, LayerKind(block="Odd")), runs=(Run(start=1, stop=3, kind=1), Run(start=4, stop=5, kind=1))
+    )
+    nodes = tuple(odd if node.id == "layers" else node for node in block.nodes)
+    whole = whole.with_block("LlamaModel", block.replace(nodes=nodes))
+    for setup in (Setup("train", 2, 64, dtype), Setup("prefill", 2, 64, dtype)):
+        assert tiled(whole, setup) == untiled(whole, setup)
+
+
+def test_a_stack_within_a_layer_is_tiled_too() -> None:
+    whole = document("llama", num_hidden_layers=3)
+    inner = Stack(
+        id="parts",
+        repeat=2,
+        kinds=(LayerKind(block="LlamaDecoderLayer"),),
+        inputs=FrozenMap({"hidden_states": "hidden_states", "cos": "cos", "sin": "sin"}),
+    )
+    outer = Block(inputs=("hidden_states", "cos", "sin"), nodes=(inner,), outputs=FrozenMap({"out": "parts"}))
+    block = whole.blocks["LlamaModel"]
+    stack = block.node("layers")
+    assert isinstance(stack, Stack)
+    nodes = tuple(
+        stack.replace(kinds=(LayerKind(block="Pair"),)) if node.id == "layers" else node for node in block.nodes
+    )
+    whole = whole.with_block("Pair", outer).with_block("LlamaModel", block.replace(nodes=nodes))
+    for setup in (Setup("train", 1, 64, "bf16"), Setup("decode", 1, 64, "bf16")):
+        assert tiled(whole, setup) == untiled(whole, setup)
+
+
+def test_the_list_of_events_and_the_running_sum_tell_the_same_peak() -> None:
+    traced = model(document("llama", num_hidden_layers=9), Setup("train", 1, 128, "bf16"))
+    listed = events(traced)
+    live: dict[int, int] = {}
+    for nbytes, number in listed:
+        if nbytes > 0:
+            assert number not in live
+            live[number] = nbytes
+        else:
+            assert live.pop(number) == -nbytes
+    assert max(accumulate(nbytes for nbytes, _ in listed)) == peak(traced)
+
+
+class Real(Interpreter):
+    """Runs every layer for real, letting go of values as the traced run does."""
+
+    stack = EveryLayer.stack  # type: ignore[assignment]
+
+
+def really_allocated(whole: Document, dtype: str, ids: torch.Tensor) -> int:
+    """The peak of PyTorch's own CPU allocations in a training step, by the profiler."""
+    weights: dict[str, torch.Tensor] = {}
+
+    def weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
+        if key not in weights:
+            weights[key] = torch.randn(shape, dtype=DTYPES[dtype]).requires_grad_()
+        return weights[key]
+
+    model = Real(whole, weight, Context(*ids.shape, torch.device("cpu"), DTYPES[dtype], "math"))
+
+    def step() -> None:
+        for made in weights.values():
+            made.grad = None
+        outputs = dict(model.run({"input_ids": ids}))
+        causal_loss(outputs.pop("logits"), ids).backward()
+
+    step()
+    for made in weights.values():
+        made.grad = None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    found: list[tuple[int, int]] = []
+
+    def visit(event: Any) -> None:
+        if event.tag.name == "Allocation":
+            found.append((event.start_time_ns, event.extra_fields.alloc_size))
+        for child in event.children:
+            visit(child)
+
+    for event in recorded.profiler.kineto_results.experimental_event_tree():
+        visit(event)
+    return max(accumulate(nbytes for _, nbytes in sorted(found, key=lambda pair: pair[0])))
+
+
+@pytest.mark.parametrize("vocab", [50, 8000], ids=["peak in the layers", "peak at the loss"])
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_the_traced_peak_is_that_of_a_real_step_on_the_cpu(
+    dtype: str, vocab: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tape, "rounded", lambda nbytes: nbytes)  # the CPU's allocator does not round
+    monkeypatch.setattr(trace, "rounded", lambda nbytes: nbytes)
+    whole = document("llama", num_hidden_layers=3, vocab_size=vocab)
+    blocks = below(whole.blocks, whole.root)
+    scope = relevant(blocks, whole.root, whole.environment)
+    tracer = EveryLayer(blocks, whole.root, scope, Setup("train", 2, 64, dtype), whole.tied)
+    tracer.context.backend = "math"
+    run_root(tracer, blocks, whole.root)
+    traced = max(accumulate(nbytes for nbytes, _ in tracer.tape.events))
+    real = really_allocated(whole, dtype, torch.zeros(2, 64, dtype=torch.long))
+    # Scalars of 8 bytes that Python numbers become are tensors on the CPU and not on meta.
+    assert 0 <= real - traced <= 64
