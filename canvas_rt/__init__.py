@@ -11,11 +11,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from canvas_rt.codegen import Source, emit
     from canvas_rt.diagnostics import Diagnostic
+    from canvas_rt.diff import diff
     from canvas_rt.edits import apply, inverse, parse_edits
     from canvas_rt.errors import CanvasError
     from canvas_rt.importer import import_model, open_source, open_zoo, zoo_models
     from canvas_rt.ir import Document, load, save
-    from canvas_rt.diff import diff
     from canvas_rt.physics import check, measure
     from canvas_rt.physics.hardware import hardware_names, load_hardware
     from canvas_rt.verifier import Certificate, verify

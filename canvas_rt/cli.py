@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not hasattr(chosen, "run"):
         parser.print_help()
         return OK
+    for stream in (sys.stdout, sys.stderr):  # a terminal without × gets an escape, not a traceback
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(chosen.run(chosen))
     except CanvasError as error:
@@ -40,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("CANVAS_TRACEBACK"):
             raise
         unexpected = CanvasError(
-            f"a flaw of Canvas itself: {type(error).__name__}: {error}", hint="CANVAS_TRACEBACK=1 shows where. Please report it."
+            f"a flaw of Canvas itself: {type(error).__name__}: {error}",
+            hint="CANVAS_TRACEBACK=1 shows where. Please report it.",
         )
         report_error(unexpected, chosen.json)
         return AT_FAULT
@@ -50,7 +56,16 @@ def report_error(error: CanvasError, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": error.message, "path": error.path, "hint": error.hint}))
     else:
-        print(f"canvas-rt: {error}", file=sys.stderr)
+        print(f"canvas-rt: {printable(str(error))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Text from a file, without the control characters by which it could steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def say(text: object) -> None:
+    print(printable(str(text)))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -111,7 +126,9 @@ def add_scenario(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hardware", default="a100-80gb", metavar="CARD", help="a card of 'canvas-rt hardware'")
     parser.add_argument("--mode", default="train", help="train, prefill or decode")
     parser.add_argument("--batch", type=int, default=1, help="sequences at a time")
-    parser.add_argument("--sequence", type=int, default=None, help="tokens of a sequence (4096, or all that the model takes)")
+    parser.add_argument(
+        "--sequence", type=int, default=None, help="tokens of a sequence (4096, or all that the model takes)"
+    )
     parser.add_argument("--dtype", default="bf16", help="bf16, fp16 or fp32")
     parser.add_argument("--optimizer", default="adamw", help="in training")
 
@@ -167,23 +184,27 @@ def import_(chosen: argparse.Namespace) -> int:
     finally:
         done()
     save(assigned(document, chosen.set), chosen.output)
-    print_json(report.to_json()) if chosen.json else print(f"{document.root} → {chosen.output}\n{report}")
+    print_json(report.to_json()) if chosen.json else say(f"{document.root} → {chosen.output}\n{report}")
     return OK
 
 
 def check_output(path: str) -> None:
     """Say before any work that a file cannot be written."""
-    parent = Path(path).parent
-    if not parent.is_dir():
-        raise CanvasError("is no folder", path=str(parent), hint="Make it first, or choose another.")
-    if Path(path).is_dir():
-        raise CanvasError("is a folder", path=path, hint="Name a file that ends in .canvas.json.")
+    parent = os.path.dirname(path) or "."
+    if not os.path.isdir(parent):
+        raise CanvasError("is no folder", path=parent, hint="Make it first, or choose another.")
+    if not path or os.path.isdir(path):
+        raise CanvasError("is a folder", path=path or ".", hint="Name a file that ends in .canvas.json.")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise CanvasError("exists and is no regular file", path=path, hint="Choose another name.")
+    if not os.access(parent, os.W_OK):
+        raise CanvasError("cannot be written to", path=parent, hint="Choose another folder.")
 
 
 def assigned(document: Any, assignments: Sequence[str]) -> Any:
     from canvas_rt.edits import apply, parse_assignment
 
-    edits = []
+    edits: list[Any] = []
     for text in assignments:  # each is read against what those before it made
         edits.append(parse_assignment(apply(document, *edits), text))
     return apply(document, *edits) if edits else document
@@ -199,8 +220,8 @@ def show(chosen: argparse.Namespace) -> int:
     if chosen.json:
         print(dumps(document), end="")
         return OK
-    print(text.heading(document, count_parameters(document).total))
-    print(text.unfolded(document) if chosen.unfold else text.folded(document, check_document(document).shapes))
+    say(text.heading(document, count_parameters(document).total))
+    say(text.unfolded(document) if chosen.unfold else text.folded(document, check_document(document).shapes))
     return OK
 
 
@@ -219,7 +240,7 @@ def edit(chosen: argparse.Namespace) -> int:
     edited = assigned(edited, chosen.set)
     save(edited, chosen.output)
     count = len(edited.log) - len(document.log)
-    print_json({"edits": count, "output": chosen.output}) if chosen.json else print(f"{count} edits → {chosen.output}")
+    print_json({"edits": count, "output": chosen.output}) if chosen.json else say(f"{count} edits → {chosen.output}")
     return OK
 
 
@@ -235,7 +256,7 @@ def check(chosen: argparse.Namespace) -> int:
         print_json({"ok": not errors, "diagnostics": [d.to_json() for d in diagnostics], "shapes": shapes})
     else:
         for diagnostic in diagnostics:
-            print(diagnostic)
+            say(diagnostic)
         print(f"{len(found.shapes)} values; " + ("errors above" if errors else "all shapes agree"))
     return AT_FAULT if errors else OK
 
@@ -244,13 +265,10 @@ def over_budget(document: Any, chosen: argparse.Namespace) -> list[Any]:
     from canvas_rt.diagnostics import Diagnostic
 
     name, _, amount = chosen.budget.partition("=")
-    number, unit = amount.rstrip("GiBgb"), amount[len(amount.rstrip("GiBgb")) :].lower()
-    try:
-        budget = float(number) * {"gb": 1e9, "gib": 2**30}[unit]
-    except (ValueError, KeyError) as error:
-        raise CanvasError(f"'{chosen.budget}' is no budget", path="--budget", hint="As in vram=80GB.") from error
-    if name != "vram":
-        raise CanvasError(f"there is no budget for '{name}'", path="--budget", hint="As in vram=80GB.")
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(gb|gib)\s*", amount.lower())
+    if name != "vram" or not found:
+        raise CanvasError(f"'{chosen.budget}' is no budget", path="--budget", hint="As in vram=80GB.")
+    budget = float(found[1]) * {"gb": 1e9, "gib": 2**30}[found[2]]
     taken = measured(document, chosen).memory.device_total
     if taken <= budget:
         return []
@@ -261,8 +279,9 @@ def over_budget(document: Any, chosen: argparse.Namespace) -> list[Any]:
 def measured(document: Any, chosen: argparse.Namespace) -> Any:
     from canvas_rt.physics import measure as measure_document
 
-    positions = document.environment.get("max_position_embeddings", 4096)
-    sequence = chosen.sequence if chosen.sequence is not None else min(4096, positions)
+    positions = document.environment.get("max_position_embeddings")
+    usual = min(4096, positions) if isinstance(positions, int) else 4096
+    sequence = chosen.sequence if chosen.sequence is not None else usual
     return measure_document(
         document,
         hardware=chosen.hardware,
@@ -296,7 +315,9 @@ def measure_text(report: Any) -> str:
     gib, memory, scenario = 2**30, report.memory, report.scenario
     card = load_hardware(report.hardware)
     parts = {
-        name: getattr(memory, name) for name in ("weights", "gradients", "optimizer", "activations", "kv_cache") if getattr(memory, name)
+        name: getattr(memory, name)
+        for name in ("weights", "gradients", "optimizer", "activations", "kv_cache")
+        if getattr(memory, name)
     }
     lines = [
         f"{scenario.mode}, batch {scenario.batch} × {scenario.sequence} tokens, {scenario.dtype}, on {card.name}",
@@ -336,16 +357,18 @@ def require_sound(document: Any) -> None:
 
 def verify(chosen: argparse.Namespace) -> int:
     target: Any = chosen.source
-    if not (Path(target) / "model.py").is_file():
-        if Path(target).is_dir() and not (Path(target) / "config.json").is_file():
-            raise CanvasError("holds no model.py", path=target, hint="Verify a folder that 'canvas-rt emit' wrote, or a document.")
+    if not os.path.isfile(os.path.join(target, "model.py")):
+        if os.path.isdir(target) and not os.path.isfile(os.path.join(target, "config.json")):
+            raise CanvasError(
+                "holds no model.py", path=target, hint="Verify a folder that 'canvas-rt emit' wrote, or a document."
+            )
         target = open_source(target)
         require_sound(target)
     try:
         certificate = canvas_rt.verify(target, progress=progress)
     finally:
         done()
-    print_json(certificate.to_json()) if chosen.json else print(certificate)
+    print_json(certificate.to_json()) if chosen.json else say(certificate)
     return OK if certificate.passed else AT_FAULT
 
 
@@ -357,7 +380,7 @@ def diff(chosen: argparse.Namespace) -> int:
         except CanvasError as error:
             raise CanvasError(error.message, path=name) from error
     found = canvas_rt.diff(a, b)
-    print_json(found.to_json()) if chosen.json else print(found)
+    print_json(found.to_json()) if chosen.json else say(found)
     return OK
 
 

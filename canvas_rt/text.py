@@ -15,7 +15,11 @@ Shapes = Mapping[str, Any]
 def folded(document: Document, shapes: Shapes) -> str:
     """The whole model with its stacks closed: one line an item, in the order of execution."""
     rows = [(name, "", "", shape_text(shapes.get(name))) for name in document.blocks[document.root].inputs]
-    rows += [row(visit, shapes) for visit in walk(document) if not isinstance(visit.item, Use) and not in_layers(document, visit)]
+    rows += [
+        row(visit, shapes)
+        for visit in walk(document)
+        if not isinstance(visit.item, Use) and not in_layers(document, visit)
+    ]
     return "\n".join([*layout(rows), *variants(document)])
 
 
@@ -29,7 +33,10 @@ def unfolded(document: Document) -> str:
     lines: list[str] = []
     for name in reversed(reachable_blocks(document)):
         block = document.blocks[name]
-        lines += ["", f"{name}({', '.join(block.inputs)})" + (f"  # {block.role.replace('_', ' ')}" if block.role else "")]
+        lines += [
+            "",
+            f"{name}({', '.join(block.inputs)})" + (f"  # {block.role.replace('_', ' ')}" if block.role else ""),
+        ]
         ordered, cycle = execution_order(block)
         stuck = [item for item in block.nodes if item.id in cycle]
         for item in (*ordered, *stuck):
@@ -40,7 +47,12 @@ def unfolded(document: Document) -> str:
 
 
 def row(visit: Visit, shapes: Shapes) -> tuple[str, str, str, str]:
-    return visit.path, title(visit.item), detail(visit.item, visit.environment), shape_text(shapes.get(visit.path), visit.item)
+    return (
+        visit.path,
+        title(visit.item),
+        detail(visit.item, visit.environment),
+        shape_text(shapes.get(visit.path), visit.item),
+    )
 
 
 def layout(rows: list[tuple[str, str, str, str]]) -> Iterator[str]:
@@ -73,8 +85,10 @@ def detail(item: Node | Use | Stack, environment: Mapping[str, Any] | None = Non
             return attrs["size"]
         case "rotary_embedding":
             parameters = resolved(item, "parameters", environment)
-            kind = parameters.get("rope_type") if isinstance(parameters, Mapping) else attrs["parameters"]
-            return f"{attrs['head_dim']}, {kind}" + (" scaling" if kind not in ("default", None) else "")
+            if not isinstance(parameters, Mapping):
+                return f"{attrs['head_dim']}, {attrs['parameters']}"
+            kind = parameters.get("rope_type", "default")
+            return attrs["head_dim"] + (f", {kind} scaling" if kind != "default" else "")
         case "split_heads":
             return f"{attrs['heads']} × {attrs['head_dim']}"
         case "attention":

@@ -103,7 +103,9 @@ class Plan:
         found: set[str] = set()
         for name in self.order:
             for item in self.items(name):
-                if (isinstance(item, Node) and item.op == "attention") or any(inner in found for inner in blocks_of(item)):
+                if (isinstance(item, Node) and item.op == "attention") or any(
+                    inner in found for inner in blocks_of(item)
+                ):
                     found.add(name)
         return frozenset(found)
 
@@ -142,7 +144,9 @@ class Plan:
         """Every attention window, as written."""
         nodes = [node for name in self.order for node in self.attention_nodes(name)]
         overridden = {
-            f"{name}={value}" for kind in self.backbone[1].kinds for name, value in kind.sizes.items()
+            f"{name}={value}"
+            for kind in self.backbone[1].kinds
+            for name, value in kind.sizes.items()
             if any(f"={name}" == complete(node)["window"] for node in nodes)
         }
         return frozenset({str(complete(node)["window"]) for node in nodes} | overridden)
@@ -171,13 +175,17 @@ class Plan:
 
     def validate(self) -> None:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
-        backbone, stack = self.backbone
+        backbone, _stack = self.backbone
         for name in self.attending:
             if name not in self.inner and name not in (backbone, self.document.root):
-                raise EmitError("attends outside the layers", path=name, hint="Move the attention into a layer of the stack.")
+                raise EmitError(
+                    "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
+                )
         for name in (backbone, self.document.root):
             if self.attention_nodes(name):
-                raise EmitError("attends outside the layers", path=name, hint="Move the attention into a layer of the stack.")
+                raise EmitError(
+                    "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
+                )
         for layer in self.layer_blocks:
             if self.attentions_in(layer) > 1:
                 raise EmitError(
@@ -187,7 +195,11 @@ class Plan:
                 )
         root = self.document.blocks[self.document.root]
         uses = [item for item in root.nodes if isinstance(item, Use) and item.block == backbone]
-        readers = [i.id for i in root.nodes if not (isinstance(i, Use) and i.block == backbone) and "input_ids" in i.inputs.values()]
+        readers = [
+            i.id
+            for i in root.nodes
+            if not (isinstance(i, Use) and i.block == backbone) and "input_ids" in i.inputs.values()
+        ]
         if len(uses) != 1 or list(uses[0].inputs.values()) != ["input_ids"] or readers:
             raise EmitError(
                 f"'{self.document.root}' must pass input_ids to one backbone block, and nothing else may read them",
@@ -206,7 +218,9 @@ class Plan:
         for item in block.nodes:
             if item.id in RESERVED and not (isinstance(item, Node) and item.op not in MODULES):
                 raise EmitError(
-                    f"'{item.id}' is a name that every module has for itself", path=f"{name}.{item.id}", hint="Rename the node."
+                    f"'{item.id}' is a name that every module has for itself",
+                    path=f"{name}.{item.id}",
+                    hint="Rename the node.",
                 )
 
 
@@ -296,15 +310,24 @@ class BlockWriter:
         """What constructs an item's module, or None for functions."""
         if isinstance(item, Use):
             index = [ast.Name("layer_idx", ast.Load())] if BlockWriter(self.plan, item.block).takes_index else []
-            return ast.Call(ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load()), *index], [])
+            return ast.Call(
+                ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load()), *index], []
+            )
         if isinstance(item, Stack):
             return None
         attrs = {name: setting(value, self.owner) for name, value in complete(item).items()}
         match item.op:
             case "linear":
-                return quote("nn.Linear(i, o, bias=b)", i=attrs["in_features"], o=attrs["out_features"], b=attrs["bias"])
+                return quote(
+                    "nn.Linear(i, o, bias=b)", i=attrs["in_features"], o=attrs["out_features"], b=attrs["bias"]
+                )
             case "embedding":
-                made = quote("nn.Embedding(n, d, padding_idx=p)", n=attrs["num_embeddings"], d=attrs["embedding_dim"], p=attrs["padding_idx"])
+                made = quote(
+                    "nn.Embedding(n, d, padding_idx=p)",
+                    n=attrs["num_embeddings"],
+                    d=attrs["embedding_dim"],
+                    p=attrs["padding_idx"],
+                )
                 if complete(item)["padding_idx"] is None:
                     made.keywords.clear()  # type: ignore[attr-defined]
                 return made
@@ -325,12 +348,18 @@ class BlockWriter:
     def rotary(self, node: Node) -> ast.expr:
         """A rotary embedding reads the config; one with settings of its own reads a copy that holds these."""
         attrs = complete(node)
-        usual = {"head_dim": "=head_dim", "parameters": "=rope_parameters", "max_position_embeddings": "=max_position_embeddings"}
+        usual = {
+            "head_dim": "=head_dim",
+            "parameters": "=rope_parameters",
+            "max_position_embeddings": "=max_position_embeddings",
+        }
         fields = {"parameters": "rope_parameters"}
         changed = {fields.get(name, name): setting(value) for name, value in attrs.items() if value != usual[name]}
         config: ast.expr = ast.Name("config", ast.Load())
         if changed:
-            config = ast.Call(ast.Name("with_values", ast.Load()), [config], [ast.keyword(n, v) for n, v in changed.items()])
+            config = ast.Call(
+                ast.Name("with_values", ast.Load()), [config], [ast.keyword(n, v) for n, v in changed.items()]
+            )
         return ast.Call(ast.Name(self.plan.names.rotary, ast.Load()), [config], [])
 
     # forward
@@ -405,7 +434,9 @@ class BlockWriter:
         if not is_expression(value):
             return setting(value)
         parsed = expression(value)
-        bare = isinstance(parsed.tree, ast.Name) and self.block.node(parsed.text) is None and parsed.text not in RESERVED
+        bare = (
+            isinstance(parsed.tree, ast.Name) and self.block.node(parsed.text) is None and parsed.text not in RESERVED
+        )
         attribute = parsed.text if bare else f"{node.id}_{name}"
         self.own_attributes[attribute] = setting(value, self.owner)
         return quote("self._name_", _name_=attribute)
@@ -430,7 +461,9 @@ class BlockWriter:
         )
         uses_sizes = any(node.target in vocabulary.NEEDS_SIZES for node in graph.nodes if node.op == "call_function")
         before = statements("batch, seq, _ = x.shape", x=self.arguments[self.block.inputs[0]]) if uses_sizes else []
-        layout = Layout(signature, "torch.Tensor", before, self.arguments, context=context, comments=self.comments(graph))
+        layout = Layout(
+            signature, "torch.Tensor", before, self.arguments, context=context, comments=self.comments(graph)
+        )
         if self.plan.gives_weights(self.name):
             layout.returns = "tuple[torch.Tensor, torch.Tensor | None]"
             layout.result = lambda value: statements("return value, attn_weights", value=value)

@@ -2,7 +2,7 @@
 
 import ast
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from torch import fx
 
@@ -11,9 +11,14 @@ from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import is_expression
-from canvas_rt.ops.catalogue import complete
 
-NULLABLE = {"sliding_window": "int", "pad_token_id": "int", "bos_token_id": "int", "eos_token_id": "int | list[int]", "head_dim": "int"}
+NULLABLE = {
+    "sliding_window": "int",
+    "pad_token_id": "int",
+    "bos_token_id": "int",
+    "eos_token_id": "int | list[int]",
+    "head_dim": "int",
+}
 """Fields that may be null, and what they are otherwise."""
 
 
@@ -54,16 +59,23 @@ def config_class(plan: Plan) -> str:
     lines = ["@strict", f"class {plan.names.config}(PretrainedConfig):"]
     lines += [f'    model_type = "{model_type(plan)}"', '    keys_to_ignore_at_inference = ["past_key_values"]', ""]
     for name, kind, value in config_fields(plan):
-        default = unparse(constant(tuple(value) if isinstance(value, tuple) else value)) if not isinstance(value, tuple) else "None"
+        default = (
+            unparse(constant(tuple(value) if isinstance(value, tuple) else value))
+            if not isinstance(value, tuple)
+            else "None"
+        )
         lines.append(f"    {name}: {kind} = {default}")
     derived = {name: value for name, value in plan.document.sizes.items() if is_expression(value)}
     body: list[ast.stmt] = []
     for name, value in in_order(derived):
-        body += statements("if self._name_ is None:\n    self._name_ = value", _name_=name, value=setting(value, "self"))
+        body += statements(
+            "if self._name_ is None:\n    self._name_ = value", _name_=name, value=setting(value, "self")
+        )
     if plan.several_classes:
         default = plan.backbone[1].kinds[0].block
         body += statements(
-            "if self.layer_kinds is None:\n    self.layer_kinds = [kind] * self.num_hidden_layers", kind=ast.Constant(default)
+            "if self.layer_kinds is None:\n    self.layer_kinds = [kind] * self.num_hidden_layers",
+            kind=ast.Constant(default),
         )
     if body:
         body += statements("super().__post_init__(**kwargs)")
@@ -86,7 +98,7 @@ def model_type(plan: Plan) -> str:
     return f"canvas_{known or 'model'}"
 
 
-RMS_NORM = '''
+RMS_NORM = """
 class {name}(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -97,9 +109,9 @@ class {name}(nn.Module):
         wide = hidden_states.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden_states.dtype)
-'''
+"""
 
-ROTARY = '''
+ROTARY = """
 class {name}(nn.Module):
     def __init__(self, config: {config}) -> None:
         super().__init__()
@@ -124,9 +136,9 @@ class {name}(nn.Module):
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
-'''
+"""
 
-APPLY_ROTARY = '''
+APPLY_ROTARY = """
 def rotate_half(x: torch.Tensor) -> torch.Tensor:
     half = x.shape[-1] // 2
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
@@ -137,9 +149,9 @@ def apply_rotary(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
-'''
+"""
 
-EAGER_ATTENTION = '''
+EAGER_ATTENTION = """
 def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
     if groups == 1:
         return x
@@ -165,7 +177,7 @@ def eager_attention_forward(
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-'''
+"""
 
 WITH_VALUES = '''
 def with_values(config: {config}, **values: Any) -> {config}:
@@ -240,10 +252,17 @@ class BackboneWriter(BlockWriter):
         """What constructs the stack."""
         if not self.plan.several_classes:
             layer = ast.Name(self.plan.names.of(self.plan.layer_blocks[0]), ast.Load())
-            return quote("nn.ModuleList([layer(config, index) for index in range(config.num_hidden_layers)])", layer=layer)
+            return quote(
+                "nn.ModuleList([layer(config, index) for index in range(config.num_hidden_layers)])", layer=layer
+            )
         names = self.plan.layer_blocks
-        classes = ast.Dict([ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names])
-        return quote("nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config.layer_kinds)])", table=classes)
+        classes = ast.Dict(
+            [ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names]
+        )
+        return quote(
+            "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config.layer_kinds)])",
+            table=classes,
+        )
 
     def cache_places(self) -> list[ast.stmt]:
         """Layers without attention have no place in the cache: those with one are numbered without gaps."""
@@ -271,7 +290,7 @@ class BackboneWriter(BlockWriter):
         """A value that the statements before the graph compute."""
         for node in graph.nodes:
             if node.op == "placeholder" and node.target == name:
-                return node
+                return cast(fx.Node, node)
         first = next(iter(graph.nodes))
         with graph.inserting_before(first):
             return graph.placeholder(name)
@@ -290,7 +309,9 @@ class BackboneWriter(BlockWriter):
             "    raise ValueError('give exactly one of input_ids and inputs_embeds')\n"
         )
         if embedding is not None:
-            before += statements("if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id)
+            before += statements(
+                "if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id
+            )
         before += statements(
             "if use_cache and past_key_values is None:\n"
             "    past_key_values = DynamicCache(config=self.config)\n"
@@ -346,12 +367,19 @@ class BackboneWriter(BlockWriter):
                 f"mask = make_mask({arguments})"
             )
         overlay = unparse(setting(window if is_expression(window) else int(window), "self.config"))
-        return statements(f"mask = create_causal_mask({arguments}, and_mask_function=sliding_window_overlay({overlay}))")
+        return statements(
+            f"mask = create_causal_mask({arguments}, and_mask_function=sliding_window_overlay({overlay}))"
+        )
 
     def source(self) -> str:
         graph = self.graph()
         forward = print_graph(graph, self.layout(graph))
-        lines = [f"class {self.plan.names.of(self.name)}({self.plan.names.pretrained}):", *indent(self.init()), "", *indent(forward)]
+        lines = [
+            f"class {self.plan.names.of(self.name)}({self.plan.names.pretrained}):",
+            *indent(self.init()),
+            "",
+            *indent(forward),
+        ]
         return "\n".join(lines) + "\n"
 
 

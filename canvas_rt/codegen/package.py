@@ -27,8 +27,8 @@ from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import is_expression, resolve
 from canvas_rt.ir.files import dumps
 from canvas_rt.ir.frozen import thaw
-from canvas_rt.ir.graph import layer_count
-from canvas_rt.ops.catalogue import complete
+from canvas_rt.ir.graph import layer_count, walk
+from canvas_rt.physics.shapes import check
 
 LINE = 120
 """Characters on a line of emitted code."""
@@ -47,7 +47,9 @@ class Source:
         An existing folder is replaced only if Canvas wrote it (it holds `document.canvas.json`) or it is empty.
         """
         target = Path(folder)
-        if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "document.canvas.json").exists())):
+        if target.exists() and (
+            not target.is_dir() or (any(target.iterdir()) and not (target / "document.canvas.json").exists())
+        ):
             raise CanvasError("exists and was not written by Canvas", path=str(folder), hint="Choose another folder.")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,14 +68,14 @@ class Source:
             raise CanvasError(f"cannot be written: {error.strerror}", path=str(folder)) from error
 
 
-def emit(document: Document, *, comments: Mapping[tuple[str, str], str] | None = None) -> Source:
+def emit(document: Document) -> Source:
     """A document as source: the same document always gives the same bytes.
 
-    `comments`: shapes to write beside lines, by block and node id.
     Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out.
     """
-    plan = Plan(document, comments or {})
+    plan = Plan(document)
     plan.validate()
+    plan.comments = head_shapes(document)
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
@@ -82,6 +84,18 @@ def emit(document: Document, *, comments: Mapping[tuple[str, str], str] | None =
         "document.canvas.json": dumps(document),
     }
     return Source(files)
+
+
+def head_shapes(document: Document) -> dict[tuple[str, str], str]:
+    """The shapes of what is split into heads, by block and node: where a reader of attention asks for them."""
+    shapes = check(document).shapes
+    found: dict[tuple[str, str], str] = {}
+    for visit in walk(document):
+        if isinstance(visit.item, Node) and visit.item.op == "split_heads":
+            known = shapes.get(visit.path, (None,))[0]
+            if known is not None:
+                found.setdefault((visit.block, visit.item.id), str(known))
+    return found
 
 
 def module_source(plan: Plan) -> str:
@@ -132,7 +146,10 @@ IMPORTS = (
     ("create_sliding_window_causal_mask", "from transformers.masking_utils import create_sliding_window_causal_mask"),
     ("sliding_window_overlay", "from transformers.masking_utils import sliding_window_overlay"),
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
-    ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast"),
+    (
+        "BaseModelOutputWithPast",
+        "from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast",
+    ),
     ("ROPE_INIT_FUNCTIONS", "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS"),
     ("RopeParameters", "from transformers.modeling_rope_utils import RopeParameters"),
     ("dynamic_rope_update", "from transformers.modeling_rope_utils import dynamic_rope_update"),
@@ -153,9 +170,20 @@ def format_source(text: str) -> str:
     """Sorted imports and one style, by ruff."""
     from ruff.__main__ import find_ruff_bin
 
-    common = ["--isolated", "--quiet", "--line-length", str(LINE), "--target-version", "py310", "--stdin-filename", "model.py"]
+    common = [
+        "--isolated",
+        "--quiet",
+        "--line-length",
+        str(LINE),
+        "--target-version",
+        "py310",
+        "--stdin-filename",
+        "model.py",
+    ]
     for command in (["check", "--select", "I,F401", "--fix-only"], ["format"]):
-        done = subprocess.run([find_ruff_bin(), *command, *common, "-"], input=text, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [find_ruff_bin(), *command, *common, "-"], input=text, capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise EmitError(f"ruff refuses the emitted code: {done.stderr.strip()[:400]}")
         text = done.stdout
@@ -203,7 +231,10 @@ def generation_json(document: Document) -> dict[str, Any]:
 def card(plan: Plan) -> str:
     """The model card."""
     document, origin = plan.document, plan.document.origin
-    edits = "\n".join(f"- `{json.dumps(thaw(edit), ensure_ascii=True)}`" for edit in document.log) or "None: it is the original."
+    edits = (
+        "\n".join(f"- `{json.dumps(thaw(edit), ensure_ascii=True)}`" for edit in document.log)
+        or "None: it is the original."
+    )
     return f"""---
 library_name: transformers
 tags: [canvas]
@@ -233,4 +264,4 @@ def title_of(text: str) -> str:
     return "".join(c if c.isalnum() or c in " .-_/" else "_" for c in text)
 
 
-__all__ = ["Source", "complete", "emit"]
+__all__ = ["Source", "emit"]

@@ -95,16 +95,18 @@ class _Printer:
             body=[ast.Pass()],
             decorator_list=[quote(name) for name in self.layout.decorators],
             returns=quote(self.layout.returns),
-            type_params=[],
         )
+        function.type_params = []  # type: ignore[attr-defined]  # Python 3.12 and later
         lines = unparse(function).splitlines()[:-1]
         for statement, comment in self.body:
+            if comment:  # on a line of its own: behind a long line it would make the formatter break that
+                lines.append(f"    # {comment}")
             whole = unparse([statement])
             if isinstance(statement, ast.Return) and isinstance(statement.value, ast.Tuple):
                 whole = "return " + ", ".join(unparse(value) for value in statement.value.elts)
             text = whole.splitlines()
             lines += [f"    {line}" for line in text[:-1]]
-            lines.append(f"    {text[-1]}" + (f"  # {comment}" if comment else ""))
+            lines.append(f"    {text[-1]}")
         return "\n".join(lines) + "\n"
 
     def expect(self, node: fx.Node) -> fx.Node:
@@ -155,7 +157,11 @@ class _Printer:
         if self.waiting[node] == 1 and not node.meta.get("named"):
             self.values[node] = expression
             return
-        name = reusable if reusable and not self.pending(reusable) else fresh(node.meta.get("variable", node.name), self.taken)
+        name = (
+            reusable
+            if reusable and not self.pending(reusable)
+            else fresh(node.meta.get("variable", node.name), self.taken)
+        )
         self.assign(node, name, expression)
 
     def reusable(self, node: fx.Node) -> str | None:
@@ -218,7 +224,9 @@ class _Printer:
             " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
         )
         if node.meta.get("window"):
-            template = template.replace("scaling=self.scaling,", "scaling=self.scaling, sliding_window=self.sliding_window,")
+            template = template.replace(
+                "scaling=self.scaling,", "scaling=self.scaling, sliding_window=self.sliding_window,"
+            )
         if node.meta.get("masks"):
             template = template.replace("attention_mask,", "attention_mask[self.sliding_window],")
         if node.meta.get("groups_at_run_time"):
@@ -247,4 +255,3 @@ class _Printer:
         )
         self.body += [(s, "") for s in loop]
         self.bind(node, name)
-

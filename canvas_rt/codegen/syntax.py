@@ -12,7 +12,21 @@ from typing import Any
 from canvas_rt.ir.expressions import expression, is_expression
 
 GLOBALS = frozenset(
-    {"torch", "nn", "copy", "Any", "Callable", "Tensor", "Cache", "DynamicCache", "strict", "super", "self", "config", "kwargs"}
+    {
+        "torch",
+        "nn",
+        "copy",
+        "Any",
+        "Callable",
+        "Tensor",
+        "Cache",
+        "DynamicCache",
+        "strict",
+        "super",
+        "self",
+        "config",
+        "kwargs",
+    }
 )
 """Names that emitted modules use for themselves."""
 

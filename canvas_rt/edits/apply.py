@@ -89,7 +89,7 @@ def difference(before: Document, after: Document) -> Restore:
     parts = {part: getattr(before, part) for part in PARTS if not _same(getattr(before, part), getattr(after, part))}
     names = dict.fromkeys((*before.blocks, *after.blocks))
     blocks = {name: before.blocks.get(name) for name in names if not _same_block(before, after, name)}
-    kept = {**{name: None for name in after.blocks}, **blocks}
+    kept = {**dict.fromkeys(after.blocks), **blocks}
     order = [name for name in kept if name in before.blocks]
     return Restore(
         **parts,

@@ -111,7 +111,9 @@ class ArchitectureImport:
                     if field == "num_key_value_heads":
                         unlike[field, value] = self.assignments[probe]["num_attention_heads"] * (step + 1)
                     else:
-                        unlike[field, value] = base * (2 * step + 1) + (2 * step if field != "num_attention_heads" else 0)
+                        unlike[field, value] = base * (2 * step + 1) + (
+                            2 * step if field != "num_attention_heads" else 0
+                        )
                 result[layer][field] = unlike[field, value]
         return result
 
@@ -129,7 +131,8 @@ class ArchitectureImport:
     def trace_depth(self) -> int:
         """Layers to make for a trace: all where something is set layer by layer, else two, to see one feed the next."""
         by_layer = bool(self.overrides) or any(
-            isinstance(value, list) and len(value) == self.depth and field != "eos_token_id" for field, value in self.raw.items()
+            isinstance(value, list) and len(value) == self.depth and field != "eos_token_id"
+            for field, value in self.raw.items()
         )
         return self.depth if by_layer else min(self.depth, 2)
 
@@ -149,7 +152,13 @@ class ArchitectureImport:
             links = self.links(traces[0], overrides[0])
             environments = [{**self.values, **assignment} for assignment in self.assignments]
             builder = Builder(
-                traces, environments, overrides, self.values, self.overrides, lambda path: self.spread(members[path]), links
+                traces,
+                environments,
+                overrides,
+                self.values,
+                self.overrides,
+                lambda path: self.spread(members[path]),
+                links,
             )
             root, blocks = builder.build()
         except TraceError as error:
@@ -243,8 +252,8 @@ class ArchitectureImport:
 
     def compare_parameters(self, document: Document) -> None:
         """The document's parameters must be the original's at the real sizes: names and shapes, layer kind by kind."""
-        from canvas_rt.ops.catalogue import complete, parameter_shapes
         from canvas_rt.ir.expressions import resolve
+        from canvas_rt.ops.catalogue import complete, parameter_shapes
 
         given = {**self.without_layers(self.raw), "num_hidden_layers": self.trace_depth}
         if self.overrides:
@@ -284,7 +293,9 @@ class ArchitectureImport:
     @property
     def _model_class(self) -> type:
         if not hasattr(self, "_class"):
-            self._class = type(self.factory.model(make_config(self.factory, self._tiny(), self.name), torch.bfloat16, "meta"))
+            self._class = type(
+                self.factory.model(make_config(self.factory, self._tiny(), self.name), torch.bfloat16, "meta")
+            )
         return self._class
 
     def _tiny(self) -> dict[str, Any]:
@@ -322,7 +333,11 @@ def followed(base: Traced, changed: Traced, value: Any) -> list[tuple[str, str, 
         for before, after in zip(block.nodes, other.nodes, strict=True):
             if before == after:
                 continue
-            if not isinstance(before, Node) or not isinstance(after, Node) or before.replace(attrs=after.attrs) != after:
+            if (
+                not isinstance(before, Node)
+                or not isinstance(after, Node)
+                or before.replace(attrs=after.attrs) != after
+            ):
                 return None
             for setting in before.attrs.keys() | after.attrs.keys():
                 if before.attrs.get(setting) != after.attrs.get(setting):
@@ -363,7 +378,9 @@ def signature(module: nn.Module) -> str:
         plain = {
             name: value
             for name, value in sorted(vars(child).items())
-            if isinstance(value, bool | int | float | str) and name not in ("layer_idx", "training") and not name.startswith("_")
+            if isinstance(value, bool | int | float | str)
+            and name not in ("layer_idx", "training")
+            and not name.startswith("_")
         }
         shapes = {name: list(p.shape) for name, p in child.named_parameters(recurse=False)}
         parts.append([path, type(child).__name__, plain, shapes])

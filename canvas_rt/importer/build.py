@@ -63,9 +63,7 @@ class Builder:
         first = versions[0]
         if any(len(version.nodes) != len(first.nodes) for version in versions):
             raise TraceError(f"{stand_in}: its graph changes with the sizes")
-        items = tuple(
-            self.item([version.nodes[i] for version in versions], stand_in) for i in range(len(first.nodes))
-        )
+        items = tuple(self.item([version.nodes[i] for version in versions], stand_in) for i in range(len(first.nodes)))
         block = Block(inputs=first.inputs, nodes=items, outputs=first.outputs)
         block = block.replace(role=role_of(block, self.blocks))
         name = self.traces[0].classes[stand_in].removeprefix(PREFIX)
@@ -99,7 +97,9 @@ class Builder:
             return f"={self.links[where]}"
         found = express(values, [self.environment(probe) for probe in range(len(values))])
         if found is None and values[0] is not None:
-            raise TraceError(f"{'.'.join(where).replace('__', '.')}: {list(values)} follows from no field of the config")
+            raise TraceError(
+                f"{'.'.join(where).replace('__', '.')}: {list(values)} follows from no field of the config"
+            )
         self.symbols.resolved += 1
         if isinstance(found, int | float) and not isinstance(found, bool) and found not in (0, 1):
             self.symbols.literal.append(".".join(where).replace("__", "."))

@@ -75,8 +75,20 @@ def own_fields(config: Any) -> list[str]:
             names.update(dict.fromkeys(cls.__annotations__))
     fields = config.to_dict()
     # Layer lists restate what the graph says itself: they are made anew when it is emitted.
-    hidden = {"layer_types", "layer_kinds", "model_type", "attribute_map", "keys_to_ignore_at_inference", "base_model_tp_plan", "base_model_pp_plan"}
-    return [name for name in (*names, *(n for n in KEPT_BASE_FIELDS if n not in names)) if name in fields and name not in hidden]
+    hidden = {
+        "layer_types",
+        "layer_kinds",
+        "model_type",
+        "attribute_map",
+        "keys_to_ignore_at_inference",
+        "base_model_tp_plan",
+        "base_model_pp_plan",
+    }
+    return [
+        name
+        for name in (*names, *(n for n in KEPT_BASE_FIELDS if n not in names))
+        if name in fields and name not in hidden
+    ]
 
 
 def make_config(factory: Factory, values: Mapping[str, Any], name: str) -> Any:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from canvas_rt.importer.trace import TraceError, is_rotary
+from canvas_rt.importer.trace import TraceError, is_rotary, rotary_width
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
-from canvas_rt.ops.catalogue import ACTIVATIONS, OPS
+from canvas_rt.ops.catalogue import OPS
 from canvas_rt.ops.kernels import ACTIVATION_KERNELS, KERNELS, Context, rms_norm, rotate_half
 
 aten = torch.ops.aten
@@ -138,11 +138,15 @@ def _rms_norm(module: nn.Module) -> Leaf | None:
 
 
 def _activation(module: nn.Module) -> Leaf | None:
-    if list(module.parameters()) or list(module.buffers()) or is_rotary(module):
+    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()) or is_rotary(module):
         return None
     x = torch.linspace(-6, 6, 257)
-    for name in ACTIVATIONS:
-        if _proved(lambda dtype, name=name: _same(module(x.to(dtype)), ACTIVATION_KERNELS[name](x.to(dtype)))):
+    for name, kernel in ACTIVATION_KERNELS.items():
+
+        def equal(dtype: torch.dtype, kernel: Callable[[Tensor], Tensor] = kernel) -> bool:
+            return _same(module(x.to(dtype)), kernel(x.to(dtype)))
+
+        if _proved(equal):
             return "activation", {"fn": name}
     return None
 
@@ -152,7 +156,7 @@ def _rotary(module: nn.Module) -> Leaf | None:
     if not is_rotary(module) or config is None or not isinstance(getattr(config, "rope_parameters", None), dict):
         return None
     attrs = {
-        "head_dim": 2 * module.inv_freq.shape[0],  # type: ignore[union-attr,index]
+        "head_dim": rotary_width(module),
         "parameters": dict(config.rope_parameters),
         "max_position_embeddings": config.max_position_embeddings,
     }
@@ -213,7 +217,8 @@ def _rotate_pattern() -> fx.Graph:
 
     # Two tensors for cos and sin: export takes one tensor given twice for one input.
     example = (torch.zeros(2, 2, 3, 4), torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
-    return torch.export.export(Pattern(), example, strict=False).graph
+    graph: fx.Graph = torch.export.export(Pattern(), example, strict=False).graph
+    return graph
 
 
 def match(pattern: fx.Graph, node: fx.Node) -> dict[str, fx.Node] | None:
@@ -222,7 +227,7 @@ def match(pattern: fx.Graph, node: fx.Node) -> dict[str, fx.Node] | None:
     Constants are not compared: they vary with the model's sizes, and the proof that follows tells whether they fit.
     """
     output = next(n for n in pattern.nodes if n.op == "output").args[0]
-    found = _match(output[0] if isinstance(output, tuple | list) else output, node, {})  # type: ignore[arg-type]
+    found = _match(output[0] if isinstance(output, tuple | list) else output, node, {})
     return None if found is None else {name: target for name, target in found.items() if not name.startswith("%")}
 
 
@@ -268,6 +273,7 @@ class _Reader:
         self.recogniser = recogniser
         self.path = path
         self.graph = recogniser.graph(path)
+        self.kind = type(recogniser.model.get_submodule(path)).__name__
         self.refs: dict[fx.Node, str] = {}
         self.items: list[Node | Use | Stack] = []
         self.names: set[str] = set()
@@ -285,8 +291,14 @@ class _Reader:
         outputs = tuple(self.ref(result) for result in results if isinstance(result, fx.Node))
         ports = ("logits",) if not self.path else ("out",)
         if len(outputs) != len(ports):
-            raise TraceError(f"{self.path or 'the model'} gives {len(outputs)} values; Canvas knows modules that give one")
-        return Block(inputs=tuple(sorted(self.inputs, key=_place)), nodes=tuple(self.items), outputs=FrozenMap(dict(zip(ports, outputs, strict=True))))
+            raise TraceError(
+                f"{self.path or 'the model'} gives {len(outputs)} values; Canvas knows modules that give one"
+            )
+        return Block(
+            inputs=tuple(sorted(self.inputs, key=_place)),
+            nodes=tuple(self.items),
+            outputs=FrozenMap(dict(zip(ports, outputs, strict=True))),
+        )
 
     def ref(self, node: fx.Node) -> str:
         if node not in self.refs:
@@ -301,7 +313,9 @@ class _Reader:
         self.names.add(candidate)
         return candidate
 
-    def add(self, node: fx.Node, name: str, op: str, inputs: Mapping[str, str], attrs: Mapping[str, Any] | None = None) -> str:
+    def add(
+        self, node: fx.Node, name: str, op: str, inputs: Mapping[str, str], attrs: Mapping[str, Any] | None = None
+    ) -> str:
         name = self.unique(name)
         self.items.append(Node(id=name, op=op, attrs=freeze(attrs or {}), inputs=FrozenMap(inputs)))
         self.refs[node] = name
@@ -312,8 +326,9 @@ class _Reader:
             self.read_module(node)
         elif node.op == "call_function":
             self.read_function(node)
-        elif node.op != "get_attr":
-            raise TraceError(f"{self.path}: a {node.op} node is not known")
+        else:
+            what = f"its own '{node.target}'" if node.op == "get_attr" else f"a {node.op} node"
+            raise TraceError(f"{self.path or 'the model'} ({self.kind}): no rule knows what it does with {what}")
 
     # modules
 
@@ -347,7 +362,9 @@ class _Reader:
             self.refs[node] = name
             return
         for user in node.users:
-            self.refs[user] = f"{name}.{outputs[int(user.args[1])]}"  # type: ignore[call-overload]
+            index = user.args[1]
+            assert isinstance(index, int)
+            self.refs[user] = f"{name}.{outputs[index]}"
 
     def wires(self, ports: tuple[str, ...], arguments: list[fx.Node]) -> FrozenMap[str, str]:
         """What feeds a block, the stream first."""
@@ -424,34 +441,38 @@ class _Reader:
         return _proved(equal)
 
     def read_function(self, node: fx.Node) -> None:
-        target = node.target
-        if target in TRANSPARENT:
-            self.refs[node] = self.ref(node.args[0])  # type: ignore[arg-type]
-        elif target is operator.getitem:
-            self.read_node(node.args[0])  # type: ignore[arg-type]  # binds all that it gives
-        elif node in self.rotations:
-            self.read_rotation(node)
-        elif target is torch.ops.canvas_rt.attention.default:
-            self.read_attention(node)
-        elif target is aten.transpose.int and self.splits_heads(node):
-            return
-        elif target in (aten.reshape.default, aten.view.default) and self.merges_heads(node):
-            return
-        elif target is aten.unsqueeze.default and self.counts_positions(node):
-            return
-        elif target is aten.slice.Tensor and _whole_slice(node):
-            self.refs[node] = self.ref(node.args[0])  # type: ignore[arg-type]
-        elif target in BINARY and all(isinstance(arg, fx.Node) for arg in node.args[:2]) and not node.kwargs:
-            self.read_binary(node, BINARY[target])
-        elif target is aten.mul.Tensor and isinstance(node.args[1], int | float):
-            self.add(node, "scaled", "scale", {"x": self.ref(node.args[0])}, {"factor": float(node.args[1])})  # type: ignore[arg-type]
-        elif target in FUNCTION_ACTIVATIONS and len(node.args) == 1 and not node.kwargs:
-            self.add(node, "activation", "activation", {"x": self.ref(node.args[0])}, {"fn": FUNCTION_ACTIVATIONS[target]})  # type: ignore[arg-type]
-        else:
-            raise TraceError(f"{self.path or 'the model'}: no rule knows {target}")
+        rules = (
+            self.passes_on,
+            self.is_one_of_several,
+            self.rotates,
+            self.attends,
+            self.splits_heads,
+            self.merges_heads,
+            self.counts_positions,
+            self.combines,
+            self.scales,
+            self.activates,
+        )
+        if not any(rule(node) for rule in rules):
+            raise TraceError(f"{self.path or 'the model'}: no rule knows {node.target}")
 
-    def read_rotation(self, node: fx.Node) -> None:
+    def passes_on(self, node: fx.Node) -> bool:
+        """Functions that change no value."""
+        if node.target in TRANSPARENT or (node.target is aten.slice.Tensor and _takes_all(node)):
+            self.refs[node] = self.ref(source_of(node))
+            return True
+        return False
+
+    def is_one_of_several(self, node: fx.Node) -> bool:
+        if node.target is not operator.getitem:
+            return False
+        self.read_node(source_of(node))  # binds all that it gives
+        return node in self.refs
+
+    def rotates(self, node: fx.Node) -> bool:
         """The two rotations that share cosines and sines are one node: queries and keys."""
+        if node not in self.rotations:
+            return False
         bound = self.rotations[node]
         pair = [n for n, b in self.rotations.items() if (b["cos"], b["sin"]) == (bound["cos"], bound["sin"])]
         if len(pair) != 2:
@@ -465,15 +486,23 @@ class _Reader:
         }
         name = self.add(q, "rotary", "apply_rotary", inputs)
         self.refs[q], self.refs[k] = f"{name}.q", f"{name}.k"
+        return True
 
-    def read_attention(self, node: fx.Node) -> None:
+    def attends(self, node: fx.Node) -> bool:
+        if node.target is not torch.ops.canvas_rt.attention.default:
+            return False
         q, k, v, scale, window, dropout = node.args
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         self.add(node, "attention", "attention", inputs, {"scale": scale, "window": window, "dropout": dropout})
+        return True
 
     def splits_heads(self, node: fx.Node) -> bool:
         view, *dims = node.args
-        if not isinstance(view, fx.Node) or view.target not in (aten.view.default, aten.reshape.default) or dims != [1, 2]:
+        if (
+            not isinstance(view, fx.Node)
+            or view.target not in (aten.view.default, aten.reshape.default)
+            or dims != [1, 2]
+        ):
             return False
         source, shape = view.args[0], view.meta["val"].shape
         if not isinstance(source, fx.Node) or source.meta["val"].dim() != 3 or len(shape) != 4:
@@ -486,6 +515,8 @@ class _Reader:
         return True
 
     def merges_heads(self, node: fx.Node) -> bool:
+        if node.target not in (aten.reshape.default, aten.view.default):
+            return False
         source = node.args[0]
         if not isinstance(source, fx.Node) or source.meta["val"].dim() != 4 or node.meta["val"].dim() != 3:
             return False
@@ -496,6 +527,8 @@ class _Reader:
 
     def counts_positions(self, node: fx.Node) -> bool:
         """`(arange(seq) + past)[None]`."""
+        if node.target is not aten.unsqueeze.default:
+            return False
         source = node.args[0]
         if isinstance(source, fx.Node) and source.target is aten.add.Tensor and source.args[1] == 0:
             source = source.args[0]
@@ -504,15 +537,35 @@ class _Reader:
         self.add(node, "position_ids", "position_ids", {})
         return True
 
-    def read_binary(self, node: fx.Node, op: str) -> None:
+    def combines(self, node: fx.Node) -> bool:
+        op = BINARY.get(node.target)
+        if op is None or node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args[:2]):
+            return False
         a, b = (self.ref(arg) for arg in node.args[:2])  # type: ignore[arg-type]
         module = next((ref for ref in (b, a) if ref not in self.inputs), "")
         name = f"{module}_residual" if op == "add" and a in self._stream() else {"mul": "gated"}.get(op, op)
         self.add(node, name, op, {"a": a, "b": b})
+        return True
+
+    def scales(self, node: fx.Node) -> bool:
+        if node.target is not aten.mul.Tensor or not isinstance(node.args[1], int | float):
+            return False
+        self.add(node, "scaled", "scale", {"x": self.ref(source_of(node))}, {"factor": float(node.args[1])})
+        return True
+
+    def activates(self, node: fx.Node) -> bool:
+        fn = FUNCTION_ACTIVATIONS.get(node.target)
+        if fn is None or len(node.args) != 1 or node.kwargs:
+            return False
+        self.add(node, "activation", "activation", {"x": self.ref(source_of(node))}, {"fn": fn})
+        return True
 
     def _stream(self) -> set[str]:
         """The values that a residual path carries: the block's own stream, and sums onto it."""
-        return {"hidden_states", *(item.id for item in self.items if isinstance(item, Node) and item.id.endswith("_residual"))}
+        return {
+            "hidden_states",
+            *(item.id for item in self.items if isinstance(item, Node) and item.id.endswith("_residual")),
+        }
 
 
 BINARY: Mapping[Any, str] = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
@@ -525,10 +578,16 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
 }
 
 
-def _whole_slice(node: fx.Node) -> bool:
-    """`x[:, 0:]` and the like, which take all."""
+def source_of(node: fx.Node) -> fx.Node:
+    """What a function of one value is applied to."""
     source = node.args[0]
-    return isinstance(source, fx.Node) and tuple(source.meta["val"].shape) == tuple(node.meta["val"].shape)
+    assert isinstance(source, fx.Node), node
+    return source
+
+
+def _takes_all(node: fx.Node) -> bool:
+    """`x[:, 0:]` and the like, which take all."""
+    return tuple(source_of(node).meta["val"].shape) == tuple(node.meta["val"].shape)
 
 
 def _place(port: str) -> int:

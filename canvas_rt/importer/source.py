@@ -1,15 +1,18 @@
 """Open whatever a user names: a zoo model, a config.json, a model folder, an emitted folder, a document, a hub id."""
 
+import errno
 import os
+import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.importer.config import check_config
+from canvas_rt.importer.config import check_config, ignored_fields
 from canvas_rt.importer.zoo import open_zoo, zoo_models
 from canvas_rt.ir.document import Document
-from canvas_rt.ir.files import LARGEST_FILE, SUFFIX, load, parse_document, read_json
+from canvas_rt.ir.files import SUFFIX, load, parse_document, read_json
 
 if TYPE_CHECKING:
     from canvas_rt.importer.architecture import ImportReport
@@ -26,9 +29,9 @@ def open_source(source: str | Path) -> Document:
     if name in zoo_models():
         return open_zoo(name)
     path = Path(name)
-    if path.is_dir() and (path / EMITTED).is_file():
+    if sort_of(name) == "folder" and os.path.isfile(path / EMITTED):
         return load(path / EMITTED)
-    if path.is_file():
+    if sort_of(name) == "file":
         data = read_json(path)
         if name.endswith(SUFFIX) or (isinstance(data, dict) and "schema_version" in data):
             return parse_document(data, name)
@@ -46,24 +49,65 @@ def import_model(source: str | Path | Mapping[str, Any]) -> tuple[Document, "Imp
     from canvas_rt.importer.architecture import ArchitectureImport
     from canvas_rt.importer.factory import StockFactory
 
-    label = Path(name).parent.name if Path(name).name == "config.json" else Path(name).stem
-    return ArchitectureImport(StockFactory(config["model_type"]), config, label or str(config["model_type"])).run()
+    document, report = ArchitectureImport(StockFactory(config["model_type"]), config, label(name, config)).run()
+    return document, replace(report, without_effect=(*report.without_effect, *ignored_fields(raw)))
+
+
+def label(name: str, config: Mapping[str, Any]) -> str:
+    """What people call an imported model: its folder's name, its file's, or its model type."""
+    path = Path(name)
+    text = path.parent.name if path.name == "config.json" else path.name.removesuffix(".json")
+    # A file's name may hold bytes that are no text, and a document cannot.
+    text = "".join(character if character.isprintable() else "_" for character in text).strip()[:120]
+    return text or str(config["model_type"])
+
+
+def sort_of(name: str) -> str:
+    """What a name stands for on this machine: `file`, `folder`, or nothing at all.
+
+    Raises `CanvasError` for what is there but cannot be read: a pipe, a device, a link that leads nowhere.
+    """
+    try:
+        mode = os.stat(name).st_mode
+    except ValueError:  # a name with a null byte
+        return ""
+    except OSError as error:
+        if os.path.islink(name):
+            raise CanvasError(
+                f"is a link that leads nowhere: {error.strerror}", path=name, hint="Name the file itself."
+            ) from error
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return ""
+        raise CanvasError(f"cannot be read: {error.strerror}", path=name) from error
+    if stat.S_ISDIR(mode):
+        return "folder"
+    if stat.S_ISREG(mode):
+        return "file"
+    raise CanvasError("is not a regular file", path=name, hint="Save what it gives in a file first.")
 
 
 def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Any, str]:
     """A config's fields, and what to call it in messages."""
     if isinstance(source, Mapping):
-        return dict(source), str(source.get("model_type", "config"))
+        return dict(source), "config.json"
     name = str(source)
     path = Path(name)
-    if path.is_dir():
-        if (path / EMITTED).is_file():
-            raise CanvasError("was written by Canvas", path=name, hint="Open its document.canvas.json instead of importing it.")
-        if not (path / "config.json").is_file():
-            raise CanvasError("is a folder without a config.json", path=name, hint="Name the folder of a model, or its config.json.")
-        return read_json(path / "config.json"), str(path.resolve() / "config.json")
-    if path.is_file():
-        return read_json(path), name
+    if sort_of(name) == "folder":
+        if os.path.isfile(path / EMITTED):
+            raise CanvasError(
+                "was written by Canvas", path=name, hint="Open its document.canvas.json instead of importing it."
+            )
+        if not os.path.exists(path / "config.json"):
+            raise CanvasError(
+                "is a folder without a config.json", path=name, hint="Name the folder of a model, or its config.json."
+            )
+        # Spelt in full, since the folder's name is the model's.
+        return read_json(path / "config.json"), os.path.abspath(path / "config.json")
+    if sort_of(name) == "file":
+        data = read_json(path)
+        if isinstance(data, dict) and "schema_version" in data and "blocks" in data:
+            raise CanvasError("is a document already", path=name, hint="Open it as it is: 'import' reads configs.")
+        return data, name
     if name in zoo_models():
         from canvas_rt.importer.zoo import zoo_folder
 
@@ -76,7 +120,7 @@ def from_hub(name: str) -> tuple[Any, str]:
     parts = name.split("/")
     known = suggest(name, zoo_models())
     if len(parts) != 2 or not all(parts) or name.endswith((".json", "/")) or name.startswith((".", "/", "~")):
-        raise CanvasError("there is no such file, folder or zoo model", path=name, hint=known)
+        raise CanvasError("there is no such file, folder or zoo model", path=name[:200] or "(no name)", hint=known)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
@@ -84,7 +128,7 @@ def from_hub(name: str) -> tuple[Any, str]:
         found = Path(hf_hub_download(name, "config.json", local_files_only=bool(os.environ.get("HF_HUB_OFFLINE"))))
     except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CanvasError(f"neither a file here nor a model on the hub: {reason[0][:200]}", path=name, hint=known) from error
-    if found.stat().st_size > LARGEST_FILE:
-        raise CanvasError("has a config.json that is too large", path=name)
+        raise CanvasError(
+            f"neither a file here nor a model on the hub: {reason[0][:200]}", path=name[:200] or "(no name)", hint=known
+        ) from error
     return read_json(found), name

@@ -86,7 +86,9 @@ def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
     if isinstance(first, bool) or first is None or isinstance(first, str):
         return first if all(value == first for value in values) else None
     if isinstance(first, Mapping):
-        same = (name for name in environments[0] if all(e[name] == v for e, v in zip(environments, values, strict=True)))
+        same = (
+            name for name in environments[0] if all(e[name] == v for e, v in zip(environments, values, strict=True))
+        )
         return next((f"={name}" for name in same), None)
     if not all(isinstance(value, int | float) for value in values):
         return None
@@ -100,7 +102,9 @@ def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
 
 def _numbers(environment: Assignment) -> tuple[tuple[str, float], ...]:
     return tuple(
-        (name, value) for name, value in environment.items() if isinstance(value, int | float) and not isinstance(value, bool)
+        (name, value)
+        for name, value in environment.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     )
 
 

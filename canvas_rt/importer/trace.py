@@ -12,7 +12,7 @@ from torch import Tensor, nn
 ATTENTION = "canvas"
 """The name under which our attention and mask functions are registered with transformers."""
 
-_library = torch.library.Library("canvas_rt", "FRAGMENT")
+_library: Any = torch.library.Library("canvas_rt", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout) -> Tensor")
 _library.define("rotary_embedding(Tensor position_ids, int head_dim) -> (Tensor, Tensor)")
 
@@ -91,19 +91,26 @@ def is_rotary(module: nn.Module) -> bool:
     return isinstance(getattr(module, "inv_freq", None), Tensor) and hasattr(module, "attention_scaling")
 
 
+def rotary_width(module: nn.Module) -> int:
+    """Channels of the heads that a rotary module turns: it keeps one frequency for each pair."""
+    frequencies = module.inv_freq
+    assert isinstance(frequencies, Tensor)
+    return 2 * frequencies.shape[0]
+
+
 @contextlib.contextmanager
 def _rotary_as_one_node(model: nn.Module) -> Iterator[None]:
     """While tracing, rotary embeddings are one op: dynamic scalings branch on data, which no trace can follow."""
     replaced: list[tuple[nn.Module, Callable[..., Any] | None]] = []
     for module in model.modules():
         if is_rotary(module):
-            width = 2 * module.inv_freq.shape[0]  # type: ignore[union-attr,index]
+            width = rotary_width(module)
             replaced.append((module, module.__dict__.get("forward")))
 
             def forward(x: Tensor, position_ids: Tensor, width: int = width) -> Any:
                 return torch.ops.canvas_rt.rotary_embedding(position_ids, width)
 
-            module.forward = forward  # type: ignore[assignment]
+            module.forward = forward
     try:
         yield
     finally:
@@ -111,7 +118,7 @@ def _rotary_as_one_node(model: nn.Module) -> Iterator[None]:
             if original is None:
                 del module.forward
             else:
-                module.forward = original  # type: ignore[assignment]
+                module.forward = original
 
 
 def trace(model: nn.Module, batch: int, sequence: int) -> nn.Module:
@@ -124,10 +131,8 @@ def trace(model: nn.Module, batch: int, sequence: int) -> nn.Module:
     try:
         with quiet(), torch.no_grad(), _rotary_as_one_node(model):
             torch.set_default_dtype(next(model.parameters()).dtype)
-            program = torch.export.export(
-                model, (), kwargs={"input_ids": ids, "use_cache": False}, strict=False
-            )
-            return torch.export.unflatten(program)  # type: ignore[no-any-return]
+            program = torch.export.export(model, (), kwargs={"input_ids": ids, "use_cache": False}, strict=False)
+            return torch.export.unflatten(program)
     except TraceError:
         raise
     except Exception as error:

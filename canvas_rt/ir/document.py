@@ -3,24 +3,42 @@
 import keyword
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.expressions import expression, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import Frozen, FrozenMap, freeze
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 MOST_LAYERS = 4096
 """More layers than any stack may repeat: what makes a config a denial of service is its counts, not its widths."""
 
 
+MOST_NODES = 1024
+"""More nodes than any block may hold."""
+
+MOST_NAMES = 512
+"""More sizes, config values or ties than any document may hold."""
+
+MOST_ITEMS = 2**17
+"""More items than any document may unfold into: thirty blocks, each using the next twice, would be a billion."""
+
+DEEPEST_USE = 24
+"""More levels of blocks within blocks than any document may have."""
+
+RESERVED = frozenset(
+    ("model_type", "architectures", "auto_map", "per_layer_config", "layer_types", "layer_kinds", "quantization_config")
+)
+"""What an emitted config.json says for itself, so that no size or config value may be called so."""
+
+
 def _identifier(text: str) -> str:
+    if len(text) > 64:
+        raise ValueError(f"'{text[:40]}…' is longer than 64 characters")
     if not text.isascii() or not text.isidentifier() or keyword.iskeyword(text) or text.startswith("__"):
         raise ValueError(f"'{text}' is not a Python identifier of ASCII letters, digits and '_'")
-    if len(text) > 64:
-        raise ValueError("is longer than 64 characters")
     return text
 
 
@@ -41,7 +59,7 @@ def _expression_or_constant(value: Any) -> Any:
 
 def _size(value: Any) -> Any:
     if not is_expression(value) and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ValueError(f"must be an integer or an expression such as '=head_dim * 2', not {value!r}")
+        raise ValueError(f"must be an integer or an expression such as '=head_dim * 2', not {value!r:.60}")
     return value
 
 
@@ -135,20 +153,34 @@ class Stack(Model):
     repeat: Size
     """How many layers."""
 
-    kinds: tuple[LayerKind, ...] = Field(min_length=1)
+    kinds: tuple[LayerKind, ...] = Field(min_length=1, max_length=MOST_LAYERS)
     """The kinds of layer; the first is the default."""
 
-    runs: tuple[Run, ...] = ()
+    runs: tuple[Run, ...] = Field(default=(), max_length=MOST_LAYERS)
     """Layers that are not of the default kind: sorted, without overlap."""
 
-    source: tuple[int | None, ...] | None = None
+    source: tuple[int | None, ...] | None = Field(default=None, max_length=MOST_LAYERS)
     """For each layer, the layer of the origin whose weights it takes (`null`: fresh). `null` as a whole: its own."""
 
     inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
     """For each input of the layers' block, the value that feeds it. The block's first input is the carried one."""
 
+    @model_validator(mode="after")
+    def _runs_follow_one_another(self) -> "Stack":
+        end = 0
+        for run in self.runs:
+            if run.kind >= len(self.kinds):
+                raise ValueError(f"{self.id}: a run is of kind {run.kind}, but there are {len(self.kinds)} kinds")
+            if not end <= run.start < run.stop:
+                raise ValueError(f"{self.id}: runs must be sorted, without overlap; {run.start} to {run.stop} is not")
+            end = run.stop
+        return self
+
     def kind_indices(self, count: int) -> tuple[int, ...]:
-        """The kind of each of `count` layers."""
+        """The kind of each of `count` layers. Raises `CanvasError` for a count that no stack has."""
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= MOST_LAYERS:
+            hint = f"A stack has 1 to {MOST_LAYERS} layers."
+            raise CanvasError(f"{count} is no number of layers", path=self.id, hint=hint)
         kinds = [0] * count
         for run in self.runs:
             for layer in range(run.start, min(run.stop, count)):
@@ -191,7 +223,7 @@ class Block(Model):
     inputs: tuple[Identifier, ...]
     """Names of what flows in."""
 
-    nodes: tuple[Item, ...]
+    nodes: tuple[Item, ...] = Field(max_length=MOST_NODES)
     """In reading order, which is also an order of execution where no cycle forbids one."""
 
     outputs: FrozenMap[Identifier, ValueRef]
@@ -199,6 +231,15 @@ class Block(Model):
 
     role: str = Field(default="", max_length=40)
     """What the block was recognised as: `attention`, `gated_mlp`, `decoder_layer`, `backbone`, `causal_lm`, or nothing."""
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> "Block":
+        taken: set[str] = set()
+        for name in (*self.inputs, *(node.id for node in self.nodes)):
+            if name in taken:
+                raise ValueError(f"'{name}' names two things: inputs and nodes of a block have names of their own")
+            taken.add(name)
+        return self
 
     @cached_property
     def by_id(self) -> Mapping[str, "Node | Use | Stack"]:
@@ -239,7 +280,7 @@ class Origin(Model):
 class Document(Model):
     """An architecture that can be edited, costed, emitted and verified."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     """The version of this schema."""
 
     name: str = Field(min_length=1, max_length=120)
@@ -251,7 +292,7 @@ class Document(Model):
     sizes: FrozenMap[Identifier, Size]
     """Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`."""
 
-    config: FrozenMap[str, Frozen]
+    config: FrozenMap[Identifier, Frozen]
     """All other values of the config: epsilons, activations, rotary parameters, token ids."""
 
     blocks: FrozenMap[Identifier, Block]
@@ -271,6 +312,18 @@ class Document(Model):
 
     log: tuple[Frozen, ...] = ()
     """The edits since the import, as data."""
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> "Document":
+        for what, table in (("sizes", self.sizes), ("config values", self.config), ("ties", self.ties)):
+            if len(table) > MOST_NAMES:
+                raise ValueError(f"has {len(table)} {what}; a document has at most {MOST_NAMES}")
+        for name in RESERVED & (self.sizes.keys() | self.config.keys()):
+            raise ValueError(f"no size or config value may be called '{name}': an emitted config.json uses that name")
+        if self.root not in self.blocks:
+            raise ValueError(f"root: there is no block '{self.root}'")
+        _check_uses(self.blocks)
+        return self
 
     @cached_property
     def environment(self) -> Mapping[str, Any]:
@@ -293,6 +346,41 @@ class Document(Model):
 
     def with_block(self, name: str, block: Block) -> "Document":
         return self.replace(blocks=self.blocks.with_items({name: block}))  # type: ignore[no-any-return]
+
+
+def _check_uses(blocks: Mapping[str, Block]) -> None:
+    """Refuse blocks that use one that is missing, contain themselves, or unfold without end."""
+    unfolded: dict[str, int] = {}  # items of each block whose inner blocks are known
+    pending = {name: _uses(block) for name, block in blocks.items()}
+    for name, uses in pending.items():
+        missing = next((inner for inner in uses if inner not in blocks), None)
+        if missing is not None:
+            raise ValueError(f"blocks.{name}: uses the block '{missing}', which does not exist")
+    for _ in range(DEEPEST_USE):
+        for name in [name for name, uses in pending.items() if uses.keys() <= unfolded.keys()]:
+            uses = pending.pop(name)
+            items = len(blocks[name].nodes) + sum(unfolded[inner] * times for inner, times in uses.items())
+            unfolded[name] = items
+            if items > MOST_ITEMS:
+                raise ValueError(f"blocks.{name}: unfolds into {items} items; a model has at most {MOST_ITEMS}")
+    if pending:
+        name = next(iter(pending))
+        raise ValueError(f"blocks.{name}: contains itself, or blocks nested more than {DEEPEST_USE} levels deep")
+
+
+def _uses(block: Block) -> Mapping[str, int]:
+    """The blocks that a block uses, and how often: layers alike that stand together count once."""
+    uses: dict[str, int] = {}
+    for item in block.nodes:
+        if isinstance(item, Use):
+            uses[item.block] = uses.get(item.block, 0) + 1
+        elif isinstance(item, Stack):
+            for kind in item.kinds:
+                uses.setdefault(kind.block, 0)
+            uses[item.kinds[0].block] += len(item.runs) + 1
+            for run in item.runs:
+                uses[item.kinds[run.kind].block] += 1
+    return uses
 
 
 def _resolution_order(sizes: Mapping[str, Any]) -> Iterator[str]:

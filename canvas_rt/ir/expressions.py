@@ -33,7 +33,7 @@ def _bounded(value: Number, text: str) -> Number:
 def _power(base: Number, exponent: Number) -> Number:
     if abs(exponent) > 16 or (base == 0 and exponent < 0) or (base < 0 and not isinstance(exponent, int)):
         raise ExpressionError(f"{base} ** {exponent} is not allowed in a size")
-    return base**exponent  # type: ignore[no-any-return]
+    return base**exponent
 
 
 OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Number]] = {
@@ -106,7 +106,7 @@ def _validate(node: ast.AST, text: str, depth: int = 0) -> None:
         raise ExpressionError(f"'{text[:60]}…' is nested too deeply")
     match node:
         case ast.Constant(value=bool()):
-            raise ExpressionError(f"'{text}' may hold only numbers and names, not {node.value}")
+            raise ExpressionError(f"'{text}' may hold only numbers and names, not true or false")
         case ast.Constant(value=int() | float() as value):
             _bounded(value, text)
         case ast.Name():

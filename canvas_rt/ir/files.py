@@ -3,8 +3,11 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
+import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +15,122 @@ from pydantic import ValidationError
 
 from canvas_rt.errors import CanvasError, DocumentError
 from canvas_rt.ir.document import SCHEMA_VERSION, Document, Origin
-from canvas_rt.ir.frozen import FrozenMap
 
 SUFFIX = ".canvas.json"
-LARGEST_FILE = 64 * 2**20
-"""No document or config in use comes near 64 MiB; a file beyond it is refused unread."""
+LARGEST_FILE = 16 * 2**20
+"""No document or config in use comes near 16 MiB; a file beyond it is refused unread."""
+
+DEEPEST = 64
+"""Levels of lists and objects within one another: no document or config has more than a dozen."""
 
 
 def read_json(path: Path) -> Any:
     """The JSON in a file, or a `CanvasError` that says where reading it stopped. NaN and Infinity are refused."""
+    data = read_regular(path)
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise CanvasError(f"is larger than {LARGEST_FILE // 2**20} MiB", path=str(path))
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CanvasError(f"cannot be read: {error.strerror}", path=str(path)) from error
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CanvasError(f"is not text in UTF-8 (byte {error.start})", path=str(path)) from error
     return parse_json(text, str(path))
 
 
-def parse_json(text: str, name: str) -> Any:
-    """JSON text as values; the error names line and column."""
-
-    def refuse(constant: str) -> Any:
-        raise CanvasError(f"holds {constant}, which is not JSON", path=name)
-
+def read_regular(path: Path) -> bytes:
+    """A file's bytes. Only a regular file is read: a pipe would wait for ever, a device never end."""
     try:
-        return json.loads(text, parse_constant=refuse)
+        # Opening a pipe waits for its other end, unless told not to.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(handle, "rb") as stream:
+            state = os.fstat(handle)
+            if not stat.S_ISREG(state.st_mode):
+                raise CanvasError("is not a regular file", path=str(path), hint="Save what it gives in a file first.")
+            data = b"" if state.st_size > LARGEST_FILE else stream.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise CanvasError(f"cannot be read: {error.strerror}", path=str(path)) from error
+    except ValueError as error:
+        raise CanvasError(f"is no file name: {error}", path=repr(str(path))) from error
+    if state.st_size > LARGEST_FILE or len(data) > LARGEST_FILE:
+        raise CanvasError(
+            f"is larger than {LARGEST_FILE // 2**20} MiB", path=str(path), hint="No document or config is that large."
+        )
+    return data
+
+
+def parse_json(text: str, name: str) -> Any:
+    """JSON text as values; the error names line and column, or the field that holds what JSON has no word for."""
+    if not text.strip():
+        raise CanvasError("is empty", path=name)
+    try:
+        value = json.loads(text, object_pairs_hook=_without_twins)
     except json.JSONDecodeError as error:
         raise CanvasError(f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}", path=name) from error
     except RecursionError as error:
         raise CanvasError("is nested too deeply", path=name) from error
     except ValueError as error:
         raise CanvasError(f"is not JSON: {error}", path=name) from error
+    _refuse_odd_values(value, name)
+    return value
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. A key given twice means that one of its values would be dropped silently."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        seen: set[str] = set()
+        twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twin)} is given twice in one object")
+    return table
+
+
+def _refuse_odd_values(value: Any, name: str) -> None:
+    """Refuse numbers that are none (NaN, Infinity, 1e999) and values too deep within one another, naming the field."""
+    level: list[tuple[Any, Any]] = [([value], None)]
+    depth = 0
+    while level:
+        below: list[tuple[Any, Any]] = []
+        for holder, trail in level:
+            for key, item in holder.items() if isinstance(holder, dict) else enumerate(holder):
+                if isinstance(item, float) and not math.isfinite(item):
+                    said = "NaN" if math.isnan(item) else "Infinity or a number out of range"
+                    hint = "Write a finite number."
+                    raise CanvasError(
+                        f"is {said}, which is not JSON", path=f"{name}: {_spelt((trail, key))}", hint=hint
+                    )
+                if isinstance(item, dict | list) and item:
+                    below.append((item, (trail, key)))
+        depth += 1
+        if depth > DEEPEST:
+            raise CanvasError(f"is nested too deeply: more than {DEEPEST} levels", path=name)
+        level = below
+
+
+def _spelt(trail: Any) -> str:
+    """Keys from the outermost to the innermost, as `rope_scaling.factor`."""
+    keys = []
+    while trail[0] is not None:  # the outermost is the file itself
+        trail, key = trail
+        keys.append(str(key)[:80])
+    return ".".join(reversed(keys)) or "its value"
+
+
+def shown(value: Any) -> str:
+    """A value as its file writes it, cut where it is long."""
+    if isinstance(value, str):
+        value = value[:80]  # before quoting: it may be megabytes
+    try:
+        text = json.dumps(value) if not isinstance(value, Mapping | list | tuple) else _opening(value)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _opening(value: Any) -> str:
+    """A list or an object in short."""
+    if isinstance(value, Mapping):
+        return "{}" if not value else f"an object of {len(value)} fields"
+    few = list(value[:4])
+    if any(isinstance(item, Mapping | list | tuple) for item in few):
+        return f"a list of {len(value)} entries"
+    return f"[{', '.join(map(shown, few))}{', …' if len(value) > 4 else ''}]"
 
 
 def parse_document(data: Any, name: str = "document") -> Document:
@@ -57,18 +142,25 @@ def parse_document(data: Any, name: str = "document") -> Document:
             hint="A model's config.json is opened with 'canvas-rt import config.json -o mine.canvas.json'.",
         )
     version = data["schema_version"]
-    if version != SCHEMA_VERSION:
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
         raise DocumentError(
-            f"has schema version {version!r}; this Canvas reads {SCHEMA_VERSION}",
+            f"has schema version {shown(version)}; this Canvas reads {SCHEMA_VERSION}",
             path=name,
             hint="Open it with the Canvas that wrote it, or import the model again.",
         )
     try:
         return Document.model_validate_json(json.dumps(data))
     except ValidationError as error:
-        flaws = [f"{'.'.join(map(str, flaw['loc']))}: {flaw['msg']}" for flaw in error.errors(include_url=False)]
-        shown = "\n".join(flaws[:8]) + (f"\n… and {len(flaws) - 8} more" if len(flaws) > 8 else "")
-        raise DocumentError(f"is not a valid document\n{shown}", path=name) from error
+        flaws = [_flaw(flaw) for flaw in error.errors(include_url=False, include_context=False, include_input=False)]
+        listed = "\n".join(flaws[:8]) + (f"\n… and {len(flaws) - 8} more" if len(flaws) > 8 else "")
+        raise DocumentError(f"is not a valid document\n{listed}", path=name) from error
+
+
+def _flaw(flaw: Any) -> str:
+    """One flaw that pydantic found: where, and what."""
+    where = ".".join(str(part)[:80] for part in flaw["loc"] if part not in ("node", "use", "stack"))
+    text = flaw["msg"].removeprefix("Value error, ")
+    return f"{where}: {text}"[:400] if where else text[:400]
 
 
 def load(path: str | Path) -> Document:
@@ -89,20 +181,28 @@ def save(document: Document, path: str | Path) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write a text file through a temporary one and a rename, so that a kill leaves the old file or the new one."""
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.", suffix=".tmp")
+        target = Path(os.path.realpath(path))  # what a link leads to is written, and the link stays
+        if target.exists() and not target.is_file():
+            raise CanvasError("exists and is no regular file", path=str(path), hint="Choose another name.")
+        data = text.encode("utf-8")
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     except OSError as error:
         raise CanvasError(f"cannot be written: {error.strerror}", path=str(path)) from error
+    except ValueError as error:
+        raise CanvasError(f"cannot be written: {error}", path=repr(str(path))) from error
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
+        os.replace(temporary, target)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        raise CanvasError(f"cannot be written: {error.strerror}", path=str(path)) from error
+        if isinstance(error, OSError):
+            raise CanvasError(f"cannot be written: {error.strerror}", path=str(path)) from error
+        raise
 
 
 def fingerprint(document: Document) -> str:
@@ -117,9 +217,8 @@ def structure(document: Document) -> str:
 
 def with_origin(document: Document, origin: Origin) -> Document:
     """The document, its origin completed by what it is now."""
-    sizes = FrozenMap({size: document.environment[size] for size in document.sizes})
     completed = origin.replace(
-        sizes=sizes, config=document.config, structure=structure(document), fingerprint=fingerprint(document)
+        sizes=document.sizes, config=document.config, structure=structure(document), fingerprint=fingerprint(document)
     )
     return document.replace(origin=completed)  # type: ignore[no-any-return]
 

@@ -197,7 +197,8 @@ def find(document: Document, path: str) -> Place:
                 count = layer_count(document, item)
                 if not 0 <= chosen[0] < chosen[1] <= count:
                     raise PathError(
-                        f"layers {part} do not exist: {'.'.join(walked)} has {count} layers, 0 to {count - 1}", path=path
+                        f"layers {part} do not exist: {'.'.join(walked)} has {count} layers, 0 to {count - 1}",
+                        path=path,
                     )
                 layers = range(*chosen)
                 walked.append(part)
@@ -288,8 +289,8 @@ __all__ = [
     "find",
     "head",
     "layer_count",
-    "live",
     "layer_runs",
+    "live",
     "names_used",
     "own_names",
     "parse_layers",

@@ -151,7 +151,10 @@ def _attention(facts: Facts) -> Iterator[Problem]:
         )
         return
     if k[1] != v[1] or k[2] != v[2]:
-        yield f"keys {facts.show('k')} and values {facts.show('v')} differ in heads or length", "Give both the same number of heads."
+        yield (
+            f"keys {facts.show('k')} and values {facts.show('v')} differ in heads or length",
+            "Give both the same number of heads.",
+        )
     if q[3] != k[3]:
         yield f"queries have head_dim {q[3]}, keys {k[3]}", "Queries and keys must have one head_dim."
     if q[1] % k[1]:
@@ -311,7 +314,9 @@ OPS: Mapping[str, Op] = {
                 "head_dim": Setting("size", "channels of a head"),
             },
             problems=_split_heads,
-            recover=lambda facts: ((*facts.shapes["x"][:1], facts.attrs["heads"], *facts.shapes["x"][1:2], facts.attrs["head_dim"]),),
+            recover=lambda facts: (
+                (*facts.shapes["x"][:1], facts.attrs["heads"], *facts.shapes["x"][1:2], facts.attrs["head_dim"]),
+            ),
         ),
         Op(
             name="merge_heads",
@@ -333,9 +338,11 @@ OPS: Mapping[str, Op] = {
                 "dropout": Setting("number", "share of scores dropped while training", 0.0),
             },
             problems=_attention,
-            recover=lambda facts: ((*(facts.shapes["q"][i] for i in (0, 2, 1)), facts.shapes["v"][-1]),)
-            if len(facts.shapes["q"]) == 4
-            else (facts.shapes["q"],),
+            recover=lambda facts: (
+                ((*(facts.shapes["q"][i] for i in (0, 2, 1)), facts.shapes["v"][-1]),)
+                if len(facts.shapes["q"]) == 4
+                else (facts.shapes["q"],)
+            ),
             source="Ainslie et al. 2023, GQA (arXiv:2305.13245); Vaswani et al. 2017 (arXiv:1706.03762)",
         ),
         Op(
@@ -397,7 +404,10 @@ def setting_problems(op: Op, attrs: Mapping[str, Any], written: Mapping[str, str
             if not setting.optional:
                 yield f"{name} is not set", f"Set {name}: {setting.summary}."
         elif setting.kind == "size" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            yield f"{name} = {text}{_equals(text, value)} must be a whole number of at least 1", f"It is: {setting.summary}."
+            yield (
+                f"{name} = {text}{_equals(text, value)} must be a whole number of at least 1",
+                f"It is: {setting.summary}.",
+            )
         elif setting.kind == "number" and (isinstance(value, bool) or not isinstance(value, int | float)):
             yield f"{name} = {text}{_equals(text, value)} must be a number", f"It is: {setting.summary}."
         elif setting.kind == "flag" and not isinstance(value, bool):

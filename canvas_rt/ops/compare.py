@@ -47,7 +47,13 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
     if dict(a.tied) != dict(b.tied):
         return f"ties differ: {dict(a.tied)} and {dict(b.tied)}"
     scopes = [
-        Scope(d, d.blocks[d.root], "", [environment_of(d, values) for values in ({}, *assignments)], {"input_ids": "input_ids"})
+        Scope(
+            d,
+            d.blocks[d.root],
+            "",
+            [environment_of(d, values) for values in ({}, *assignments)],
+            {"input_ids": "input_ids"},
+        )
         for d in (a, b)
     ]
     comparison = _Comparison()
@@ -127,7 +133,9 @@ class _Comparison:
             settings, others = resolve(complete(first), ours), resolve(complete(second), theirs)
             for name in settings:
                 if settings[name] != others.get(name):
-                    raise _Difference(f"{where}: {name} is {settings[name]!r} in one and {others.get(name)!r} in the other")
+                    raise _Difference(
+                        f"{where}: {name} is {settings[name]!r} in one and {others.get(name)!r} in the other"
+                    )
             if parameter_shapes(first, settings) and where != f"{b[0].prefix}{second.id}":
                 raise _Difference(f"{where} is called {b[0].prefix}{second.id} in the other")
         for port in OPS[first.op].inputs:

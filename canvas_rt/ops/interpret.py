@@ -41,16 +41,15 @@ class Interpreter:
             raise CanvasError("stands in a cycle", path=prefix + cycle[0])
         values = dict(inputs)
         uses: dict[str, int] = {}
-        for item in order:
-            for ref in item.inputs.values():
-                uses[ref] = uses.get(ref, 0) + 1
-        for ref in block.outputs.values():
-            uses[ref] = uses.get(ref, 0) + 1
+        # A value may be read as `q` and as `q.out`: both keep it.
+        single = {item.id for item in order if len(self.ports(item)) == 1}
+        for ref in (*(ref for item in order for ref in item.inputs.values()), *block.outputs.values()):
+            uses[_value(ref, single)] = uses.get(_value(ref, single), 0) + 1
         for item in order:
             arguments = {port: values[_full(ref, values)] for port, ref in item.inputs.items()}
             for ref in item.inputs.values():
-                uses[ref] -= 1
-                if not uses[ref]:
+                uses[_value(ref, single)] -= 1
+                if not uses[_value(ref, single)]:
                     values.pop(_full(ref, values), None)
             results = self.item(item, environment, arguments, prefix)
             del arguments
@@ -60,6 +59,12 @@ class Interpreter:
                 values[item.id] = values.pop(next(f"{item.id}.{port}" for port in results))
             del results
         return {name: values[_full(ref, values)] for name, ref in block.outputs.items()}
+
+    def ports(self, item: Node | Use | Stack) -> tuple[str, ...]:
+        """The names of an item's outputs."""
+        if isinstance(item, Node):
+            return _outputs(item)
+        return tuple(self.document.blocks[item.block].outputs) if isinstance(item, Use) else ("out",)
 
     def item(self, item: Node | Use | Stack, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:
         """One item's outputs by port."""
@@ -102,6 +107,12 @@ class Interpreter:
 def _full(ref: str, values: Mapping[str, Any]) -> str:
     """A reference to a one-output node may name its port or leave it out."""
     return ref if ref in values else ref.partition(".")[0]
+
+
+def _value(ref: str, single: set[str]) -> str:
+    """What a reference names, however it is written."""
+    name = ref.partition(".")[0]
+    return name if name in single else ref
 
 
 def _outputs(node: Node) -> tuple[str, ...]:

@@ -93,7 +93,9 @@ def inverse_frequencies(attrs: Mapping[str, Any], positions: Tensor, device: tor
     return frequencies, factor
 
 
-def _rotary_embedding(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+def _rotary_embedding(
+    inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context
+) -> tuple[Tensor, ...]:
     positions = inputs["position_ids"]
     dtype = context.dtype
     with torch.no_grad():
@@ -157,7 +159,9 @@ def _attention(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
             limited = window is not None and keys > window
             mask = attention_mask(queries, keys, window, q.device) if limited else None
             grouped = k.shape[1] != q.shape[1]
-            out = F.scaled_dot_product_attention(q, k, v, mask, 0.0, causal and mask is None, scale=scale, enable_gqa=grouped)
+            out = F.scaled_dot_product_attention(
+                q, k, v, mask, 0.0, causal and mask is None, scale=scale, enable_gqa=grouped
+            )
     return (out.transpose(1, 2).contiguous(),)
 
 

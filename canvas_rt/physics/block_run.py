@@ -30,7 +30,7 @@ from canvas_rt.physics.structure import (
 )
 
 META = torch.device("meta")
-REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError)
+REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError)
 """What PyTorch, and rules about shapes of an unforeseen rank, may raise."""
 
 

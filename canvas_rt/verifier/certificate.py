@@ -77,8 +77,10 @@ class Certificate:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Certificate":
-        names = [field.name for field in fields(cls)]
-        return cls(**{n: Finding(**data[n]) if n in names[:6] else data[n] for n in names})
+        values: dict[str, Any] = {field.name: data[field.name] for field in fields(cls)}
+        for name in [field.name for field in fields(cls)][:6]:
+            values[name] = Finding(**values[name])
+        return cls(**values)
 
     def __str__(self) -> str:
         marks = {True: "passed", False: "FAILED", None: "not run"}

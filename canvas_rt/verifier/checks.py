@@ -20,7 +20,7 @@ from canvas_rt.importer.factory import ClassFactory, StockFactory
 from canvas_rt.importer.symbols import probe_assignments
 from canvas_rt.importer.trace import quiet
 from canvas_rt.ir.document import Document, Node
-from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.expressions import is_expression, resolve
 from canvas_rt.ir.files import fingerprint, load, read_json, structure
 from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import walk
@@ -80,7 +80,8 @@ class Verification:
         try:
             with quiet():
                 found = [
-                    get_class_from_dynamic_module(names[auto], str(self.folder)) for auto in ("AutoConfig", "AutoModelForCausalLM")
+                    get_class_from_dynamic_module(names[auto], str(self.folder))
+                    for auto in ("AutoConfig", "AutoModelForCausalLM")
                 ]
         except Exception as error:
             raise CanvasError(f"cannot be loaded: {type(error).__name__}: {error}", path="model.py") from error
@@ -89,7 +90,11 @@ class Verification:
     def emitted(self, document: Document, attention: str = "sdpa") -> nn.Module:
         """The emitted class at a document's sizes, with random weights drawn by key."""
         config_class, model_class = self.classes
-        values = {name: value for name, value in config_json(Plan(document)).items() if name not in ("auto_map", "architectures")}
+        values = {
+            name: value
+            for name, value in config_json(Plan(document)).items()
+            if name not in ("auto_map", "architectures")
+        }
         values.pop("model_type", None)
         values.pop("dtype", None)
         with quiet():
@@ -102,8 +107,15 @@ class Verification:
     def stock(self) -> bool:
         """Whether the graph is still that of the architecture that was imported."""
         known = self.origin.model_type and not self.origin.model_type.startswith("canvas_")
-        kinds = [kind for block in self.document.blocks.values() for item in block.nodes for kind in getattr(item, "kinds", ())]
-        return bool(known) and structure(self.document) == self.origin.structure and not any(kind.sizes for kind in kinds)
+        kinds = [
+            kind
+            for block in self.document.blocks.values()
+            for item in block.nodes
+            for kind in getattr(item, "kinds", ())
+        ]
+        return (
+            bool(known) and structure(self.document) == self.origin.structure and not any(kind.sizes for kind in kinds)
+        )
 
     def original(self, document: Document, attention: str = "sdpa") -> nn.Module:
         """The class of transformers at a document's sizes, with the same weights."""
@@ -117,8 +129,8 @@ class Verification:
         config = StockFactory(self.origin.model_type).config({n: v for n, v in values.items() if n != "dtype"})
         with quiet():
             model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation=attention).float().eval()
-        tied = model._tied_weights_keys if config.tie_word_embeddings else {}
-        return fill(model, self.weights, tied)  # type: ignore[arg-type]
+        tied: Any = model._tied_weights_keys if config.tie_word_embeddings else {}
+        return fill(model, self.weights, tied)
 
     # runs
 
@@ -126,7 +138,7 @@ class Verification:
         values: dict[str, Tensor] = {}
         with recording(model, values):
             logits = model(input_ids=self.ids.to(device), use_cache=False).logits
-        loss_of(logits, self.ids.to(device)).backward()
+        torch.autograd.backward(loss_of(logits, self.ids.to(device)))
         gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
         return Result(logits.detach(), gradients, values)
 
@@ -141,7 +153,7 @@ class Verification:
 
         recorder = _Recorder(document, parameter, Context(BATCH, SEQUENCE, self.ids.device))
         logits = recorder.run({"input_ids": self.ids})["logits"]
-        loss_of(logits, self.ids).backward()
+        torch.autograd.backward(loss_of(logits, self.ids))
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
         gradients |= {name: gradients[source] for name, source in document.tied.items() if source in gradients}
         return Result(logits.detach(), gradients, recorder.values)
@@ -153,8 +165,8 @@ class Verification:
             config_class, model_class = self.classes
             again, _ = ArchitectureImport(ClassFactory(config_class, model_class), self.raw, self.document.name).run()
             found = difference(self.document, again, probe_assignments(dict(self.document.environment)))
-        except CanvasError as error:
-            return Finding(False, f"the emitted code cannot be imported: {error}")
+        except Exception as error:  # whatever the emitted code does, it is a finding
+            return Finding(False, f"the emitted code cannot be imported: {type(error).__name__}: {error}")
         if found:
             return Finding(False, f"the emitted code is another graph: {found}")
         nodes = sum(len(block.nodes) for block in self.document.blocks.values())
@@ -163,12 +175,16 @@ class Verification:
     def keys(self) -> Finding:
         config_class, model_class = self.classes
         with quiet(), torch.device("meta"):
-            model: Any = model_class(config_class(**{n: v for n, v in self.raw.items() if n not in ("model_type", "auto_map")}))
+            model: Any = model_class(
+                config_class(**{n: v for n, v in self.raw.items() if n not in ("model_type", "auto_map")})
+            )
         emitted = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
         expected = document_parameters(self.document)
         if emitted != expected:
             key = sorted(k for k in emitted.keys() | expected.keys() if emitted.get(k) != expected.get(k))[0]
-            return Finding(False, f"{key} is {expected.get(key)} in the document, {emitted.get(key)} in the emitted model")
+            return Finding(
+                False, f"{key} is {expected.get(key)} in the document, {emitted.get(key)} in the emitted model"
+            )
         for tied, source in self.document.tied.items():
             if model.get_parameter(tied) is not model.get_parameter(source):
                 return Finding(False, f"{tied} is not tied to {source}")
@@ -201,7 +217,8 @@ class Verification:
         layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
         if len(layers) != model.config.num_hidden_layers:
             return f"{len(layers)} layers, but num_hidden_layers is {model.config.num_hidden_layers}: the rest would never run"
-        places = [module.layer_idx for module in layers.modules() if hasattr(module, "layer_idx")]
+        attending: list[Any] = [module for module in layers.modules() if hasattr(module, "layer_idx")]
+        places = [module.layer_idx for module in attending]
         if sorted(places) != list(range(len(places))):
             return f"layers take places {sorted(places)} in the cache: cached decoding would mix them up"
         return ""
@@ -223,17 +240,27 @@ class Verification:
             worst = max(worst, largest(ours.logits, theirs.logits))
             missing = ours.gradients.keys() ^ theirs.gradients.keys()
             if missing:
-                return Finding(True, "", worst), Finding(False, f"only one side has a gradient for {sorted(missing)[0]}")
+                return Finding(True, "", worst), Finding(
+                    False, f"only one side has a gradient for {sorted(missing)[0]}"
+                )
             for name, gradient in ours.gradients.items():
                 reference = theirs.gradients[name]
                 scale = 1.0 if self.stock else max(1.0, float(reference.abs().max()))
                 worst_gradient = max(worst_gradient, largest(gradient, reference) / scale)
             first = first or first_difference(ours, theirs)
-        exact = largest(self.run(self.emitted(self.small)).logits, self.interpret(self.small).logits) if self.stock else 0.0
+        exact = (
+            largest(self.run(self.emitted(self.small)).logits, self.interpret(self.small).logits) if self.stock else 0.0
+        )
         if exact and not worst and not self.dynamic:
             worst, first = exact, "the document, run node by node"
         tolerance = 0.0 if self.stock else INTERPRETER_TOLERANCE
-        told = "equal to the last bit" if not worst else f"equal to {worst:.1e}" if worst <= tolerance else f"they differ first at {first}"
+        told = (
+            "equal to the last bit"
+            if not worst
+            else f"equal to {worst:.1e}"
+            if worst <= tolerance
+            else f"they differ first at {first}"
+        )
         logits = Finding(worst <= tolerance, told, worst)
         detail = "equal to the last bit" if not worst_gradient else f"equal to {worst_gradient:.1e}"
         within = worst_gradient <= tolerance
@@ -253,15 +280,24 @@ class Verification:
         step = model(input_ids=ids[:, :PROMPT], use_cache=True)
         worst = largest(step.logits, whole[:, :PROMPT])
         for position in range(PROMPT, length):
-            step = model(input_ids=ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True)
+            step = model(
+                input_ids=ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True
+            )
             worst = max(worst, largest(step.logits[:, 0], whole[:, position]))
         if worst > CACHE_TOLERANCE:
             return Finding(False, f"with the cache logits differ by {worst:.1e} from those without it", worst)
         greedy = self.greedy(model)
-        models = [("the emitted model", model), *([(type(o).__name__, o) for o in [self.original(self.small)]] if self.stock else [])]
+        models = [
+            ("the emitted model", model),
+            *([(type(o).__name__, o) for o in [self.original(self.small)]] if self.stock else []),
+        ]
         for name, candidate in models:
             tokens = candidate.generate(
-                ids[:, :PROMPT], max_new_tokens=GENERATED, do_sample=False, pad_token_id=0, attention_mask=torch.ones_like(ids[:, :PROMPT])
+                ids[:, :PROMPT],
+                max_new_tokens=GENERATED,
+                do_sample=False,
+                pad_token_id=0,
+                attention_mask=torch.ones_like(ids[:, :PROMPT]),
             )
             if not torch.equal(tokens, greedy):
                 place = int((tokens != greedy).any(0).nonzero()[0]) if tokens.shape == greedy.shape else tokens.shape[1]
@@ -284,7 +320,11 @@ class Verification:
             ours = model(input_ids=self.ids.to("cuda"), use_cache=False).logits.float().cpu()
             reference = self.emitted(self.small)(input_ids=self.ids, use_cache=False).logits
         worst = largest(ours, reference) / max(1e-6, float(reference.abs().max()))
-        return Finding(worst <= BF16_TOLERANCE, f"bf16 on the GPU is within {worst:.1%} of fp32 on the CPU (8 bits, other kernels)", worst)
+        return Finding(
+            worst <= BF16_TOLERANCE,
+            f"bf16 on the GPU is within {worst:.1%} of fp32 on the CPU (8 bits, other kernels)",
+            worst,
+        )
 
     def change(self) -> tuple[str, str]:
         """What became of the origin: its label, and what tells."""
@@ -297,7 +337,9 @@ class Verification:
         theirs = {name: tuple(p.shape) for name, p in before.named_parameters(remove_duplicate=False)}
         ours = document_parameters(self.small)
         moved = {key: source_key(self.small, key) for key in ours}
-        carried = {key: source for key, source in moved.items() if source is not None and theirs.get(source) == ours[key]}
+        carried = {
+            key: source for key, source in moved.items() if source is not None and theirs.get(source) == ours[key]
+        }
         with torch.no_grad():
             after: Any = self.emitted(self.small)
             parameters = dict(after.named_parameters(remove_duplicate=False))
@@ -306,13 +348,21 @@ class Verification:
             old, new = before(input_ids=self.ids).logits, after(input_ids=self.ids).logits
         if old.shape == new.shape and (apart := largest(old, new)) <= 1e-6 * max(1.0, float(old.abs().max())):
             return "function-preserving", f"{edits}; run with the origin's weights, the logits differ by {apart:.1e}"
-        apart_text = f"logits move by {largest(old, new):.2g}" if old.shape == new.shape else f"logits are {list(new.shape)}, were {list(old.shape)}"
+        apart_text = (
+            f"logits move by {largest(old, new):.2g}"
+            if old.shape == new.shape
+            else f"logits are {list(new.shape)}, were {list(old.shape)}"
+        )
         fresh, dropped = len(ours) - len(carried), len(theirs) - len(set(carried.values()))
-        return "changed", f"{edits}; {len(carried)} parameters keep the origin's weights, {fresh} are fresh, {dropped} are gone; {apart_text}"
+        return (
+            "changed",
+            f"{edits}; {len(carried)} parameters keep the origin's weights, {fresh} are fresh, {dropped} are gone; {apart_text}",
+        )
 
     def origin_values(self) -> dict[str, Any]:
         """The config as it was imported, at the small sizes."""
-        sizes = {name: self.table.get(name, {}).get(value, value) for name, value in self.origin.sizes.items()}
+        given = {name: value for name, value in self.origin.sizes.items() if not is_expression(value)}
+        sizes = {name: self.table.get(name, {}).get(value, value) for name, value in given.items()}
         small = {name: value for name, value in self.small.config.items() if name in SHRUNK_WITH_SIZES}
         return {**{name: thaw(value) for name, value in self.origin.config.items()}, **thaw(small), **sizes}
 

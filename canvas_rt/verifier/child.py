@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def main() -> int:
@@ -18,6 +19,7 @@ def main() -> int:
     def progress(name: str) -> None:
         print(name, flush=True)
 
+    result: dict[str, Any]
     try:
         result = {"certificate": Verification(folder).certificate(progress).to_json()}
     except CanvasError as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Stack
-from canvas_rt.ir.expressions import is_expression, resolve
+from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.frozen import FrozenMap
 
 HEADS = ("num_attention_heads", "num_key_value_heads")
@@ -25,6 +25,7 @@ def shrink(document: Document, *also: Mapping[str, Any]) -> tuple[Document, Mapp
     """
     values = _values(document, also)
     table = {name: _small(name, sorted(found), values) for name, found in values.items()}
+
     def size(name: str, value: Any) -> Any:
         return value if is_expression(value) else table.get(name, {}).get(value, value)
 
@@ -66,11 +67,7 @@ def _values(document: Document, also: Iterable[Mapping[str, Any]]) -> dict[str, 
     kinds = [k.sizes for b in document.blocks.values() for i in b.nodes if isinstance(i, Stack) for k in i.kinds]
     for sizes in (document.sizes, *kinds, *also):
         for name, value in sizes.items():
-            if is_expression(value):
-                if sizes is document.sizes:
-                    continue
-                value = resolve(value, document.environment)
-            if isinstance(value, int):
+            if isinstance(value, int):  # an expression follows from others
                 found.setdefault(name, set()).add(value)
     return found
 
@@ -85,8 +82,12 @@ def _small(name: str, reals: list[int], values: Mapping[str, set[int]]) -> dict[
     if name == "head_dim":
         return {real: 6 + 2 * i for i, real in enumerate(reals)}
     if name == "hidden_size":
-        heads = [value for value in values.get("num_attention_heads", {1})]
-        unit = math.lcm(*[h // math.gcd(*[v for n in HEADS for v in values.get(n, ())] or [1]) for h in heads]) if heads else 1
+        heads = list(values.get("num_attention_heads", {1}))
+        unit = (
+            math.lcm(*[h // math.gcd(*[v for n in HEADS for v in values.get(n, ())] or [1]) for h in heads])
+            if heads
+            else 1
+        )
         # head_dim may follow as hidden_size // heads: keep it a multiple, and even
         return {real: 2 * unit * (max(1, 24 // unit) + 1 + 2 * i) for i, real in enumerate(reals)}
     start = {"intermediate_size": 44, "vocab_size": 122, "max_position_embeddings": LONGEST}.get(name, 18)

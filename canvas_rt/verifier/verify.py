@@ -37,7 +37,9 @@ def verify(
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
         raise CanvasError(
-            f"holds no {missing[0]}", path=str(target), hint="Verify a folder that 'canvas-rt emit' wrote, or a document."
+            f"holds no {missing[0]}",
+            path=str(target),
+            hint="Verify a folder that 'canvas-rt emit' wrote, or a document.",
         )
     with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
         return _in_child(folder.resolve(), Path(scratch), timeout_s, progress)
@@ -46,16 +48,29 @@ def verify(
 def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[[str], None]) -> Certificate:
     answer = scratch / "certificate.json"
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(scratch / "modules"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {
+        **os.environ,
+        "HF_MODULES_CACHE": str(scratch / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
     command = [sys.executable, "-m", "canvas_rt.verifier.child", str(folder), str(answer)]
     with subprocess.Popen(
-        command, cwd=scratch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_limits
+        command,
+        cwd=scratch,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_limits,
     ) as child:
         try:
             _, errors = _follow(child, timeout_s, progress)
         except subprocess.TimeoutExpired as error:
             child.kill()
-            raise CanvasError(f"verification took longer than {timeout_s:.0f} s and was stopped", path=folder.name) from error
+            raise CanvasError(
+                f"verification took longer than {timeout_s:.0f} s and was stopped", path=folder.name
+            ) from error
     if not answer.exists():
         last = errors.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
         raise CanvasError(f"the verifying process died: {last[0][:300]}", path=folder.name)
