@@ -373,13 +373,15 @@ def verify(chosen: argparse.Namespace) -> int:
 
 
 def diff(chosen: argparse.Namespace) -> int:
+    from canvas_rt.diff import diff as difference
+
     a, b = open_source(chosen.a), open_source(chosen.b)
     for name, document in ((chosen.a, a), (chosen.b, b)):
         try:
             require_sound(document)
         except CanvasError as error:
             raise CanvasError(error.message, path=name) from error
-    found = canvas_rt.diff(a, b)
+    found = difference(a, b)
     print_json(found.to_json()) if chosen.json else say(found)
     return OK
 

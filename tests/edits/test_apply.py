@@ -74,7 +74,9 @@ class Drawing:
 
     def path(self, *sorts: type[Any]) -> str:
         """To an item of one of the sorts: in the layers where it stands, in others, or in all."""
-        path: str = self.one_of(visit.path for visit in walk(self.document) if isinstance(visit.item, sorts))
+        root = self.document.blocks[self.document.root].nodes  # walk leaves out what nothing reads
+        paths = [visit.path for visit in walk(self.document) if isinstance(visit.item, sorts)]
+        path: str = self.one_of(dict.fromkeys([*paths, *(item.id for item in root if isinstance(item, sorts))]))
         head, found, rest = path.partition("model.layers.")
         if not found or head:
             return path
