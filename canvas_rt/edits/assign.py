@@ -54,9 +54,9 @@ def _value(text: str) -> Any:
 
 
 def _of_model(document: Document, name: str, value: Any) -> Edit:
-    if name in document.sizes:
+    if name in document.sizes and value is not None:
         return SetSize("", name, value)
-    if name in document.config:
+    if name in document.config or name in document.sizes:
         return SetConfig(name, value)
     known = document.sizes.keys() | document.config.keys()
     raise EditError(f"there is no size or config value '{name}'", hint=suggest(name, known))
@@ -64,6 +64,8 @@ def _of_model(document: Document, name: str, value: Any) -> Edit:
 
 def _of_block(document: Document, path: str, name: str, value: Any) -> Edit:
     if name in document.sizes:
+        return SetSize(path, name, value)
+    if name in document.config and document.config[name] is None:
         return SetSize(path, name, value)
     if name in document.config:
         raise EditError(f"{name} is one value for the whole model", path=path, hint=f"Set it as {name}=….")

@@ -26,6 +26,7 @@ from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import ExpressionError, expression, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, blocks_of, names_used, own_names
+from canvas_rt.ops.catalogue import OPS
 
 LARGEST_SIZE = 2**31 - 1
 
@@ -57,12 +58,34 @@ def set_size(document: Document, edit: SetSize) -> Document:
 def set_config(document: Document, edit: SetConfig) -> Document:
     if edit.name not in document.config:
         if edit.name in document.sizes:
+            if edit.value is None and _may_be_unset(document, edit.name):
+                return document.replace(  # type: ignore[no-any-return]
+                    sizes=document.sizes.without(edit.name), config=document.config.with_items({edit.name: None})
+                )
             raise EditError("is a size", path=edit.name, hint="SetSize sets it, for the model or for some layers.")
         raise EditError("is no config value of this model", path=edit.name, hint=suggest(edit.name, document.config))
     old = document.config[edit.name]
     if _sort(old) != _sort(edit.value) and old is not None and (edit.value is not None or isinstance(old, bool)):
         raise EditError(f"must be {_sort(old)}, as {_short(old)} is, not {_short(edit.value)}", path=edit.name)
+    if old is None and _may_be_unset(document, edit.name) and _sort(edit.value) == "a number":
+        _check_value(document, edit.value, edit.name)
+        return document.replace(  # type: ignore[no-any-return]
+            config=document.config.without(edit.name), sizes=document.sizes.with_items({edit.name: edit.value})
+        )
     return document.replace(config=document.config.with_items({edit.name: edit.value}))  # type: ignore[no-any-return]
+
+
+def _may_be_unset(document: Document, name: str) -> bool:
+    """Whether a size is read only by settings that may be null, as an attention window is."""
+    readers = [
+        OPS[item.op].settings[setting]
+        for block in document.blocks.values()
+        for item in block.nodes
+        if isinstance(item, Node) and item.op in OPS
+        for setting, value in item.attrs.items()
+        if name in names_in(value) and setting in OPS[item.op].settings
+    ]
+    return bool(readers) and all(setting.optional and setting.kind == "size" for setting in readers)
 
 
 def _sort(value: Any) -> str:
@@ -83,6 +106,8 @@ def _short(value: Any) -> str:
 
 def _check_known(document: Document, edit: SetSize, path: str) -> None:
     if edit.name in document.sizes:
+        return
+    if edit.name in document.config and document.config[edit.name] is None and _may_be_unset(document, edit.name):
         return
     if edit.name in document.config:
         raise EditError("is one value for the whole model, not a size", path=path, hint="SetConfig sets it.")

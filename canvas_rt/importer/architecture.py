@@ -1,7 +1,7 @@
 """Import an architecture: trace it small at several sizes, recognise, express in symbols, then bind the real sizes."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ AT_RUN_TIME = ("use_cache", "bos_token_id", "eos_token_id", "initializer_range",
 class ArchitectureImport:
     """One import at work."""
 
-    def __init__(self, factory: Factory, raw: Mapping[str, Any], name: str) -> None:
+    def __init__(self, factory: Factory, raw: Mapping[str, Any], name: str, pinned: Collection[str] = ()) -> None:
         register_attention()
         self.factory = factory
         self.raw = raw
@@ -82,7 +82,7 @@ class ArchitectureImport:
         self.values: dict[str, Any] = {field: values[field] for field in self.fields}
         self.overrides = {int(layer): dict(own) for layer, own in (raw.get("per_layer_config") or {}).items()}
         self.depth = int(self.values["num_hidden_layers"])
-        self.assignments = probe_assignments(self.values)
+        self.assignments = probe_assignments(self.values, pinned)
         self.structural: list[str] = []
         self.effective: set[str] = set()
 

@@ -175,10 +175,15 @@ def _rotary(module: nn.Module) -> Leaf | None:
     return ("rotary_embedding", attrs) if _proved(equal) else None
 
 
+def _dropout(module: nn.Module) -> Leaf | None:
+    return ("dropout", {"p": float(module.p)}) if type(module) is nn.Dropout else None
+
+
 MODULE_RULES: tuple[Callable[[nn.Module], Leaf | None], ...] = (
     _linear,
     _embedding,
     _layer_norm,
+    _dropout,
     _rotary,
     _rms_norm,
     _activation,

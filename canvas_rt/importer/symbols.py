@@ -1,11 +1,12 @@
 """Express the numbers of a traced model in its config's fields, from a few traces at unlike sizes."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from canvas_rt.ir.expressions import parse
+from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.catalogue import ACTIVATIONS
 
 PROBES = 3
@@ -17,13 +18,14 @@ UNPROBED = ("num_hidden_layers", "initializer_range", "pretraining_tp")
 """Numbers that shape no tensor of a layer: depth becomes a stack's count, the others act at initialisation or not at all."""
 
 
-def probe_assignments(config: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Small, valid and mutually unlike values for every number in a config.
+def probe_assignments(config: Mapping[str, Any], pinned: Collection[str] = ()) -> tuple[dict[str, Any], ...]:
+    """Small, valid and mutually unlike values for every number in a config; those in `pinned` keep theirs.
 
     Query heads stay a multiple of key/value heads, hidden_size an even multiple of query heads, and head_dim even.
     """
     names = [name for name, value in config.items() if is_probed(name, value)]
-    return tuple(_assignment(names, config, probe) for probe in range(PROBES))
+    kept = {name: config[name] for name in names if name in pinned}
+    return tuple({**_assignment(names, config, probe), **kept} for probe in range(PROBES))
 
 
 def is_probed(name: str, value: Any) -> bool:
@@ -89,7 +91,7 @@ def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
         same = (
             name for name in environments[0] if all(e[name] == v for e, v in zip(environments, values, strict=True))
         )
-        return next((f"={name}" for name in same), None)
+        return next((f"={name}" for name in same), freeze(first) if all(value == first for value in values) else None)
     if not all(isinstance(value, int | float) for value in values):
         return None
     if all(value == first for value in values):

@@ -22,8 +22,11 @@ MOST_NODES = 1024
 MOST_NAMES = 512
 """More sizes, config values or ties than any document may hold."""
 
+MOST_INSIDE = 2048
+"""More nodes than one layer may unfold into. Thirty blocks, each using the next twice, would be a billion."""
+
 MOST_ITEMS = 2**17
-"""More items than any document may unfold into: thirty blocks, each using the next twice, would be a billion."""
+"""More nodes than a document may unfold into, layers alike that stand together counted once."""
 
 DEEPEST_USE = 24
 """More levels of blocks within blocks than any document may have."""
@@ -350,36 +353,42 @@ class Document(Model):
 
 def _check_uses(blocks: Mapping[str, Block]) -> None:
     """Refuse blocks that use one that is missing, contain themselves, or unfold without end."""
-    unfolded: dict[str, int] = {}  # items of each block whose inner blocks are known
     pending = {name: _uses(block) for name, block in blocks.items()}
     for name, uses in pending.items():
         missing = next((inner for inner in uses if inner not in blocks), None)
         if missing is not None:
             raise ValueError(f"blocks.{name}: uses the block '{missing}', which does not exist")
+    inside: dict[str, int] = {}  # items of each block whose inner blocks are known, its layers left out
+    unfolded: dict[str, int] = {}  # with its layers
     for _ in range(DEEPEST_USE):
         for name in [name for name, uses in pending.items() if uses.keys() <= unfolded.keys()]:
-            uses = pending.pop(name)
-            items = len(blocks[name].nodes) + sum(unfolded[inner] * times for inner, times in uses.items())
-            unfolded[name] = items
-            if items > MOST_ITEMS:
-                raise ValueError(f"blocks.{name}: unfolds into {items} items; a model has at most {MOST_ITEMS}")
+            uses, own = pending.pop(name), len(blocks[name].nodes)
+            inside[name] = own + sum(inside[inner] * times for inner, (times, _) in uses.items())
+            unfolded[name] = own + sum(unfolded[inner] * sum(times) for inner, times in uses.items())
+            for items, most in ((inside[name], MOST_INSIDE), (unfolded[name], MOST_ITEMS)):
+                if items > most:
+                    raise ValueError(f"blocks.{name}: unfolds into {items} nodes; a document has at most {most}")
     if pending:
         name = next(iter(pending))
         raise ValueError(f"blocks.{name}: contains itself, or blocks nested more than {DEEPEST_USE} levels deep")
 
 
-def _uses(block: Block) -> Mapping[str, int]:
-    """The blocks that a block uses, and how often: layers alike that stand together count once."""
-    uses: dict[str, int] = {}
+def _uses(block: Block) -> Mapping[str, tuple[int, int]]:
+    """The blocks that a block uses: how often as a node, and in how many ranges of layers."""
+    uses: dict[str, tuple[int, int]] = {}
+
+    def add(name: str, nodes: int, ranges: int) -> None:
+        before = uses.get(name, (0, 0))
+        uses[name] = (before[0] + nodes, before[1] + ranges)
+
     for item in block.nodes:
         if isinstance(item, Use):
-            uses[item.block] = uses.get(item.block, 0) + 1
+            add(item.block, 1, 0)
         elif isinstance(item, Stack):
-            for kind in item.kinds:
-                uses.setdefault(kind.block, 0)
-            uses[item.kinds[0].block] += len(item.runs) + 1
+            for index, kind in enumerate(item.kinds):
+                add(kind.block, 0, len(item.runs) + 1 if index == 0 else 0)
             for run in item.runs:
-                uses[item.kinds[run.kind].block] += 1
+                add(item.kinds[run.kind].block, 0, 1)
     return uses
 
 

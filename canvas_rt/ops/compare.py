@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from canvas_rt.ir.document import Block, Document, Node, Stack, Use, layer_environment
+from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import head
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
@@ -162,7 +162,9 @@ class _Comparison:
             block = scope.document.blocks[kind.block]
             inputs: dict[str, Value] = {port: (scope, ref) for port, ref in stack.inputs.items()}
             inputs[block.inputs[0]] = "what the layer before gives"
-            environments = [layer_environment(environment, kind) for environment in scope.environments]
+            # What layers have for themselves is a number in an emitted config: the one that it is at the real sizes.
+            own = {name: resolve(value, scope.environments[0]) for name, value in kind.sizes.items()}
+            environments = [{**environment, **own} for environment in scope.environments]
             sides.append(Scope(scope.document, block, prefix, environments, inputs))
         self.kept += sides
         references = [(scope, next(iter(scope.block.outputs.values()))) for scope in sides]

@@ -29,7 +29,7 @@ from canvas_rt.ops.compare import difference
 from canvas_rt.ops.interpret import Interpreter, random_parameters
 from canvas_rt.ops.kernels import Context
 from canvas_rt.verifier.certificate import Certificate, Finding
-from canvas_rt.verifier.shrink import shrink, small_enough
+from canvas_rt.verifier.shrink import pinned, shrink, small_enough
 
 BATCH, SEQUENCE = 2, 40
 PROMPT, GENERATED = 6, 18
@@ -62,7 +62,8 @@ class Verification:
         self.document = load(folder / "document.canvas.json")
         self.raw = read_json(folder / "config.json")
         self.origin = self.document.origin
-        self.small, self.table = shrink(self.document, self.origin.sizes)
+        self.pinned = pinned(self.document)
+        self.small, self.table = shrink(self.document, [self.origin.sizes], self.pinned)
         small_enough(self.small)
         generator = torch.Generator().manual_seed(20)
         vocabulary = int(self.small.environment.get("vocab_size", 64))
@@ -163,14 +164,17 @@ class Verification:
     def structure(self) -> Finding:
         try:
             config_class, model_class = self.classes
-            again, _ = ArchitectureImport(ClassFactory(config_class, model_class), self.raw, self.document.name).run()
-            found = difference(self.document, again, probe_assignments(dict(self.document.environment)))
+            again, _ = ArchitectureImport(
+                ClassFactory(config_class, model_class), self.raw, self.document.name, self.pinned
+            ).run()
+            found = difference(self.document, again, probe_assignments(dict(self.document.environment), self.pinned))
         except Exception as error:  # whatever the emitted code does, it is a finding
             return Finding(False, f"the emitted code cannot be imported: {type(error).__name__}: {error}")
         if found:
             return Finding(False, f"the emitted code is another graph: {found}")
         nodes = sum(len(block.nodes) for block in self.document.blocks.values())
-        return Finding(True, f"importing the emitted code gives the same document ({nodes} nodes)")
+        held = f", at its own {', '.join(sorted(self.pinned))} (it holds literal numbers)" if self.pinned else ""
+        return Finding(True, f"importing the emitted code gives the same document ({nodes} nodes){held}")
 
     def keys(self) -> Finding:
         config_class, model_class = self.classes

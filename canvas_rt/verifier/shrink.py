@@ -1,13 +1,15 @@
 """Make a model small enough to run, and keep it the same model: unlike sizes, all layers, all ratios of heads."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Stack
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.physics.parameters import count_parameters
+from canvas_rt.physics.shapes import check
 
 HEADS = ("num_attention_heads", "num_key_value_heads")
 KEPT = ("num_hidden_layers", "sliding_window")
@@ -18,13 +20,39 @@ LONGEST = 32
 """Positions of the small model. Logits are compared beyond it, where dynamic scalings change; decoding stays within."""
 
 
-def shrink(document: Document, *also: Mapping[str, Any]) -> tuple[Document, Mapping[str, Mapping[int, int]]]:
+TOGETHER = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
+"""Sizes that divide one another: where one keeps its value, all do."""
+
+
+def pinned(document: Document) -> frozenset[str]:
+    """Sizes that must keep their values, because the graph holds literal numbers that go with them.
+
+    Found by trying: the fewest of one at a time, those that divide one another, all.
+    """
+    names = [name for name in document.sizes if name not in KEPT]
+    attempts = [frozenset[str](), *(frozenset([name]) for name in names if name not in TOGETHER)]
+    attempts += [
+        frozenset(TOGETHER) & set(names),
+        frozenset(TOGETHER) & set(names) | {"intermediate_size"},
+        frozenset(names),
+    ]
+    return next(
+        (attempt for attempt in attempts if check(shrink(document, (), attempt)[0], sequence=4).ok), frozenset(names)
+    )
+
+
+def shrink(
+    document: Document, also: Iterable[Mapping[str, Any]] = (), kept: Collection[str] = ()
+) -> tuple[Document, Mapping[str, Mapping[int, int]]]:
     """A small document of the same graph, and for each size what its real values became.
 
-    `also`: further sizes that must follow the same map, such as those of the origin.
+    `also`: further sizes that must follow the same map, such as those of the origin. `kept`: sizes that keep their values.
     """
     values = _values(document, also)
-    table = {name: _small(name, sorted(found), values) for name, found in values.items()}
+    table = {
+        name: {value: value for value in found} if name in kept else _small(name, sorted(found), values)
+        for name, found in values.items()
+    }
 
     def size(name: str, value: Any) -> Any:
         return value if is_expression(value) else table.get(name, {}).get(value, value)
@@ -94,10 +122,8 @@ def _small(name: str, reals: list[int], values: Mapping[str, set[int]]) -> dict[
     return {real: start + 14 * i for i, real in enumerate(reals)}
 
 
-def small_enough(document: Document, most: int = 60_000_000) -> None:
+def small_enough(document: Document, most: int = 400_000_000) -> None:
     """Raise `CanvasError` where even the small model is too large to run here."""
-    from canvas_rt.physics.parameters import count_parameters
-
     total = count_parameters(document).total
     if total > most:
         raise CanvasError(

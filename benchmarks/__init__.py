@@ -1,0 +1,1 @@
+"""Programs that measure Canvas: what it costs to use, and whether its numbers are the originals'."""
