@@ -64,4 +64,4 @@ def save(name: str, title: str, figures: dict[str, Any], parts: Sequence[str]) -
 
 
 def numbers_on_one_line(text: str) -> str:
-    return re.sub(r"\[\s+([-\d.e,\s]+?)\s+\]", lambda found: f"[{re.sub(r'\s+', ' ', found[1])}]", text)
+    return re.sub(r"\[\s+([-\d.e,\s]+?)\s+\]", lambda found: "[" + " ".join(found[1].split()) + "]", text)

@@ -160,7 +160,7 @@ def print_json(value: Any) -> None:
 
 def zoo(chosen: argparse.Namespace) -> int:
     from canvas_rt.importer import open_zoo, zoo_models
-    from canvas_rt.physics.parameters import count_parameters
+    from canvas_rt.ops.parameters import count_parameters
 
     rows = []
     for name, model in zoo_models().items():
@@ -213,15 +213,20 @@ def assigned(document: Any, assignments: Sequence[str]) -> Any:
 def show(chosen: argparse.Namespace) -> int:
     from canvas_rt import text
     from canvas_rt.ir.files import dumps
+    from canvas_rt.ops.parameters import count_parameters
     from canvas_rt.physics import check as check_document
-    from canvas_rt.physics import count_parameters
 
     document = open_source(chosen.source)
     if chosen.json:
         print(dumps(document), end="")
         return OK
-    say(text.heading(document, count_parameters(document).total))
-    say(text.unfolded(document) if chosen.unfold else text.folded(document, check_document(document).shapes))
+    found = check_document(document)
+    if found.ok:
+        say(text.heading(document, count_parameters(document).total))
+    else:  # a broken graph is shown for all that, but it has no cost
+        errors = sum(diagnostic.severity == "error" for diagnostic in found.diagnostics)
+        say(f"{document.root} · {errors} errors: 'canvas-rt check' lists them")
+    say(text.unfolded(document) if chosen.unfold else text.folded(document, found.shapes))
     return OK
 
 

@@ -70,7 +70,7 @@ def test_every_module_says_in_its_first_line_what_it_is_for() -> None:
 def test_opening_a_zoo_model_imports_no_torch() -> None:
     program = (
         "import sys, canvas_rt; document = canvas_rt.open_zoo('llama-3.1-405b'); canvas_rt.apply; "
-        "from canvas_rt.physics.parameters import count_parameters; print(count_parameters(document).total); "
+        "from canvas_rt.ops.parameters import count_parameters; print(count_parameters(document).total); "
         "assert not {'torch', 'transformers', 'numpy'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from canvas_rt.importer.factory import Factory, make_config, own_fields
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.symbols import alternative, express, inputs_of, is_probed, probe_assignments
 from canvas_rt.importer.trace import TraceError, register_attention, trace
-from canvas_rt.ir.document import Document, Node, Origin, Stack
+from canvas_rt.ir.document import Document, Node, Origin
 from canvas_rt.ir.files import with_origin
-from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
-from canvas_rt.ir.graph import names_used, walk
+from canvas_rt.ir.frozen import FrozenMap, freeze
+from canvas_rt.ir.graph import own_names
+from canvas_rt.ops.parameters import parameter_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,7 @@ class ArchitectureImport:
         import transformers
 
         derived = self.derived()
-        named = frozenset().union(*(names_used_in(blocks, name) for name in blocks)) | {"num_hidden_layers"}
+        named = {"num_hidden_layers"}.union(*(own_names(item) for block in blocks.values() for item in block.nodes))
         sizes: dict[str, Any] = {}
         config: dict[str, Any] = {}
         for field, value in self.values.items():
@@ -208,7 +210,7 @@ class ArchitectureImport:
             else:
                 config[field] = freeze(value)
         self.effective |= named
-        ties = getattr(self.factory_class(), "_tied_weights_keys", None) or {}
+        ties = getattr(self.model_class, "_tied_weights_keys", None) or {}
         document = Document(
             name=self.name,
             root=root,
@@ -220,13 +222,16 @@ class ArchitectureImport:
         origin = Origin(
             source=self.name,
             model_type=str(self.config.model_type),
-            architecture=self.factory_class().__name__,
+            architecture=self.model_class.__name__,
             versions=FrozenMap({"torch": torch.__version__, "transformers": transformers.__version__}),
         )
         return with_origin(document, origin)
 
-    def factory_class(self) -> type:
-        return self._model_class
+    @cached_property
+    def model_class(self) -> type:
+        """The class of the whole model."""
+        tiny = {**self.without_layers(self.raw), **self.assignments[0], "num_hidden_layers": self.trace_depth}
+        return type(self.factory.model(make_config(self.factory, tiny, self.name), torch.bfloat16, "meta"))
 
     def derived(self) -> dict[str, str]:
         """Sizes that the config leaves open and its class works out from others, as expressions."""
@@ -252,21 +257,13 @@ class ArchitectureImport:
 
     def compare_parameters(self, document: Document) -> None:
         """The document's parameters must be the original's at the real sizes: names and shapes, layer kind by kind."""
-        from canvas_rt.ir.expressions import resolve
-        from canvas_rt.ops.catalogue import complete, parameter_shapes
-
         given = {**self.without_layers(self.raw), "num_hidden_layers": self.trace_depth}
         if self.overrides:
             given["per_layer_config"] = self.raw["per_layer_config"]
         original = self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
         theirs = {name: tuple(p.shape) for name, p in original.named_parameters(remove_duplicate=False)}
         small = document.replace(sizes=document.sizes.with_items({"num_hidden_layers": self.trace_depth}))
-        ours: dict[str, tuple[int, ...]] = {}
-        for visit in walk(small):
-            if isinstance(visit.item, Node):
-                for spec in parameter_shapes(visit.item, resolve(complete(visit.item), visit.environment)):
-                    for path in expand_layers(visit.path):
-                        ours[f"{path}.{spec.name}"] = spec.shape
+        ours = parameter_keys(small)
         if ours != theirs:
             differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
             key = differing[0]
@@ -289,36 +286,6 @@ class ArchitectureImport:
             without_effect=tuple(field for field in self.values if field not in known),
             structural=tuple(self.structural),
         )
-
-    @property
-    def _model_class(self) -> type:
-        if not hasattr(self, "_class"):
-            self._class = type(
-                self.factory.model(make_config(self.factory, self._tiny(), self.name), torch.bfloat16, "meta")
-            )
-        return self._class
-
-    def _tiny(self) -> dict[str, Any]:
-        return {**self.without_layers(self.raw), **self.assignments[0], "num_hidden_layers": self.trace_depth}
-
-
-def names_used_in(blocks: Mapping[str, Any], name: str) -> frozenset[str]:
-    """The names that one block refers to."""
-    from canvas_rt.ir.graph import own_names
-
-    return frozenset().union(*(own_names(item) for item in blocks[name].nodes))
-
-
-def expand_layers(path: str) -> list[str]:
-    """`model.layers.0-2.mlp` as one path for each layer."""
-    parts = path.split(".")
-    for position, part in enumerate(parts):
-        first, dash, last = part.partition("-")
-        if dash and first.isdecimal() and last.isdecimal():
-            heads = [".".join([*parts[:position], str(layer)]) for layer in range(int(first), int(last) + 1)]
-            rest = expand_layers(".".join(parts[position + 1 :])) if position + 1 < len(parts) else [""]
-            return [f"{head}.{tail}" if tail else head for head in heads for tail in rest]
-    return [path]
 
 
 def followed(base: Traced, changed: Traced, value: Any) -> list[tuple[str, str, str]] | None:
@@ -385,6 +352,3 @@ def signature(module: nn.Module) -> str:
         shapes = {name: list(p.shape) for name, p in child.named_parameters(recurse=False)}
         parts.append([path, type(child).__name__, plain, shapes])
     return json.dumps(parts, sort_keys=True, default=str)
-
-
-__all__ = ["ArchitectureImport", "ImportReport", "Stack", "names_used", "thaw"]

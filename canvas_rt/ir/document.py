@@ -16,6 +16,9 @@ MOST_LAYERS = 4096
 """More layers than any stack may repeat: what makes a config a denial of service is its counts, not its widths."""
 
 
+MOST_KINDS = 256
+"""More kinds of layer than any stack may have."""
+
 MOST_NODES = 1024
 """More nodes than any block may hold."""
 
@@ -156,7 +159,7 @@ class Stack(Model):
     repeat: Size
     """How many layers."""
 
-    kinds: tuple[LayerKind, ...] = Field(min_length=1, max_length=MOST_LAYERS)
+    kinds: tuple[LayerKind, ...] = Field(min_length=1, max_length=MOST_KINDS)
     """The kinds of layer; the first is the default."""
 
     runs: tuple[Run, ...] = Field(default=(), max_length=MOST_LAYERS)

@@ -7,24 +7,19 @@ if TYPE_CHECKING:
     from canvas_rt.physics.hardware import Hardware, hardware_names, load_hardware
     from canvas_rt.physics.kv_cache import kv_cache_bytes
     from canvas_rt.physics.measuring import measure
-    from canvas_rt.physics.parameters import Parameters, count_parameters, parameter_keys, parameter_table
     from canvas_rt.physics.report import Report
     from canvas_rt.physics.shapes import Check, ValueShape, check
 
 _HOMES = {
     "Check": "shapes",
     "Hardware": "hardware",
-    "Parameters": "parameters",
     "Report": "report",
     "ValueShape": "shapes",
     "check": "shapes",
-    "count_parameters": "parameters",
     "hardware_names": "hardware",
     "kv_cache_bytes": "kv_cache",
     "load_hardware": "hardware",
     "measure": "measuring",
-    "parameter_keys": "parameters",
-    "parameter_table": "parameters",
 }
 
 
@@ -37,15 +32,11 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Check",
     "Hardware",
-    "Parameters",
     "Report",
     "ValueShape",
     "check",
-    "count_parameters",
     "hardware_names",
     "kv_cache_bytes",
     "load_hardware",
     "measure",
-    "parameter_keys",
-    "parameter_table",
 ]

@@ -8,9 +8,9 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import walk
+from canvas_rt.ops.parameters import ParameterRow, parameter_table
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.kv_cache import item_bytes, kv_cache_bytes
-from canvas_rt.physics.parameters import ParameterRow, parameter_table
 from canvas_rt.physics.report import Flops, Memory, NodeCost, ParameterCount, Report, Scenario, Time
 from canvas_rt.physics.roofline import Cost, Roof, roof
 from canvas_rt.physics.shapes import checked_run

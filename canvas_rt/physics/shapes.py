@@ -10,10 +10,10 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.expressions import display, names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ops.catalogue import Shape, show
+from canvas_rt.ops.parameters import ParameterRow, covers, parameter_table
 from canvas_rt.physics import labels
 from canvas_rt.physics.block_run import BlockRun, Flow, Setting, recursion, run_block
 from canvas_rt.physics.keys import relevant
-from canvas_rt.physics.parameters import ParameterRow, covers, parameter_table
 from canvas_rt.physics.structure import Finding, listed, reason
 
 SEQUENCE = 4096

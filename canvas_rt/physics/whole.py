@@ -9,9 +9,9 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import layer_runs, parse_layers
+from canvas_rt.ops.parameters import ParameterRow
 from canvas_rt.physics.allocator import Replay
 from canvas_rt.physics.keys import Blocks, below, relevant
-from canvas_rt.physics.parameters import ParameterRow
 from canvas_rt.physics.roofline import Cost, Roof, trace_costs
 from canvas_rt.physics.tape import GRANULE, Event, rounded
 from canvas_rt.physics.tiling import Listed, Running, Tiling

@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.package import config_json
 from canvas_rt.errors import CanvasError
-from canvas_rt.importer.architecture import ArchitectureImport, expand_layers
+from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.factory import ClassFactory, StockFactory
 from canvas_rt.importer.symbols import probe_assignments
 from canvas_rt.importer.trace import quiet
-from canvas_rt.ir.document import Document, Node
-from canvas_rt.ir.expressions import is_expression, resolve
+from canvas_rt.ir.document import Document, Stack
+from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.files import fingerprint, load, read_json, structure
 from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import walk
-from canvas_rt.ops.catalogue import complete, parameter_shapes
 from canvas_rt.ops.compare import difference
 from canvas_rt.ops.interpret import Interpreter, random_parameters
 from canvas_rt.ops.kernels import Context
+from canvas_rt.ops.parameters import parameter_keys
 from canvas_rt.verifier.certificate import Certificate, Finding
 from canvas_rt.verifier.shrink import pinned, shrink, small_enough
 
@@ -183,7 +183,7 @@ class Verification:
                 config_class(**{n: v for n, v in self.raw.items() if n not in ("model_type", "auto_map")})
             )
         emitted = {name: tuple(p.shape) for name, p in model.named_parameters(remove_duplicate=False)}
-        expected = document_parameters(self.document)
+        expected = parameter_keys(self.document)
         if emitted != expected:
             key = sorted(k for k in emitted.keys() | expected.keys() if emitted.get(k) != expected.get(k))[0]
             return Finding(
@@ -336,10 +336,11 @@ class Verification:
             return "identical", "nothing was edited since the import"
         if not self.origin.model_type or self.origin.model_type.startswith("canvas_"):
             return "changed", "its origin is not at hand to run beside it"
-        edits = f"{len(self.document.log)} edits" if self.document.log else "edited"
+        count = len(self.document.log)
+        edits = f"{count} edit{'s' * (count != 1)}" if count else "edited"
         before: Any = self.transformers_model(self.origin_values())
         theirs = {name: tuple(p.shape) for name, p in before.named_parameters(remove_duplicate=False)}
-        ours = document_parameters(self.small)
+        ours = parameter_keys(self.small)
         moved = {key: source_key(self.small, key) for key in ours}
         carried = {
             key: source for key, source in moved.items() if source is not None and theirs.get(source) == ours[key]
@@ -476,21 +477,8 @@ def fill(model: nn.Module, weights: Callable[[str, tuple[int, ...]], Tensor], ti
     return model
 
 
-def document_parameters(document: Document) -> dict[str, tuple[int, ...]]:
-    """Every parameter's key and shape, tied ones under both names."""
-    found: dict[str, tuple[int, ...]] = {}
-    for visit in walk(document):
-        if isinstance(visit.item, Node):
-            for spec in parameter_shapes(visit.item, resolve(complete(visit.item), visit.environment)):
-                for path in expand_layers(visit.path):
-                    found[f"{path}.{spec.name}"] = spec.shape
-    return found
-
-
 def source_key(document: Document, key: str) -> str | None:
     """The origin's key for a parameter: its own, with its layer's number as it was; None for a fresh layer."""
-    from canvas_rt.ir.document import Stack
-
     for visit in walk(document):
         if isinstance(visit.item, Stack) and key.startswith(f"{visit.path}."):
             number, _, rest = key[len(visit.path) + 1 :].partition(".")

@@ -8,7 +8,7 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Stack
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.physics.parameters import count_parameters
+from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics.shapes import check
 
 HEADS = ("num_attention_heads", "num_key_value_heads")

@@ -12,7 +12,8 @@ from canvas_rt import import_model, open_zoo, zoo_models
 from canvas_rt.importer.zoo import zoo_folder
 from canvas_rt.importer.zoo_build import build
 from canvas_rt.ir import fingerprint
-from canvas_rt.physics import check, count_parameters
+from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import check
 
 FAMILIES = sorted(path.parent for path in zoo_folder().glob("*/configs"))
 

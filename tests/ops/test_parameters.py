@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from canvas_rt.ir.document import Document, LayerKind, Run
 from canvas_rt.ir.files import load
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.physics import count_parameters, parameter_keys, parameter_table
+from canvas_rt.ops.parameters import count_parameters, parameter_keys, parameter_table
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 LLAMA = load(ZOO / "llama" / "document.canvas.json")
