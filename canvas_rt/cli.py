@@ -122,14 +122,21 @@ def add_assignments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def count(text: str) -> int:
+    """A number of sequences or tokens, as an argument."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 to 999999999")
+    return int(text)
+
+
 def add_scenario(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hardware", default="a100-80gb", metavar="CARD", help="a card of 'canvas-rt hardware'")
-    parser.add_argument("--mode", default="train", help="train, prefill or decode")
-    parser.add_argument("--batch", type=int, default=1, help="sequences at a time")
+    parser.add_argument("--mode", choices=["train", "prefill", "decode"], default="train", help="what it does")
+    parser.add_argument("--batch", type=count, metavar="N", default=1, help="sequences at a time")
     parser.add_argument(
-        "--sequence", type=int, default=None, help="tokens of a sequence (4096, or all that the model takes)"
+        "--sequence", type=count, default=None, help="tokens of a sequence (4096, or all that the model takes)"
     )
-    parser.add_argument("--dtype", default="bf16", help="bf16, fp16 or fp32")
+    parser.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16", help="of weights and activations")
     parser.add_argument("--optimizer", default="adamw", help="in training")
 
 
@@ -337,7 +344,19 @@ def measure_text(report: Any) -> str:
     return "\n".join(lines)
 
 
+def check_folder(path: str) -> None:
+    """Say before any work that a folder's name is none."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CanvasError(f"cannot be written: {reason}", path=path[:200], hint="Choose another name.") from error
+
+
 def emit(chosen: argparse.Namespace) -> int:
+    check_folder(chosen.output)
     document = open_source(chosen.source)
     require_sound(document)
     source = canvas_rt.emit(document)

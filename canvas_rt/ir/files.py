@@ -8,6 +8,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def read_json(path: Path) -> Any:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CanvasError(f"is not text in UTF-8 (byte {error.start})", path=str(path)) from error
+        raise CanvasError(
+            f"is not text in UTF-8 (byte {error.start})", path=str(path), hint="Save it as text in UTF-8."
+        ) from error
     return parse_json(text, str(path))
 
 
@@ -58,26 +61,27 @@ def read_regular(path: Path) -> bytes:
 def parse_json(text: str, name: str) -> Any:
     """JSON text as values; the error names line and column, or the field that holds what JSON has no word for."""
     if not text.strip():
-        raise CanvasError("is empty", path=name)
+        raise CanvasError("is empty", path=name, hint="It should hold JSON: {…}.")
     try:
-        value = json.loads(text, object_pairs_hook=_without_twins)
+        value = json.loads(text, object_pairs_hook=partial(_without_twins, name))
     except json.JSONDecodeError as error:
-        raise CanvasError(f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}", path=name) from error
+        where = f"line {error.lineno}, column {error.colno}"
+        raise CanvasError(f"is not JSON: {where}: {error.msg}", path=name, hint="Correct it there.") from error
     except RecursionError as error:
-        raise CanvasError("is nested too deeply", path=name) from error
-    except ValueError as error:
-        raise CanvasError(f"is not JSON: {error}", path=name) from error
+        raise CanvasError("is nested too deeply", path=name, hint=f"At most {DEEPEST} levels.") from error
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise CanvasError("holds a number of thousands of digits", path=name, hint="Write a smaller one.") from error
     _refuse_odd_values(value, name)
     return value
 
 
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_twins(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON. A key given twice means that one of its values would be dropped silently."""
     table = dict(pairs)
     if len(table) < len(pairs):
         seen: set[str] = set()
         twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {shown(twin)} is given twice in one object")
+        raise CanvasError("is given twice in one object", path=f"{name}: {twin[:80]}", hint="Keep one of them.")
     return table
 
 
@@ -99,7 +103,7 @@ def _refuse_odd_values(value: Any, name: str) -> None:
                     below.append((item, (trail, key)))
         depth += 1
         if depth > DEEPEST:
-            raise CanvasError(f"is nested too deeply: more than {DEEPEST} levels", path=name)
+            raise CanvasError("is nested too deeply", path=name, hint=f"At most {DEEPEST} levels.")
         level = below
 
 
@@ -174,8 +178,13 @@ def dumps(document: Document) -> str:
 
 
 def save(document: Document, path: str | Path) -> None:
-    """Write a document whole or not at all."""
-    write_whole(Path(path), dumps(document))
+    """Write a document whole or not at all.
+
+    Raises `DocumentError` for one that could not be opened again, and `CanvasError` for a file that cannot be written.
+    """
+    text = dumps(document)
+    parse_document(json.loads(text), str(path))
+    write_whole(Path(path), text)
 
 
 def write_whole(path: Path, text: str) -> None:
