@@ -1,19 +1,19 @@
 """Turn traced graphs into blocks of known ops. What is recognised is run beside what it replaces, and must be equal."""
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from canvas_rt.importer.trace import TraceError, is_rotary, rotary_width
+from canvas_rt.importer.patterns import find_rotations
+from canvas_rt.importer.rules import MODULES
+from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ops.catalogue import OPS
-from canvas_rt.ops.kernels import ACTIVATION_KERNELS, KERNELS, Context, rms_norm, rotate_half
 
 aten = torch.ops.aten
 
@@ -80,195 +80,12 @@ class Recogniser:
         """The node that a whole module is, if it is one of those known; without inputs."""
         module = self.model.get_submodule(path)
         name = path.rpartition(".")[2]
-        for rule in MODULE_RULES:
+        for rule in MODULES:
             found = rule(module)
             if found is not None:
                 op, attrs = found
                 return Node(id=name, op=op, attrs=freeze(attrs))
         return None
-
-
-# --- modules -----------------------------------------------------------------------------------------------------------
-
-Leaf = tuple[str, dict[str, Any]]
-
-
-def _linear(module: nn.Module) -> Leaf | None:
-    if type(module) is not nn.Linear:
-        return None
-    return "linear", {
-        "in_features": module.in_features,
-        "out_features": module.out_features,
-        "bias": module.bias is not None,
-    }
-
-
-def _embedding(module: nn.Module) -> Leaf | None:
-    plain = type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq
-    if not plain:
-        return None
-    return "embedding", {
-        "num_embeddings": module.num_embeddings,
-        "embedding_dim": module.embedding_dim,
-        "padding_idx": module.padding_idx,
-    }
-
-
-def _layer_norm(module: nn.Module) -> Leaf | None:
-    if type(module) is not nn.LayerNorm or len(module.normalized_shape) != 1 or module.weight is None:
-        return None
-    return "layer_norm", {"size": module.normalized_shape[0], "eps": module.eps, "bias": module.bias is not None}
-
-
-def _rms_norm(module: nn.Module) -> Leaf | None:
-    parameters = dict(module.named_parameters())
-    if set(parameters) != {"weight"} or parameters["weight"].dim() != 1 or list(module.children()):
-        return None
-    epsilon = next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
-    if not isinstance(epsilon, float):
-        return None
-    weight = parameters["weight"]
-
-    def equal(dtype: torch.dtype) -> bool:
-        # Values near the root of epsilon, so that a norm which uses it elsewhere is told apart.
-        x = (torch.randn(2, 5, weight.shape[0], generator=_generator()) * epsilon**0.5).to(dtype)
-        return _same(module(x), rms_norm(x, weight, epsilon))
-
-    return ("rms_norm", {"size": weight.shape[0], "eps": epsilon}) if _proved(equal) else None
-
-
-def _activation(module: nn.Module) -> Leaf | None:
-    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()) or is_rotary(module):
-        return None
-    x = torch.linspace(-6, 6, 257)
-    for name, kernel in ACTIVATION_KERNELS.items():
-
-        def equal(dtype: torch.dtype, kernel: Callable[[Tensor], Tensor] = kernel) -> bool:
-            return _same(module(x.to(dtype)), kernel(x.to(dtype)))
-
-        if _proved(equal):
-            return "activation", {"fn": name}
-    return None
-
-
-def _rotary(module: nn.Module) -> Leaf | None:
-    config = getattr(module, "config", None)
-    if not is_rotary(module) or config is None or not isinstance(getattr(config, "rope_parameters", None), dict):
-        return None
-    attrs = {
-        "head_dim": rotary_width(module),
-        "parameters": dict(config.rope_parameters),
-        "max_position_embeddings": config.max_position_embeddings,
-    }
-    longest = config.max_position_embeddings
-
-    def equal(dtype: torch.dtype) -> bool:
-        x = torch.zeros(1, 1, dtype=dtype)
-        # Within, at and beyond the trained length: dynamic scalings change there, and must change back.
-        for positions in (torch.arange(9), torch.arange(longest - 2, longest), torch.arange(2 * longest)):
-            context = Context(1, len(positions), x.device, dtype)
-            ours = KERNELS["rotary_embedding"]({"position_ids": positions[None]}, attrs, {}, context)
-            if not all(_same(a, b) for a, b in zip(module(x, positions[None]), ours, strict=True)):
-                return False
-        return True
-
-    return ("rotary_embedding", attrs) if _proved(equal) else None
-
-
-def _dropout(module: nn.Module) -> Leaf | None:
-    return ("dropout", {"p": float(module.p)}) if type(module) is nn.Dropout else None
-
-
-MODULE_RULES: tuple[Callable[[nn.Module], Leaf | None], ...] = (
-    _linear,
-    _embedding,
-    _layer_norm,
-    _dropout,
-    _rotary,
-    _rms_norm,
-    _activation,
-)
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-
-
-def _proved(equal: Callable[[torch.dtype], bool]) -> bool:
-    """Whether two computations agree to the last bit, in fp32 and in bf16. What cannot be run is not proved."""
-    try:
-        with torch.no_grad():
-            return all(equal(dtype) for dtype in (torch.float32, torch.bfloat16))
-    except (RuntimeError, TypeError, ValueError, IndexError):
-        return False
-
-
-# --- patterns over functions -------------------------------------------------------------------------------------------
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
-
-
-@lru_cache(maxsize=1)
-def _rotate_pattern() -> fx.Graph:
-    class Pattern(nn.Module):
-        def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-            return _rotate(x, cos, sin)
-
-    # Two tensors for cos and sin: export takes one tensor given twice for one input.
-    example = (torch.zeros(2, 2, 3, 4), torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
-    graph: fx.Graph = torch.export.export(Pattern(), example, strict=False).graph
-    return graph
-
-
-def match(pattern: fx.Graph, node: fx.Node) -> dict[str, fx.Node] | None:
-    """What a pattern's inputs stand for where its output is `node`; None where the graphs differ.
-
-    Constants are not compared: they vary with the model's sizes, and the proof that follows tells whether they fit.
-    """
-    output = next(n for n in pattern.nodes if n.op == "output").args[0]
-    found = _match(output[0] if isinstance(output, tuple | list) else output, node, {})
-    return None if found is None else {name: target for name, target in found.items() if not name.startswith("%")}
-
-
-def _match(pattern: fx.Node, node: object, bound: dict[str, fx.Node]) -> dict[str, fx.Node] | None:
-    if not isinstance(node, fx.Node):
-        return None
-    if pattern.op == "placeholder":
-        if bound.setdefault(pattern.name, node) is not node:
-            return None
-        return bound
-    if node.op != "call_function" or node.target is not pattern.target:
-        return None
-    inner, outer = list(pattern.all_input_nodes), list(node.all_input_nodes)
-    if len(inner) != len(outer):
-        return None
-    swapped = [list(reversed(outer))] if pattern.target in (aten.add.Tensor, aten.mul.Tensor) else []
-    for order in [outer, *swapped]:
-        trial: dict[str, fx.Node] | None = dict(bound)
-        for a, b in zip(inner, order, strict=True):
-            trial = _match(a, b, trial) if trial is not None else None
-        if trial is not None:
-            return trial
-    return None
-
-
-def evaluate(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Any:
-    """Run a graph's functions from the nodes in `values` up to `node`."""
-    if node in values:
-        return values[node]
-    if node.op != "call_function":
-        raise ValueError(f"{node} is not a function of what was given")
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: evaluate(n, values))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-# --- one module's graph ------------------------------------------------------------------------------------------------
 
 
 class _Reader:
@@ -287,7 +104,7 @@ class _Reader:
         self.inputs = tuple(dict.fromkeys(ports))
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
-        self.rotations = self._find_rotations()
+        self.rotations = find_rotations(self.graph)
 
     def read(self) -> Block:
         """Start at what the module gives and read what that needs: whatever has no effect is never looked at."""
@@ -425,25 +242,6 @@ class _Reader:
         self.items[self.items.index(stack)] = grown
 
     # functions
-
-    def _find_rotations(self) -> dict[fx.Node, dict[str, fx.Node]]:
-        """Where a value is turned by rotary cosines and sines."""
-        pattern = _rotate_pattern()
-        found: dict[fx.Node, dict[str, fx.Node]] = {}
-        for node in self.graph.nodes:
-            if node.op == "call_function" and node.target is aten.add.Tensor:
-                bound = match(pattern, node)
-                if bound is not None and self._proves_rotation(node, bound):
-                    found[node] = bound
-        return found
-
-    def _proves_rotation(self, node: fx.Node, bound: Mapping[str, fx.Node]) -> bool:
-        def equal(dtype: torch.dtype) -> bool:
-            generator = _generator()
-            values = {n: torch.randn(n.meta["val"].shape, generator=generator).to(dtype) for n in bound.values()}
-            return _same(evaluate(node, values), _rotate(*(values[bound[name]] for name in ("x", "cos", "sin"))))
-
-        return _proved(equal)
 
     def read_function(self, node: fx.Node) -> None:
         rules = (
