@@ -156,6 +156,11 @@ class Plan:
         """Whether layers see unlike windows, so that each takes its own mask."""
         return len(self.windows) > 1
 
+    @property
+    def own_masks(self) -> bool:
+        """Whether masks say more than transformers can tell from the config, so that only the model can make them."""
+        return self.windows not in ({"None"}, {"=sliding_window"}, set())
+
     @cached_property
     def without_attention(self) -> frozenset[str]:
         """Layer blocks that hold no attention, and so no place in the cache."""

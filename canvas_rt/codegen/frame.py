@@ -189,6 +189,13 @@ def with_values(config: {config}, **values: Any) -> {config}:
 '''
 
 
+OWN_MASKS = """
+@staticmethod
+def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+    return attention_mask  # windows differ from layer to layer: forward makes the masks itself
+"""
+
+
 def pretrained_class(plan: Plan) -> str:
     layers = [plan.names.of(name) for name in plan.layer_blocks]
     attentions = [plan.names.of(name) for name in plan.order if plan.gives_weights(name)]
@@ -438,5 +445,5 @@ class CausalLMWriter(BlockWriter):
         lines = [f"class {self.plan.names.causal_lm}({self.plan.names.pretrained}, GenerationMixin):"]
         if ties:
             lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
-        lines += [*indent(self.init()), "", *indent(forward)]
+        lines += [*indent(self.init()), *(indent(OWN_MASKS) if self.plan.own_masks else []), "", *indent(forward)]
         return "\n".join(lines) + "\n"

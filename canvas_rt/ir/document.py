@@ -212,7 +212,7 @@ def runs_of(kinds: tuple[int, ...]) -> tuple[Run, ...]:
 
 
 def _kind_of_item(value: Any) -> str:
-    keys = value if isinstance(value, Mapping) else type(value).model_fields
+    keys = value if isinstance(value, Mapping) else getattr(type(value), "model_fields", ())
     return "stack" if "kinds" in keys else "use" if "block" in keys else "node"
 
 

@@ -186,7 +186,8 @@ def save(document: Document, path: str | Path) -> None:
     Raises `DocumentError` for one that could not be opened again, and `CanvasError` for a file that cannot be written.
     """
     text = dumps(document)
-    parse_document(json.loads(text), str(path))
+    if parse_document(json.loads(text), str(path)) != document:
+        raise DocumentError("would not read back as it is: it holds what JSON has no word for", path=str(path))
     write_whole(Path(path), text)
 
 

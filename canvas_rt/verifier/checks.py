@@ -296,17 +296,22 @@ class Verification:
             *([(type(o).__name__, o) for o in [self.original(self.small)]] if self.stock else []),
         ]
         for name, candidate in models:
-            tokens = candidate.generate(
-                ids[:, :PROMPT],
-                max_new_tokens=GENERATED,
-                do_sample=False,
-                pad_token_id=0,
-                attention_mask=torch.ones_like(ids[:, :PROMPT]),
-            )
+            tokens = self.generate(candidate, ids[:, :PROMPT])
             if not torch.equal(tokens, greedy):
                 place = int((tokens != greedy).any(0).nonzero()[0]) if tokens.shape == greedy.shape else tokens.shape[1]
                 return Finding(False, f"{name} generates another token at position {place}", worst)
+        static = self.generate(model, ids[:, :PROMPT], cache_implementation="static")
+        if not torch.equal(static, greedy):
+            return Finding(False, "generate with a static cache gives other tokens", worst)
         return Finding(True, f"{GENERATED} tokens agree with and without the cache, and in generate", worst)
+
+    @staticmethod
+    def generate(model: Any, prompt: Tensor, **options: Any) -> Tensor:
+        mask = torch.ones_like(prompt)
+        tokens: Tensor = model.generate(
+            prompt, max_new_tokens=GENERATED, do_sample=False, pad_token_id=0, attention_mask=mask, **options
+        )
+        return tokens
 
     def greedy(self, model: Any) -> Tensor:
         """What decoding without a cache gives."""

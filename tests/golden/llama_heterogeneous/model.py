@@ -447,6 +447,10 @@ class CanvasLlamaForCausalLM(CanvasLlamaPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @staticmethod
+    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+        return attention_mask  # windows differ from layer to layer: forward makes the masks itself
+
     @can_return_tuple
     def forward(
         self,

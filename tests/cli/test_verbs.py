@@ -1,0 +1,166 @@
+"""Each verb does what it says, exits 0, and gives machines the keys that the contract names."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import canvas_rt
+from canvas_rt.ir import load
+
+CONFIG = {
+    "model_type": "llama",
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+}
+
+
+def test_zoo_lists_what_can_be_opened(run: Any) -> None:
+    listed = run("zoo", "--json")
+    assert listed.code == 0
+    assert {"name": "llama-3.1-8b", "family": "llama", "parameters": 8_030_261_248} in listed.json
+    assert "llama-3.1-8b       llama       8,030,261,248 parameters" in run("zoo").out
+
+
+def test_import_writes_a_document_and_reports(run: Any) -> None:
+    Path("mine").mkdir()
+    Path("mine/config.json").write_text(json.dumps({**CONFIG, "my_field": 1}))
+    ran = run("import", "mine", "-o", "mine.canvas.json", "--set", "num_hidden_layers=3", "--json")
+    assert (ran.code, ran.made) == (0, {"mine.canvas.json"})
+    assert ran.json.keys() == {"nodes", "recognised", "symbols", "literals", "without_effect", "structural"}
+    assert "my_field" in ran.json["without_effect"]
+    document = load("mine.canvas.json")
+    assert (document.name, document.sizes["num_hidden_layers"]) == ("mine", 3)
+    assert str(Path.cwd()) not in Path("mine.canvas.json").read_text()
+
+
+def test_show_prints_the_graph(run: Any) -> None:
+    folded = run("show", "d.canvas.json")
+    assert folded.code == 0
+    assert folded.out.startswith("LlamaForCausalLM · ")
+    assert "model.layers        Stack            num_hidden_layers × LlamaDecoderLayer" in folded.out
+    assert "LlamaAttention(hidden_states, cos, sin)  # attention" in run("show", "d.canvas.json", "--unfold").out
+    assert run("show", "d.canvas.json", "--json").json["root"] == "LlamaForCausalLM"
+
+
+def test_edit_writes_the_edited_document(run: Any) -> None:
+    edits = [{"kind": "set_size", "path": "model.layers.1-2.mlp", "name": "intermediate_size", "value": 48}]
+    Path("edits.json").write_text(json.dumps(edits))
+    ran = run(
+        "edit", "d.canvas.json", "--apply", "edits.json", "--set", "hidden_act=relu", "-o", "e.canvas.json", "--json"
+    )
+    assert (ran.code, ran.made) == (0, {"e.canvas.json"})
+    assert ran.json == {"edits": 2, "output": "e.canvas.json"}
+    assert load("e.canvas.json").config["hidden_act"] == "relu"
+
+
+def test_an_edit_may_replace_its_own_source(run: Any) -> None:
+    assert run("edit", "d.canvas.json", "--set", "vocab_size=256", "-o", "d.canvas.json").code == 0
+    assert load("d.canvas.json").sizes["vocab_size"] == 256
+
+
+def test_check_gives_shapes_and_diagnostics(run: Any) -> None:
+    good = run("check", "d.canvas.json", "--json")
+    assert (good.code, good.json["ok"], good.json["diagnostics"]) == (0, True, [])
+    assert good.json["shapes"]["lm_head"] == [["batch", "seq", "vocab_size"]]
+    assert run("edit", "d.canvas.json", "--set", "num_key_value_heads=3", "-o", "bad.canvas.json").code == 0
+    bad = run("check", "bad.canvas.json", "--json")
+    assert bad.code == 1
+    assert [d["severity"] for d in bad.json["diagnostics"]] == ["error"]
+    assert bad.json["diagnostics"][0].keys() == {"severity", "path", "message", "hint"}
+    assert "num_attention_heads (4) is not a multiple of num_key_value_heads (3)" in run("check", "bad.canvas.json").out
+
+
+def test_check_fails_over_a_budget(run: Any) -> None:
+    assert run("check", "llama-3.1-8b", "--budget", "vram=80GB", "--hardware", "h100-80gb").code == 1
+    assert run("check", "d.canvas.json", "--budget", "vram=80GB").code == 0
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+def test_measure_gives_the_keys_that_others_rely_on(run: Any, mode: str) -> None:
+    report = run("measure", "d.canvas.json", "--json", "--mode", mode, "--batch", "2", "--sequence", "32")
+    assert report.code == 0
+    keys = {
+        "parameters": {"total", "active"},
+        "flops": {"forward", "backward"},
+        "memory": {
+            "weights",
+            "gradients",
+            "optimizer",
+            "activations",
+            "kv_cache",
+            "peak_allocated",
+            "peak_reserved",
+            "device_total",
+        },
+        "time": {"total_s"},
+    }
+    assert all(wanted <= report.json[part].keys() for part, wanted in keys.items())
+    assert report.json["fits"] is True
+    assert "on the device: fits" in run("measure", "d.canvas.json", "--mode", mode, "--by", "node").out
+
+
+def test_emit_writes_a_package_and_replaces_its_own(run: Any) -> None:
+    files = {"README.md", "config.json", "document.canvas.json", "generation_config.json", "model.py"}
+    first = run("emit", "d.canvas.json", "-o", "out", "--json")
+    assert (first.code, set(first.json["files"])) == (0, files)
+    assert first.made == {"out", *(f"out/{name}" for name in files)}
+    assert run("emit", "d.canvas.json", "-o", "out").code == 0
+    assert run("show", "out").code == 0
+
+
+def test_diff_tells_what_an_edit_costs(run: Any) -> None:
+    assert run("edit", "d.canvas.json", "--set", "num_hidden_layers=3", "-o", "e.canvas.json").code == 0
+    for _ in range(2):
+        assert run("diff", "d.canvas.json", "e.canvas.json", "--json").code == 0
+    assert "num_hidden_layers" in run("diff", "d.canvas.json", "e.canvas.json").out
+
+
+def test_hardware_lists_the_cards_with_their_sources(run: Any) -> None:
+    cards = run("hardware", "--json")
+    assert cards.code == 0
+    assert all(card["source"] for card in cards.json)
+    assert "a100-80gb" in run("hardware").out
+
+
+def test_the_version_and_the_help_are_told(run: Any) -> None:
+    assert run("--version").out == f"canvas-rt {canvas_rt.__version__}\n"
+    assert run().code == 0
+    for verb in ("zoo", "import", "show", "edit", "check", "measure", "emit", "verify", "diff", "hardware"):
+        assert run(verb, "--help").code == 0
+
+
+def process(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "canvas_rt.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_a_process_exits_with_the_verb_s_code(run: Any) -> None:
+    good, bad, usage = process("show", "d.canvas.json"), process("show", "nothing"), process("show")
+    assert (good.returncode, bad.returncode, usage.returncode) == (0, 1, 2)
+    assert (bad.stdout, usage.stdout) == ("", "")
+    assert "there is no such file, folder or zoo model" in bad.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(run: Any) -> None:
+    command = f'"{sys.executable}" -m canvas_rt.cli show d.canvas.json --json | head -c 1'
+    ran = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("{", "")
+
+
+def test_a_terminal_without_signs_gets_escapes(run: Any) -> None:
+    import os
+
+    shown = process("show", "d.canvas.json", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert r"num_hidden_layers \xd7 LlamaDecoderLayer" in shown.stdout
