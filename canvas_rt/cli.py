@@ -213,7 +213,13 @@ def assigned(document: Any, assignments: Sequence[str]) -> Any:
 
     edits: list[Any] = []
     for text in assignments:  # each is read against what those before it made
-        edits.append(parse_assignment(apply(document, *edits), text))
+        try:
+            edits.append(parse_assignment(apply(document, *edits), text))
+        except CanvasError as error:
+            name = text.partition("=")[0].strip()[:200]
+            if name in str(error):
+                raise
+            raise CanvasError(error.message, path=name, hint=error.hint) from error
     return apply(document, *edits) if edits else document
 
 

@@ -100,7 +100,5 @@ def test_depth_costs_no_rows() -> None:
 
 
 def test_counting_needs_no_torch() -> None:
-    program = (
-        "import sys, canvas_rt.ops.parameters, canvas_rt.physics as p; p.load_hardware; sys.exit('torch' in sys.modules)"
-    )
+    program = "import sys, canvas_rt.ops.parameters, canvas_rt.physics as p; p.load_hardware; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
