@@ -219,7 +219,7 @@ def assigned(document: Any, assignments: Sequence[str]) -> Any:
             name = text.partition("=")[0].strip()[:200]
             if name in str(error):
                 raise
-            raise CanvasError(error.message, path=name, hint=error.hint) from error
+            raise CanvasError(error.message.removeprefix("value: "), path=name, hint=error.hint) from error
     return apply(document, *edits) if edits else document
 
 

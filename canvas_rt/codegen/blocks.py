@@ -75,6 +75,11 @@ class Names:
     def rotary(self) -> str:
         return f"{self.prefix}RotaryEmbedding"
 
+    @property
+    def taken(self) -> frozenset[str]:
+        """Classes that every emitted module has, whatever its blocks are called."""
+        return frozenset({self.config, self.pretrained, self.rms_norm, self.rotary})
+
 
 @dataclass
 class Plan:
@@ -214,6 +219,14 @@ class Plan:
         if self.document.blocks[backbone].inputs != ("input_ids",) or tuple(root.outputs) != ("logits",):
             raise EmitError("takes input_ids and gives logits in every Hugging Face model", path=self.document.root)
         for name in self.order:
+            if self.names.of(name) in self.names.taken or (
+                self.names.of(name) == self.names.causal_lm and name != self.document.root
+            ):
+                raise EmitError(
+                    f"would be emitted as {self.names.of(name)}, a class that every model has for itself",
+                    path=name,
+                    hint="Call the block otherwise.",
+                )
             self.validate_block(name)
 
     def validate_block(self, name: str) -> None:

@@ -12,7 +12,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.importer.config import check_config, ignored_fields
 from canvas_rt.importer.zoo import open_zoo, zoo_models
 from canvas_rt.ir.document import Document
-from canvas_rt.ir.files import SUFFIX, load, parse_document, read_json
+from canvas_rt.ir.files import LARGEST_FILE, SUFFIX, load, parse_document, read_json
 
 if TYPE_CHECKING:
     from canvas_rt.importer.architecture import ImportReport
@@ -121,14 +121,32 @@ def from_hub(name: str) -> tuple[Any, str]:
     known = suggest(name, zoo_models())
     if len(parts) != 2 or not all(parts) or name.endswith((".json", "/")) or name.startswith((".", "/", "~")):
         raise CanvasError("there is no such file, folder or zoo model", path=name[:200] or "(no name)", hint=known)
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        found = Path(hf_hub_download(name, "config.json", local_files_only=bool(os.environ.get("HF_HUB_OFFLINE"))))
-    except (OSError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        return read_json(_downloaded(name)), name
+    except LocalEntryNotFoundError as error:
+        message = "is no file here, and the hub, where it may be a model, cannot be reached"
+        raise CanvasError(message, path=name[:200], hint=known) from error
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CanvasError(
-            f"neither a file here nor a model on the hub: {reason[0][:200]}", path=name[:200] or "(no name)", hint=known
-        ) from error
-    return read_json(found), name
+        message = f"neither a file here nor a model on the hub: {reason[0][:200]}"
+        raise CanvasError(message, path=name[:200], hint=known) from error
+
+
+def _downloaded(name: str) -> Path:
+    """Where the hub's library keeps a model's config, fetched anew where the hub can be reached."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    offline = bool(os.environ.get("HF_HUB_OFFLINE"))
+    if not offline:
+        try:  # without a network the download itself would try for half a minute
+            size = get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10).size
+        except (HfHubHTTPError, HFValidationError):
+            raise
+        except Exception:  # no connection, in the words of whichever HTTP library
+            offline, size = True, None
+        if (size or 0) > LARGEST_FILE:
+            raise CanvasError("has a config.json that is too large", path=name, hint="No model needs one so large.")
+    return Path(hf_hub_download(name, "config.json", local_files_only=offline))

@@ -16,7 +16,7 @@ from canvas_rt.ir.graph import Item, execution_order, layer_runs, recursive_bloc
 from canvas_rt.ops.catalogue import OPS, Facts, Op, Shape, complete, parameter_shapes, setting_problems, show, shown
 from canvas_rt.ops.kernels import KERNELS, Context
 from canvas_rt.physics import labels
-from canvas_rt.physics.keys import Blocks, Environment, relevant, stand_in
+from canvas_rt.physics.keys import Blocks, Environment, below, relevant, stand_in
 from canvas_rt.physics.meta import FastMeta
 from canvas_rt.physics.structure import (
     Finding,
@@ -237,7 +237,7 @@ class _Run:
         else:
             scope = relevant(self.blocks, name, environment)
         named = None if self.named is None else self.named.within(key)
-        return run_block(self.blocks, name, scope, given, self.setting, named)
+        return run_block(below(self.blocks, name), name, scope, given, self.setting, named)
 
     def _use(self, use: Use, arriving: Mapping[str, Tensor | None]) -> Sequence[Tensor | None]:
         run = self._inner(use.block, use.id, self.environment, arriving)

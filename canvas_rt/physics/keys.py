@@ -6,7 +6,7 @@ from typing import Any
 
 from canvas_rt.ir.document import Block, Document
 from canvas_rt.ir.frozen import FrozenMap, freeze
-from canvas_rt.ir.graph import names_used, reachable_blocks
+from canvas_rt.ir.graph import blocks_of, names_used, reachable_blocks
 
 Blocks = FrozenMap[str, Block]
 Environment = FrozenMap[str, Any]
@@ -14,9 +14,12 @@ Environment = FrozenMap[str, Any]
 
 @lru_cache(maxsize=4096)
 def below(blocks: Blocks, block: str) -> Blocks:
-    """The block and those inside it."""
+    """The block and those inside it; all, where one of them is missing, so that a hint can offer the others."""
     stub = stand_in(blocks, block, FrozenMap())
-    return FrozenMap({name: blocks[name] for name in reachable_blocks(stub, block)})
+    found = reachable_blocks(stub, block)
+    if any(inner not in blocks for name in found for item in blocks[name].nodes for inner in blocks_of(item)):
+        return blocks
+    return FrozenMap({name: blocks[name] for name in found})
 
 
 @lru_cache(maxsize=4096)

@@ -194,7 +194,9 @@ class Tiling:
         return part
 
     def _layers(self, parent: Part, gap: Gap) -> list[Part]:
-        traces = [self.lookup(gap, kind) for kind in self.kinds(gap)]
+        kinds = self.kinds(gap)
+        known = {kind: self.lookup(gap, kind) for kind in dict.fromkeys(kinds)}
+        traces = [known[kind] for kind in kinds]
         carried = parent.tokens[gap.given]
         others = [parent.tokens[number] for number in gap.given_others]
         parts = []

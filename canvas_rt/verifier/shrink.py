@@ -104,22 +104,23 @@ def _small(name: str, reals: list[int], values: Mapping[str, set[int]]) -> dict[
     if name in KEPT:
         return {real: (min(real, WINDOW + i) if name == "sliding_window" else real) for i, real in enumerate(reals)}
     if name in HEADS:
-        everything = [value for head in HEADS for value in values.get(head, ())]
-        divisor = math.gcd(*everything)
-        return {real: real // divisor for real in reals}
+        return {real: _heads(real, values) for real in reals}
     if name == "head_dim":
         return {real: 6 + 2 * i for i, real in enumerate(reals)}
     if name == "hidden_size":
-        heads = list(values.get("num_attention_heads", {1}))
-        unit = (
-            math.lcm(*[h // math.gcd(*[v for n in HEADS for v in values.get(n, ())] or [1]) for h in heads])
-            if heads
-            else 1
-        )
+        unit = math.lcm(*(_heads(value, values) for value in values.get("num_attention_heads", ())))
         # head_dim may follow as hidden_size // heads: keep it a multiple, and even
         return {real: 2 * unit * (max(1, 24 // unit) + 1 + 2 * i) for i, real in enumerate(reals)}
     start = {"intermediate_size": 44, "vocab_size": 122, "max_position_embeddings": LONGEST}.get(name, 18)
     return {real: start + 14 * i for i, real in enumerate(reals)}
+
+
+def _heads(real: int, values: Mapping[str, set[int]]) -> int:
+    """A number of heads in its ratio to all others. Two key/value heads remain: with one, their order could not be told."""
+    everything = [value for name in HEADS for value in values.get(name, ())]
+    divisor = math.gcd(*everything)
+    factor = 2 if min(everything) == divisor > 1 else 1
+    return real // divisor * factor
 
 
 def small_enough(document: Document, most: int = 400_000_000) -> None:

@@ -70,6 +70,11 @@ def test_a_factor_of_one_preserves_the_function(small_llama: Document) -> None:
             "wide.pow(2).mean(-1, keepdim=True) + 2 * self.eps",
             "structure",
         ),
+        (
+            "x[:, :, None].expand(batch, heads, groups, seq, width)",
+            "x[:, None].expand(batch, groups, heads, seq, width)",
+            "logits",
+        ),
         ("class CanvasLlamaModel(", "class CanvasLlamaModels(", "structure"),
         ("def apply_rotary(", "def apply_rotary(:", "structure"),
     ],
