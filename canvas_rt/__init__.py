@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from canvas_rt.codegen import Source, emit
     from canvas_rt.diagnostics import Diagnostic
-    from canvas_rt.diff import diff
+    from canvas_rt.diffing import diff
     from canvas_rt.edits import apply, inverse, parse_edits
     from canvas_rt.errors import CanvasError
     from canvas_rt.importer import import_model, open_source, open_zoo, zoo_models
@@ -28,7 +28,7 @@ HOMES = {
     "Source": "codegen",
     "apply": "edits",
     "check": "physics",
-    "diff": "diff",
+    "diff": "diffing",
     "emit": "codegen",
     "hardware_names": "physics.hardware",
     "import_model": "importer",

@@ -403,7 +403,6 @@ def verify(chosen: argparse.Namespace) -> int:
 
 
 def diff(chosen: argparse.Namespace) -> int:
-    from canvas_rt.diff import diff as difference
 
     a, b = open_source(chosen.a), open_source(chosen.b)
     for name, document in ((chosen.a, a), (chosen.b, b)):
@@ -411,7 +410,7 @@ def diff(chosen: argparse.Namespace) -> int:
             require_sound(document)
         except CanvasError as error:
             raise CanvasError(error.message, path=name) from error
-    found = difference(a, b)
+    found = canvas_rt.diff(a, b)
     print_json(found.to_json()) if chosen.json else say(found)
     return OK
 

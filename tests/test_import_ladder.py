@@ -15,7 +15,7 @@ LADDER = [
     {"ir"},
     {"ops"},
     {"importer", "edits", "physics"},
-    {"diff", "text"},
+    {"diffing", "text"},
     {"codegen"},
     {"verifier"},
     {""},

@@ -44,28 +44,40 @@ class Source:
     def write(self, folder: str | Path) -> None:
         """Write every file, or none: into a temporary folder beside `folder`, which then takes its place.
 
-        An existing folder is replaced only if Canvas wrote it (it holds `document.canvas.json`) or it is empty.
+        An existing folder is replaced if it is empty, or holds nothing but what Canvas writes: never weights, never notes.
         """
         target = Path(folder)
-        if target.exists() and (
-            not target.is_dir() or (any(target.iterdir()) and not (target / "document.canvas.json").exists())
-        ):
-            raise CanvasError("exists and was not written by Canvas", path=str(folder), hint="Choose another folder.")
         try:
+            self._check_replaceable(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            made.chmod(0o755)
         except OSError as error:
             raise CanvasError(f"cannot be written: {error.strerror}", path=str(folder)) from error
         try:
+            fresh = made / "new"
+            fresh.mkdir()
             for name, text in self.files.items():
-                (made / name).write_text(text, encoding="utf-8")
+                (fresh / name).write_text(text, encoding="utf-8")
             if target.exists():
-                shutil.rmtree(target)
-            made.rename(target)
+                target.rename(made / "old")  # a kill between the two renames leaves both folders whole
+            fresh.rename(target)
         except OSError as error:
-            shutil.rmtree(made, ignore_errors=True)
             raise CanvasError(f"cannot be written: {error.strerror}", path=str(folder)) from error
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def _check_replaceable(self, target: Path) -> None:
+        if target.is_symlink() or (target.exists() and not target.is_dir()):
+            raise CanvasError("is a file", path=str(target), hint="Name a folder that does not exist yet.")
+        others = (
+            [p.name for p in target.iterdir() if p.name not in (*self.files, "__pycache__")] if target.exists() else []
+        )
+        if others:
+            raise CanvasError(
+                f"holds {sorted(others)[0]}, which Canvas did not write",
+                path=str(target),
+                hint="Choose another folder.",
+            )
 
 
 def emit(document: Document) -> Source:

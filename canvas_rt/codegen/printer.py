@@ -11,6 +11,9 @@ from torch.fx.graph import CodeGen, PythonCode
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.syntax import fresh, names_of, quote, statements, unparse
 
+LONGEST_EXPRESSION = 90
+"""Syntax nodes beyond which an expression gets a line of its own, even if it is used once."""
+
 
 @dataclass
 class Layout:
@@ -154,7 +157,7 @@ class _Printer:
     def write_one(self, node: fx.Node) -> None:
         reusable = self.reusable(node)
         expression = self.expression(node)
-        if self.waiting[node] == 1 and not node.meta.get("named"):
+        if self.waiting[node] == 1 and not node.meta.get("named") and size_of(expression) < LONGEST_EXPRESSION:
             self.values[node] = expression
             return
         name = (
@@ -255,3 +258,7 @@ class _Printer:
         )
         self.body += [(s, "") for s in loop]
         self.bind(node, name)
+
+
+def size_of(expression: ast.expr) -> int:
+    return sum(1 for _ in ast.walk(expression))

@@ -73,7 +73,8 @@ class SetAttr(_Edit):
 
 
 def _node_or_use(value: Any) -> str:
-    return "use" if "block" in (value if isinstance(value, Mapping) else type(value).model_fields) else "node"
+    keys = value if isinstance(value, Mapping) else getattr(type(value), "model_fields", ())
+    return "use" if "block" in keys else "node"
 
 
 class AddNode(_Edit):

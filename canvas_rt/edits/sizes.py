@@ -62,6 +62,8 @@ def set_config(document: Document, edit: SetConfig) -> Document:
                 return document.replace(  # type: ignore[no-any-return]
                     sizes=document.sizes.without(edit.name), config=document.config.with_items({edit.name: None})
                 )
+            if edit.value is None:
+                raise EditError("cannot be null: the graph needs a whole number", path=edit.name)
             raise EditError("is a size", path=edit.name, hint="SetSize sets it, for the model or for some layers.")
         raise EditError("is no config value of this model", path=edit.name, hint=suggest(edit.name, document.config))
     old = document.config[edit.name]

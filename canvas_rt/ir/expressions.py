@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from canvas_rt.errors import CanvasError
+from canvas_rt.ir.frozen import FrozenMap
 
 Number = int | float
 Environment = Mapping[str, Any]
@@ -155,7 +156,7 @@ def resolve(value: Any, environment: Environment) -> Any:
     if isinstance(value, tuple):
         return tuple(resolve(item, environment) for item in value)
     if isinstance(value, Mapping):
-        return {key: resolve(item, environment) for key, item in value.items()}
+        return FrozenMap({key: resolve(item, environment) for key, item in value.items()})
     return value
 
 

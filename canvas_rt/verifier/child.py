@@ -13,6 +13,7 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)  # one order of summation
+    sys.setrecursionlimit(20_000)  # a block is read from its outputs backwards, as deep as its longest chain
     from canvas_rt.errors import CanvasError
     from canvas_rt.verifier.checks import Verification
 
