@@ -1,7 +1,7 @@
 """The parts of an emitted module that every Hugging Face model has: config, norms, rotary, base class, backbone, head."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from torch import fx
@@ -9,7 +9,7 @@ from torch import fx
 from canvas_rt.codegen.blocks import BlockWriter, Plan, indent
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
-from canvas_rt.ir.document import Node
+from canvas_rt.ir.document import Node, resolution_order
 from canvas_rt.ir.expressions import is_expression
 
 NULLABLE = {
@@ -59,17 +59,14 @@ def config_class(plan: Plan) -> str:
     lines = ["@strict", f"class {plan.names.config}(PretrainedConfig):"]
     lines += [f'    model_type = "{model_type(plan)}"', '    keys_to_ignore_at_inference = ["past_key_values"]', ""]
     for name, kind, value in config_fields(plan):
-        default = (
-            unparse(constant(tuple(value) if isinstance(value, tuple) else value))
-            if not isinstance(value, tuple)
-            else "None"
-        )
+        # A list or table is no default for a class: such a value stands in config.json alone.
+        default = "None" if isinstance(value, tuple | Mapping) else unparse(constant(value))
         lines.append(f"    {name}: {kind} = {default}")
     derived = {name: value for name, value in plan.document.sizes.items() if is_expression(value)}
     body: list[ast.stmt] = []
-    for name, value in in_order(derived):
+    for name in resolution_order(derived):
         body += statements(
-            "if self._name_ is None:\n    self._name_ = value", _name_=name, value=setting(value, "self")
+            "if self._name_ is None:\n    self._name_ = value", _name_=name, value=setting(derived[name], "self")
         )
     if plan.several_classes:
         default = plan.backbone[1].kinds[0].block
@@ -81,14 +78,6 @@ def config_class(plan: Plan) -> str:
         body += statements("super().__post_init__(**kwargs)")
         lines += ["", "    def __post_init__(self, **kwargs: Any) -> None:", *indent(indent(unparse(body)))]
     return "\n".join(lines) + "\n"
-
-
-def in_order(derived: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Derived sizes, each after those that it names."""
-    from canvas_rt.ir.document import _resolution_order
-
-    for name in _resolution_order(derived):
-        yield name, derived[name]
 
 
 def model_type(plan: Plan) -> str:

@@ -338,7 +338,7 @@ class Document(Model):
         Raises `ExpressionError` where sizes refer to one another in a circle or to nothing.
         """
         values: dict[str, Any] = dict(self.config)
-        for name in _resolution_order(self.sizes):
+        for name in resolution_order(self.sizes):
             values[name] = resolve(self.sizes[name], values)
         return values
 
@@ -395,7 +395,7 @@ def _uses(block: Block) -> Mapping[str, tuple[int, int]]:
     return uses
 
 
-def _resolution_order(sizes: Mapping[str, Any]) -> Iterator[str]:
+def resolution_order(sizes: Mapping[str, Any]) -> Iterator[str]:
     """Sizes, each after those that its expression names; the members of a circle come last and fail when resolved."""
     done: set[str] = set()
     pending = dict(sizes)
