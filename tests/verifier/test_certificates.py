@@ -19,18 +19,20 @@ def test_an_edited_llama_is_proven_trains_and_generates(name: str, small_llama: 
     assert certificate.passed, str(certificate)
     assert certificate.label == "changed" or name in ("a name", "a group", "a group undone", "ties"), str(certificate)
 
+    torch.manual_seed(0)
     config = AutoConfig.from_pretrained(tmp_path / "out", trust_remote_code=True)
     model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     ids = torch.randint(4, 112, (2, 12))
     losses = []
-    for _ in range(2):
+    for _ in range(4):
         loss = model(input_ids=ids, labels=ids).loss
         loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    assert losses[1] < losses[0]
+    assert losses[-1] < losses[0]
     tokens = model.eval().generate(ids[:, :4], max_new_tokens=5, do_sample=False, pad_token_id=0)
     assert tokens.shape[1] <= 9 and torch.equal(tokens[:, :4], ids[:, :4])
 
