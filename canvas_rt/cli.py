@@ -258,7 +258,9 @@ def edit(chosen: argparse.Namespace) -> int:
     edited = assigned(edited, chosen.set)
     save(edited, chosen.output)
     count = len(edited.log) - len(document.log)
-    print_json({"edits": count, "output": chosen.output}) if chosen.json else say(f"{count} edits → {chosen.output}")
+    print_json({"edits": count, "output": chosen.output}) if chosen.json else say(
+        f"{count} edit{'s' * (count != 1)} → {chosen.output}"
+    )
     return OK
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import display, resolve
-from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import walk
 from canvas_rt.ops.catalogue import complete
 from canvas_rt.physics.measuring import measure
@@ -100,33 +99,56 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
     return display(values[name]) if name in values else ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A node in one layer."""
+
+    path: str
+    wiring: str
+    """Its op and what feeds it."""
+
+    settings: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return " ".join([self.wiring, ", ".join(f"{name} {value}" for name, value in self.settings.items())]).strip()
+
+
 def _structure(a: Document, b: Document) -> tuple[Change, ...]:
     before, after = _described(a), _described(b)
     changed: dict[tuple[str, str, str], list[str]] = {}
     for key in (*before, *(k for k in after if k not in before)):
         old, new = before.get(key), after.get(key)
-        if (old and old[1]) != (new and new[1]):
-            path = (new or old or ("", ""))[0]
-            changed.setdefault((_without_layer(path), old[1] if old else "", new[1] if new else ""), []).append(path)
+        told = _told(old, new)
+        if told[0] != told[1]:
+            path = (new or old).path  # type: ignore[union-attr]
+            changed.setdefault((_without_layer(path), *told), []).append(path)
     return tuple(Change(_joined(paths), old, new) for (_, old, new), paths in changed.items())
 
 
-def _described(document: Document) -> dict[str, tuple[str, str]]:
-    """For each node in each layer, by its path in the origin: its path here, and what it is."""
-    found: dict[str, tuple[str, str]] = {}
+def _told(old: _Described | None, new: _Described | None) -> tuple[str, str]:
+    """What to say of a node before and after: all of it where its wiring changed, else only the settings that did."""
+    if old is None or new is None or old.wiring != new.wiring:
+        return str(old or ""), str(new or "")
+    names = [name for name in old.settings if old.settings[name] != new.settings.get(name)]
+    before, after = (", ".join(f"{name} {side.settings.get(name)}" for name in names) for side in (old, new))
+    return before, after
+
+
+def _described(document: Document) -> dict[str, _Described]:
+    """Each node in each layer, by its path in the origin."""
+    found: dict[str, _Described] = {}
     stacks = {v.path: v.item for v in walk(document) if isinstance(v.item, Stack)}
     for visit in walk(document):
         if not isinstance(visit.item, Node):
             continue
         written = complete(visit.item)
-        settings = {name: thaw(resolve(value, visit.environment)) for name, value in written.items()}
+        settings = {name: display(resolve(value, visit.environment)) for name, value in written.items()}
         wires = ", ".join(f"{port}={ref}" for port, ref in visit.item.inputs.items())
-        what = f"{visit.item.op}({wires}) " + ", ".join(f"{name} {display(value)}" for name, value in settings.items())
         for path, origin in _layers(visit.path, stacks):
             key = origin
             while key in found:  # a copy of a layer
                 key += "'"
-            found[key] = (path, what.strip())
+            found[key] = _Described(path, f"{visit.item.op}({wires})", settings)
     return found
 
 
