@@ -38,8 +38,8 @@ INTERPRETER_TOLERANCE = 1e-5
 """Relative, and only where the reference is the document run node by node: there masks may be built where the module
 builds none, and branches summed in another order. Against transformers' own class the difference must be 0."""
 SHRUNK_WITH_SIZES = ("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout", "rope_parameters")
-BF16_TOLERANCE = 0.05
-"""Relative to the largest logit: bf16 keeps 8 bits, and kernels sum in other orders."""
+BF16_TOLERANCE = 0.1
+"""Relative to the largest logit: bf16 keeps 8 bits, kernels sum in other orders, and errors grow with depth."""
 
 Gradients = Mapping[str, Tensor]
 
@@ -324,16 +324,19 @@ class Verification:
     def gpu(self) -> Finding:
         if not torch.cuda.is_available():
             return Finding(None, "no GPU here")
-        with torch.no_grad():
-            model = self.emitted(self.small).to("cuda", torch.bfloat16)
-            ours = model(input_ids=self.ids.to("cuda"), use_cache=False).logits.float().cpu()
-            reference = self.emitted(self.small)(input_ids=self.ids, use_cache=False).logits
-        worst = largest(ours, reference) / max(1e-6, float(reference.abs().max()))
-        return Finding(
-            worst <= BF16_TOLERANCE,
-            f"bf16 on the GPU is within {worst:.1%} of fp32 on the CPU (8 bits, other kernels)",
-            worst,
-        )
+        apart = self.half_precision("cuda")
+        told = f"bf16 on the GPU is within {apart:.1%} of fp32 on the CPU (8 bits, other kernels)"
+        return Finding(apart <= BF16_TOLERANCE, told, apart)
+
+    @torch.no_grad()
+    def half_precision(self, device: str) -> float:
+        """How far bf16 logits are from fp32 ones on the CPU, relative to the largest. Rotary tables stay fp32, as when loaded."""
+        model = self.emitted(self.small)
+        reference = model(input_ids=self.ids, use_cache=False).logits
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+        ours = model.to(device)(input_ids=self.ids.to(device), use_cache=False).logits
+        return largest(ours.float().cpu(), reference) / max(1e-6, float(reference.abs().max()))
 
     def change(self) -> tuple[str, str]:
         """What became of the origin: its label, and what tells."""
