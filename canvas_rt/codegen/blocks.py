@@ -455,7 +455,7 @@ class BlockWriter:
         bare = (
             isinstance(parsed.tree, ast.Name) and self.block.node(parsed.text) is None and parsed.text not in RESERVED
         )
-        attribute = parsed.text if bare else f"{node.id}_{name}"
+        attribute = parsed.text if bare else fresh(f"{node.id}_{name}", {item.id for item in self.block.nodes})
         self.own_attributes[attribute] = setting(value, self.owner)
         return quote("self._name_", _name_=attribute)
 

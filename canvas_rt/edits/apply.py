@@ -56,7 +56,7 @@ def apply(document: Document, *edits: Edit) -> Document:
 def _edited(document: Document, edit: Edit) -> Document:
     check_structure(document)
     changed = settle(document, CHANGES[edit.kind](document, edit))
-    return changed.replace(log=(*document.log, freeze(dump(edit))))  # type: ignore[no-any-return]
+    return changed.replace(log=(*document.log, freeze(dump(edit))))
 
 
 def _restored(document: Document, edit: Restore) -> Document:

@@ -194,7 +194,7 @@ def with_item(document: Document, block: str, item: Item) -> Document:
 
 
 def with_nodes(block: Block, nodes: Sequence[Item]) -> Block:
-    return block.replace(nodes=tuple(nodes))  # type: ignore[no-any-return]
+    return block.replace(nodes=tuple(nodes))
 
 
 def layer_kinds(document: Document, stack: Stack) -> list[LayerKind]:
@@ -212,7 +212,7 @@ def with_layers(stack: Stack, kinds: Sequence[LayerKind], source: Sequence[int |
     used = set(kinds)
     table = [kind for kind in dict.fromkeys((*stack.kinds, *kinds)) if kind in used]
     own = list(source) == list(range(len(kinds)))
-    return stack.replace(  # type: ignore[no-any-return]
+    return stack.replace(
         kinds=tuple(table),
         runs=runs_of(tuple(table.index(kind) for kind in kinds)),
         source=None if own else tuple(source),

@@ -59,7 +59,7 @@ def set_config(document: Document, edit: SetConfig) -> Document:
     if edit.name not in document.config:
         if edit.name in document.sizes:
             if edit.value is None and _may_be_unset(document, edit.name):
-                return document.replace(  # type: ignore[no-any-return]
+                return document.replace(
                     sizes=document.sizes.without(edit.name), config=document.config.with_items({edit.name: None})
                 )
             if edit.value is None:
@@ -71,10 +71,10 @@ def set_config(document: Document, edit: SetConfig) -> Document:
         raise EditError(f"must be {_sort(old)}, as {_short(old)} is, not {_short(edit.value)}", path=edit.name)
     if old is None and _may_be_unset(document, edit.name) and _sort(edit.value) == "a number":
         _check_value(document, edit.value, edit.name)
-        return document.replace(  # type: ignore[no-any-return]
+        return document.replace(
             config=document.config.without(edit.name), sizes=document.sizes.with_items({edit.name: edit.value})
         )
-    return document.replace(config=document.config.with_items({edit.name: edit.value}))  # type: ignore[no-any-return]
+    return document.replace(config=document.config.with_items({edit.name: edit.value}))
 
 
 def _may_be_unset(document: Document, name: str) -> bool:
@@ -186,7 +186,7 @@ def _names_beside(document: Document, blocks: Sequence[str], steps: Sequence[Ste
 
 
 def _set_everywhere(document: Document, edit: SetSize) -> Document:
-    return document.replace(sizes=document.sizes.with_items({edit.name: edit.value}))  # type: ignore[no-any-return]
+    return document.replace(sizes=document.sizes.with_items({edit.name: edit.value}))
 
 
 def _resolves(document: Document) -> bool:

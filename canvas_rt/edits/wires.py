@@ -64,7 +64,7 @@ def checked_inputs(document: Document, block: Block, item: Item, path: str) -> I
         checked_port(document, item, port, path): checked_ref(document, block, ref, path)
         for port, ref in item.inputs.items()
     }
-    return item.replace(inputs=FrozenMap(wires))  # type: ignore[no-any-return]
+    return item.replace(inputs=FrozenMap(wires))
 
 
 def rewired(block: Block, change: Callable[[str], str | None]) -> Block:
@@ -74,12 +74,12 @@ def rewired(block: Block, change: Callable[[str], str | None]) -> Block:
         return FrozenMap({port: new for port, ref in old.items() if (new := change(ref)) is not None})
 
     nodes = tuple(item.replace(inputs=wires(item.inputs)) for item in block.nodes)
-    return block.replace(nodes=nodes, outputs=wires(block.outputs))  # type: ignore[no-any-return]
+    return block.replace(nodes=nodes, outputs=wires(block.outputs))
 
 
 def without(block: Block, ids: Iterable[str]) -> Block:
     gone = set(ids)
-    return block.replace(nodes=tuple(item for item in block.nodes if item.id not in gone))  # type: ignore[no-any-return]
+    return block.replace(nodes=tuple(item for item in block.nodes if item.id not in gone))
 
 
 def ordered(block: Block) -> Block:
@@ -179,4 +179,4 @@ def redrawn(document: Document, keys: Mapping[str, str]) -> Document:
     if not keys.keys() & document.layout.keys():
         return document
     layout = {keys.get(key, key): place for key, place in document.layout.items()}
-    return document.replace(layout=FrozenMap(layout))  # type: ignore[no-any-return]
+    return document.replace(layout=FrozenMap(layout))

@@ -82,14 +82,14 @@ class Builder:
         if any(type(version) is not type(first) or version.id != first.id for version in versions):
             raise TraceError(f"{where}: its graph changes with the sizes at {first.id}")
         if isinstance(first, Use):
-            return first.replace(block=self.block(first.block))  # type: ignore[no-any-return]
+            return first.replace(block=self.block(first.block))
         if isinstance(first, Stack):
             return self.stack(first, where)
         nodes = [version for version in versions if isinstance(version, Node)]
         attrs = {
             name: self.setting([node.attrs[name] for node in nodes], (where, first.id, name)) for name in first.attrs
         }
-        return first.replace(attrs=FrozenMap(attrs))  # type: ignore[no-any-return]
+        return first.replace(attrs=FrozenMap(attrs))
 
     def setting(self, values: Sequence[Any], where: tuple[str, str, str]) -> Any:
         if where in self.links:
@@ -128,7 +128,7 @@ class Builder:
         order = sorted(range(len(kinds)), key=lambda k: (-members.count(k), members.index(k)))
         rank = {kind: place for place, kind in enumerate(order)}
         repeat = "=num_hidden_layers" if len(members) == self.actual.get("num_hidden_layers") else len(members)
-        return stack.replace(  # type: ignore[no-any-return]
+        return stack.replace(
             repeat=repeat, kinds=tuple(kinds[k] for k in order), runs=runs_of(tuple(rank[k] for k in members))
         )
 

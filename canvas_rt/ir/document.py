@@ -3,7 +3,7 @@
 import keyword
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -91,11 +91,11 @@ class Model(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
-    def replace(self, **changes: Any) -> Any:
+    def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed. Values are taken as they are: validated data stays valid data."""
         # model_copy would carry cached properties over: build anew, without validating again.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        return type(self).model_construct(**{**fields, **changes})
+        return cast(Self, type(self).model_construct(**{**fields, **changes}))
 
 
 class Node(Model):
@@ -351,7 +351,7 @@ class Document(Model):
         return self.blocks[name]
 
     def with_block(self, name: str, block: Block) -> "Document":
-        return self.replace(blocks=self.blocks.with_items({name: block}))  # type: ignore[no-any-return]
+        return self.replace(blocks=self.blocks.with_items({name: block}))
 
 
 def _check_uses(blocks: Mapping[str, Block]) -> None:

@@ -233,7 +233,7 @@ def with_origin(document: Document, origin: Origin) -> Document:
     completed = origin.replace(
         sizes=document.sizes, config=document.config, structure=structure(document), fingerprint=fingerprint(document)
     )
-    return document.replace(origin=completed)  # type: ignore[no-any-return]
+    return document.replace(origin=completed)
 
 
 def _digest(document: Document, include: set[str]) -> str:

@@ -72,7 +72,7 @@ def environment_of(document: Document, values: Mapping[str, Any]) -> Mapping[str
     if not values:
         return document.environment
     sizes = document.sizes.with_items({name: value for name, value in values.items() if name in document.sizes})
-    return document.replace(sizes=sizes).environment  # type: ignore[no-any-return]
+    return document.replace(sizes=sizes).environment
 
 
 class _Comparison:

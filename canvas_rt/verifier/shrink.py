@@ -8,6 +8,7 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Stack
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.graph import Item
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics.shapes import check
 
@@ -59,7 +60,7 @@ def shrink(
 
     blocks = {}
     for name, block in document.blocks.items():
-        items = []
+        items: list[Item] = []
         for item in block.nodes:
             if isinstance(item, Stack):
                 kinds = tuple(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,12 +66,13 @@ def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[
         preexec_fn=_limits,
     ) as child:
         try:
-            _, errors = _follow(child, timeout_s, progress)
+            errors = _follow(child, timeout_s, progress)
         except subprocess.TimeoutExpired as error:
-            child.kill()
             raise CanvasError(
                 f"verification took longer than {timeout_s:.0f} s and was stopped", path=folder.name
             ) from error
+        finally:
+            child.kill()  # whatever ended the wait; a child that has ended is left alone
     if not answer.exists():
         last = errors.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
         raise CanvasError(f"the verifying process died: {last[0][:300]}", path=folder.name)
@@ -80,25 +82,24 @@ def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[
     return Certificate.from_json({k: v for k, v in result["certificate"].items() if k != "passed"})
 
 
-def _follow(child: "subprocess.Popen[str]", timeout_s: float, progress: Callable[[str], None]) -> tuple[str, str]:
-    """Hand on what the child says it is at, until it ends."""
-    import threading
+def _follow(child: "subprocess.Popen[str]", timeout_s: float, progress: Callable[[str], None]) -> str:
+    """Hand on what the child says it is at, until it ends; what it says on stderr."""
+    errors: list[str] = []
 
     def pass_on() -> None:
-        assert child.stdout is not None
-        for line in child.stdout:
+        for line in child.stdout or ():
             progress(line.strip())
 
-    assert child.stderr is not None
-    reader = threading.Thread(target=pass_on, daemon=True)
-    reader.start()
-    errors: list[str] = []
-    drain = threading.Thread(target=lambda: errors.append(child.stderr.read() if child.stderr else ""), daemon=True)
-    drain.start()
+    def collect() -> None:
+        errors.extend(child.stderr or ())
+
+    threads = [threading.Thread(target=target, daemon=True) for target in (pass_on, collect)]
+    for thread in threads:
+        thread.start()
     child.wait(timeout=timeout_s)
-    reader.join(timeout=5)
-    drain.join(timeout=5)
-    return "", "".join(errors)
+    for thread in threads:
+        thread.join(timeout=5)
+    return "".join(errors)
 
 
 def _limits() -> None:

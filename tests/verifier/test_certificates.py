@@ -1,14 +1,17 @@
 """Each kind of edit, through `apply`, to a model that loads, trains, generates and is proven."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from edit_kinds import EDITS, LAYER
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from canvas_rt import Document, apply, emit, verify
+from canvas_rt import CanvasError, Document, apply, emit, verify
 from canvas_rt.edits import AddNode, Connect
+from canvas_rt.ir.files import with_origin
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -92,3 +95,36 @@ def test_code_that_was_tampered_with_is_not_proven(
     certificate = verify(tmp_path / "out")
     assert not certificate.passed
     assert certificate.findings[failing].passed is False, str(certificate)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("rms_norm_eps", 1e-3),
+        ("hidden_act", "gelu"),
+        ("per_layer_config", {}),
+        ("num_hidden_layers", 5),
+        ("auto_map", {}),
+    ],
+)
+def test_a_config_that_was_tampered_with_is_not_proven(
+    field: str, value: Any, small_llama: Document, tmp_path: Path
+) -> None:
+    emit(apply(small_llama, *EDITS["heads of some layers"])).write(tmp_path / "out")
+    path = tmp_path / "out" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    assert not verify(tmp_path / "out").passed
+
+
+def test_a_document_cannot_call_itself_identical(small_llama: Document, tmp_path: Path) -> None:
+    edited = apply(small_llama, *EDITS["a norm more"])
+    forged = with_origin(edited, small_llama.origin.replace(model_type=""))
+    certificate = verify(forged)
+    assert certificate.passed and certificate.label == "changed", str(certificate)
+    claimed = verify(with_origin(edited, small_llama.origin))
+    assert not claimed.passed, "a graph that says it is transformers' own is held against transformers' own"
+
+
+def test_a_verification_that_takes_too_long_ends_with_its_child(small_llama: Document) -> None:
+    with pytest.raises(CanvasError, match="longer than 1 s and was stopped"):
+        verify(small_llama, timeout_s=1)
