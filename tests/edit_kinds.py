@@ -3,7 +3,11 @@
 from typing import Any
 
 from canvas_rt.edits import (
+    AddBlock,
+    AddConfig,
+    AddInput,
     AddNode,
+    AddSize,
     Bypass,
     Connect,
     DeleteLayers,
@@ -13,11 +17,16 @@ from canvas_rt.edits import (
     InsertLayer,
     MakeUnique,
     MoveLayers,
+    PlaceNodes,
+    RemoveInput,
     RemoveNode,
+    RemoveSize,
+    RenameBlock,
     RenameNode,
     ReplaceBlock,
     SetAttr,
     SetConfig,
+    SetName,
     SetOutput,
     SetSize,
     SwapLayers,
@@ -25,6 +34,24 @@ from canvas_rt.edits import (
 )
 
 LAYER = "model.layers"
+LOW_RANK = {
+    "inputs": ("hidden_states",),
+    "nodes": (
+        {
+            "id": "down_proj",
+            "op": "linear",
+            "attrs": {"in_features": "=hidden_size", "out_features": "=rank"},
+            "inputs": {"x": "hidden_states"},
+        },
+        {
+            "id": "up_proj",
+            "op": "linear",
+            "attrs": {"in_features": "=rank", "out_features": "=hidden_size"},
+            "inputs": {"x": "down_proj"},
+        },
+    ),
+    "outputs": {"out": "up_proj"},
+}
 NORM = {"size": "=hidden_size", "eps": "=rms_norm_eps"}
 EDITS: dict[str, tuple[Any, ...]] = {
     "a size of the model": (SetSize("", "intermediate_size", 112),),
@@ -48,6 +75,16 @@ EDITS: dict[str, tuple[Any, ...]] = {
     "a factor on the logits": (
         AddNode("", {"id": "softened", "op": "scale", "attrs": {"factor": 0.5}, "inputs": {"x": "lm_head"}}),
         SetOutput("", "logits", "softened"),
+    ),
+    "probabilities for logits": (
+        AddNode("", {"id": "probabilities", "op": "softmax", "inputs": {"x": "lm_head"}}),
+        SetOutput("", "logits", "probabilities"),
+    ),
+    "a softmax before a norm": (
+        AddNode(f"{LAYER}.mlp", {"id": "choice", "op": "softmax", "inputs": {"x": "gated"}}),
+        Connect(f"{LAYER}.mlp.down_proj", "x", "choice"),
+        AddNode(LAYER, {"id": "weighed", "op": "softmax", "inputs": {"x": "self_attn_residual"}}),
+        Connect(f"{LAYER}.post_attention_layernorm", "x", "weighed"),
     ),
     "a norm on queries": (
         AddNode(
@@ -82,5 +119,47 @@ EDITS: dict[str, tuple[Any, ...]] = {
         RemoveNode(f"{LAYER}.mlp.gated"),
         RemoveNode(f"{LAYER}.mlp.up_proj"),
     ),
+    "a new block": (
+        AddSize("rank", 8),
+        AddBlock("LowRank", LOW_RANK),
+        ReplaceBlock(f"{LAYER}.1.mlp", "LowRank"),
+    ),
+    "a stack of other layers": (
+        AddNode(
+            "model",
+            {
+                "id": "blocks",
+                "repeat": 3,
+                "kinds": ({"block": "LlamaDecoderLayer"},),
+                "inputs": {"hidden_states": "embed_tokens", "cos": "rotary_emb.cos", "sin": "rotary_emb.sin"},
+            },
+        ),
+        Connect("model.norm", "x", "blocks"),
+        RemoveNode("model.layers"),
+    ),
+    "another input": (
+        AddInput(f"{LAYER}.mlp", "before"),
+        Connect(f"{LAYER}.mlp", "before", "hidden_states"),
+        AddNode(f"{LAYER}.mlp", {"id": "again", "op": "add", "inputs": {"a": "down_proj", "b": "before"}}),
+        SetOutput(f"{LAYER}.mlp", "out", "again"),
+    ),
+    "an input less": (
+        AddInput(f"{LAYER}.mlp", "before"),
+        Connect(f"{LAYER}.mlp", "before", "hidden_states"),
+        RemoveInput(f"{LAYER}.mlp", "before"),
+    ),
+    "names": (SetName("Mine"), RenameBlock("LlamaMLP", "GatedMLP")),
+    "sizes come and gone": (AddSize("rank", 8), RemoveSize("rank"), AddSize("width", "=hidden_size // 2")),
+    "a config value more": (AddConfig("note", {"of": ["the", 1]}),),
+    "nodes moved about": (PlaceNodes("LlamaMLP", {"act_fn": (1.0, 2.0), "return": (3.0, 4.0)}),),
     "a node less": (Bypass(f"{LAYER}.mlp.act_fn", "x"),),
 }
+PRESERVING = {
+    "names",
+    "a group",
+    "an input less",
+    "sizes come and gone",
+    "a config value more",
+    "nodes moved about",
+}
+"""Those after which the model still computes what it did."""

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from canvas_rt.edits import blocks, layers, nodes, sizes
-from canvas_rt.edits.data import Edit, Restore, dump
+from canvas_rt.edits import blocks, layers, layout, nodes, ports, sizes, whole
+from canvas_rt.edits.data import AddBlock, Edit, RenameBlock, Restore, dump
 from canvas_rt.edits.settle import check_sound, check_structure, settle
 from canvas_rt.errors import CanvasError, EditError
 from canvas_rt.ir.document import Document
@@ -14,6 +14,13 @@ CHANGES: Mapping[str, Callable[[Document, Any], Document]] = {
     "set_size": sizes.set_size,
     "set_config": sizes.set_config,
     "set_attr": nodes.set_attr,
+    "add_size": sizes.add_size,
+    "remove_size": sizes.remove_size,
+    "add_config": sizes.add_config,
+    "set_name": whole.set_name,
+    "add_block": whole.add_block,
+    "rename_block": whole.rename_block,
+    "place_nodes": layout.place_nodes,
     "add_node": nodes.add_node,
     "remove_node": nodes.remove_node,
     "connect": nodes.connect,
@@ -21,6 +28,8 @@ CHANGES: Mapping[str, Callable[[Document, Any], Document]] = {
     "rename_node": nodes.rename_node,
     "bypass": nodes.bypass,
     "set_output": nodes.set_output,
+    "add_input": ports.add_input,
+    "remove_input": ports.remove_input,
     "insert_layer": layers.insert_layer,
     "delete_layers": layers.delete_layers,
     "duplicate_layers": layers.duplicate_layers,
@@ -31,14 +40,17 @@ CHANGES: Mapping[str, Callable[[Document, Any], Document]] = {
     "ungroup": blocks.ungroup,
     "make_unique": blocks.make_unique,
 }
-"""What each kind of edit does. `Restore` alone does not add to the log."""
+"""What each kind of edit does."""
+
+UNLOGGED = frozenset({"set_name", "place_nodes", "restore"})
+"""Edits that leave the architecture as it is, and `Restore`, which takes entries out of the log."""
 
 PARTS = ("name", "root", "sizes", "config", "ties", "layout")
 """The parts of a document that `Restore` puts back whole."""
 
 
 def apply(document: Document, *edits: Edit) -> Document:
-    """A document with the edits made, each recorded in its log.
+    """A document with the edits made, each recorded in its log if it changes the architecture.
 
     Raises `EditError` where one cannot be made; nothing is changed then, since a document never changes.
     """
@@ -55,8 +67,13 @@ def apply(document: Document, *edits: Edit) -> Document:
 
 def _edited(document: Document, edit: Edit) -> Document:
     check_structure(document)
-    changed = settle(document, CHANGES[edit.kind](document, edit))
-    return changed.replace(log=(*document.log, freeze(dump(edit))))
+    changed = settle(document, CHANGES[edit.kind](document, edit), _named(edit))
+    return changed if edit.kind in UNLOGGED else changed.replace(log=(*document.log, freeze(dump(edit))))
+
+
+def _named(edit: Edit) -> str | None:
+    """The block that an edit gives its name, which is kept though nothing may use it yet."""
+    return edit.name if isinstance(edit, AddBlock) else edit.new_name if isinstance(edit, RenameBlock) else None
 
 
 def _restored(document: Document, edit: Restore) -> Document:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from canvas_rt.edits.data import GroupNodes, MakeUnique, ReplaceBlock, Ungroup
+from canvas_rt.edits.layout import grouped, ungrouped
 from canvas_rt.edits.nodes import at_items, in_blocks
 from canvas_rt.edits.paths import (
     clone,
@@ -19,7 +20,17 @@ from canvas_rt.edits.paths import (
     with_item,
     with_layers,
 )
-from canvas_rt.edits.wires import Trail, free_id, ordered, port_ref, redrawn, retied, rewired, unused_name, without
+from canvas_rt.edits.wires import (
+    Trail,
+    check_layer_block,
+    free_id,
+    ordered,
+    port_ref,
+    retied,
+    rewired,
+    unused_name,
+    without,
+)
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
@@ -45,17 +56,6 @@ def replace_block(document: Document, edit: ReplaceBlock) -> Document:
         else:
             document = _replace_use(document, holder, item, edit)
     return document
-
-
-def check_layer_block(document: Document, stack: Stack, block: str, path: str) -> None:
-    """Refuse a block that cannot stand among a stack's layers."""
-    wanted, given = document.blocks[stack.kinds[0].block].inputs, document.blocks[block].inputs
-    if wanted != given:
-        raise EditError(
-            f"{block} takes {', '.join(given) or 'nothing'}, but the layers of {stack.id} take {', '.join(wanted)}",
-            path=path,
-            hint="Layers of one stack take the same inputs in the same order.",
-        )
 
 
 def _replace_layers(document: Document, holder: str, stack: Stack, layers: range, edit: ReplaceBlock) -> Document:
@@ -115,7 +115,7 @@ def group_nodes(document: Document, edit: GroupNodes) -> Document:
             document,
             lambda t, i: (edit.new_id, t[i][1]) if t[i][0] == name and t[i][1] in edit.ids else (t[i][1],),
         )
-        document = redrawn(document, {f"{name}/{id}": f"{new}/{id}" for id in edit.ids})
+        document = grouped(document, name, edit.ids, new, edit.new_id)
         return document.with_block(new, inner).with_block(name, outer)
 
     return in_blocks(document, edit.block_path, change)
@@ -226,13 +226,7 @@ def _ungrouped_names(document: Document, holder: str, use: Use, ids: dict[str, s
             return (ids.get(trail[index][1], trail[index][1]),)
         return (trail[index][1],)
 
-    document = retied(document, change)
-    drawn = {
-        f"{holder}/{new}": document.layout[f"{use.block}/{old}"]
-        for old, new in ids.items()
-        if f"{use.block}/{old}" in document.layout
-    }
-    return document.replace(layout=document.layout.with_items(drawn)) if drawn else document
+    return ungrouped(retied(document, change), holder, use.id, use.block, ids)
 
 
 def make_unique(document: Document, edit: MakeUnique) -> Document:

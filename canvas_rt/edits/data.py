@@ -4,16 +4,38 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, dataclass_transform, get_args
 
-from pydantic import Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from canvas_rt.errors import EditError, suggest
-from canvas_rt.ir.document import Block, Identifier, Model, Node, Setting, Size, Use, ValueRef
+from canvas_rt.ir.document import (
+    Block,
+    Coordinate,
+    Identifier,
+    Item,
+    Model,
+    Name,
+    Setting,
+    Size,
+    ValueRef,
+    identifier,
+)
 from canvas_rt.ir.frozen import Frozen, FrozenMap
 
 Path = Annotated[str, Field(max_length=1000)]
 """Ids joined by dots, as in `model.layers.8-15.self_attn.q_proj`; empty for the whole model."""
 
 Index = Annotated[int, Field(ge=0)]
+
+OUTPUTS = "return"
+"""What `PlaceNodes` calls a block's outputs: a keyword, so that no node or input has that name."""
+
+
+def _drawn(text: str) -> str:
+    return text if text == OUTPUTS else identifier(text)
+
+
+Drawn = Annotated[str, AfterValidator(_drawn)]
+"""What the canvas draws of a block: a node's id, the name of an input, or `return`, the outputs."""
 
 
 @dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
@@ -72,19 +94,85 @@ class SetAttr(_Edit):
     """A constant, or an expression such as `=head_dim * 2`."""
 
 
-def _node_or_use(value: Any) -> str:
-    keys = value if isinstance(value, Mapping) else getattr(type(value), "model_fields", ())
-    return "use" if "block" in keys else "node"
+class AddSize(_Edit):
+    """Give the model a size that it does not have, for settings to name."""
+
+    kind: Literal["add_size"] = Field("add_size", init=False)
+    name: Identifier
+    """Its name, free among sizes and config values."""
+
+    value: Size
+    """A positive integer, or an expression that gives one."""
+
+
+class RemoveSize(_Edit):
+    """Take a size out of the model. Refused while something names it."""
+
+    kind: Literal["remove_size"] = Field("remove_size", init=False)
+    name: Identifier
+    """The size."""
+
+
+class AddConfig(_Edit):
+    """Give the config a value that it does not have."""
+
+    kind: Literal["add_config"] = Field("add_config", init=False)
+    name: Identifier
+    """Its name, free among sizes and config values."""
+
+    value: Frozen
+    """Any JSON value."""
+
+
+class SetName(_Edit):
+    """Call the document otherwise. Its architecture stays as it is, so this is not logged."""
+
+    kind: Literal["set_name"] = Field("set_name", init=False)
+    name: Name
+    """What people call it."""
+
+
+class AddBlock(_Edit):
+    """Put a new block into the document, for `AddNode`, `ReplaceBlock` and `InsertLayer` to use."""
+
+    kind: Literal["add_block"] = Field("add_block", init=False)
+    name: Identifier
+    """Its name, free among blocks."""
+
+    block: Block
+    """What it holds."""
+
+
+class RenameBlock(_Edit):
+    """Call a block otherwise, wherever it is used. The class of the emitted code is named after it."""
+
+    kind: Literal["rename_block"] = Field("rename_block", init=False)
+    block: Identifier
+    """The block."""
+
+    new_name: Identifier
+    """Its new name, free among blocks."""
+
+
+class PlaceNodes(_Edit):
+    """Say where the canvas draws what is in a block. Its architecture stays as it is, so this is not logged."""
+
+    kind: Literal["place_nodes"] = Field("place_nodes", init=False)
+    block: Identifier
+    """The block."""
+
+    positions: FrozenMap[Drawn, tuple[Coordinate, Coordinate] | None]
+    """For a node, an input or `return`: x and y, or null for where the canvas would put it by itself."""
 
 
 class AddNode(_Edit):
-    """Put a node, or a use of a block, into a block."""
+    """Put a node, a use of a block, or a stack of layers into a block."""
 
     kind: Literal["add_node"] = Field("add_node", init=False)
     block_path: Path
     """The block that gets it: empty for the root, or a path to a use or layers."""
 
-    node: Annotated[Annotated[Node, Tag("node")] | Annotated[Use, Tag("use")], Discriminator(_node_or_use)]
+    node: Item
     """What is added, with its wires."""
 
     before: Identifier | None = None
@@ -268,6 +356,28 @@ class SetOutput(_Edit):
     """A value of the block; null takes the output away."""
 
 
+class AddInput(_Edit):
+    """Give a block another input. What uses the block feeds it nothing until it is connected."""
+
+    kind: Literal["add_input"] = Field("add_input", init=False)
+    block_path: Path
+    """The block: empty for the root, or a path to a use or layers."""
+
+    input: Identifier
+    """The input's name, free among the block's inputs and nodes."""
+
+
+class RemoveInput(_Edit):
+    """Take an input from a block, and the wires that fed it. Refused while something in the block reads it."""
+
+    kind: Literal["remove_input"] = Field("remove_input", init=False)
+    block_path: Path
+    """The block: empty for the root, or a path to a use or layers."""
+
+    input: Identifier
+    """The input."""
+
+
 class Restore(_Edit):
     """Undo edits: put back what each changed part was, and take their entries out of the log."""
 
@@ -275,7 +385,7 @@ class Restore(_Edit):
     entries: Index = 0
     """How many entries of the log are taken back."""
 
-    name: str | None = Field(default=None, min_length=1, max_length=120)
+    name: Name | None = None
     """The former name; null, here and below: it did not change."""
 
     root: Identifier | None = None
@@ -290,7 +400,7 @@ class Restore(_Edit):
     ties: FrozenMap[str, str] | None = None
     """The former ties, all of them."""
 
-    layout: FrozenMap[str, tuple[float, float]] | None = None
+    layout: FrozenMap[str, tuple[Coordinate, Coordinate]] | None = None
     """The former layout, all of it."""
 
     blocks: FrozenMap[Identifier, Block | None] = FrozenMap()
@@ -304,6 +414,13 @@ Edit = Annotated[
     SetSize
     | SetConfig
     | SetAttr
+    | AddSize
+    | RemoveSize
+    | AddConfig
+    | SetName
+    | AddBlock
+    | RenameBlock
+    | PlaceNodes
     | AddNode
     | RemoveNode
     | Connect
@@ -320,6 +437,8 @@ Edit = Annotated[
     | Ungroup
     | MakeUnique
     | SetOutput
+    | AddInput
+    | RemoveInput
     | Restore,
     Field(discriminator="kind"),
 ]

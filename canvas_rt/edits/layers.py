@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from canvas_rt.edits.blocks import check_layer_block
 from canvas_rt.edits.data import DeleteLayers, DuplicateLayers, InsertLayer, MoveLayers, SwapLayers
 from canvas_rt.edits.paths import (
     isolate,
@@ -16,7 +15,7 @@ from canvas_rt.edits.paths import (
     with_item,
     with_layers,
 )
-from canvas_rt.edits.wires import Trail, retied
+from canvas_rt.edits.wires import Trail, check_layer_block, retied
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import MOST_LAYERS, Document, LayerKind, Stack
 from canvas_rt.ir.expressions import expression, is_expression, names_in

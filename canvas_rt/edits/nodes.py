@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from canvas_rt.edits.data import AddNode, Bypass, Connect, Disconnect, RemoveNode, RenameNode, SetAttr, SetOutput
+from canvas_rt.edits.layout import redrawn
 from canvas_rt.edits.paths import Step, isolate, item_at, parse_path, scope, split_path, users, with_item, with_nodes
 from canvas_rt.edits.wires import (
+    check_layer_block,
     checked_inputs,
     checked_port,
     checked_ref,
@@ -15,7 +17,6 @@ from canvas_rt.edits.wires import (
     ordered,
     out_ports,
     port_ref,
-    redrawn,
     refuse_if_read,
     retied,
     rewired,
@@ -24,7 +25,7 @@ from canvas_rt.edits.wires import (
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, names_in
-from canvas_rt.ir.graph import Item, head
+from canvas_rt.ir.graph import Item, blocks_of, head
 from canvas_rt.ops.catalogue import ALIASES, Setting, op_named
 
 
@@ -118,7 +119,7 @@ def add_node(document: Document, edit: AddNode) -> Document:
         block = document.blocks[name]
         path = f"{edit.block_path}.{edit.node.id}".lstrip(".")
         free_id(block, edit.node.id, path)
-        _check_new(document, edit.node, path)
+        check_new(document, edit.node, path)
         nodes = list(block.nodes)
         nodes.insert(_position(nodes, edit, path), edit.node)
         grown = with_nodes(block, nodes)
@@ -127,14 +128,27 @@ def add_node(document: Document, edit: AddNode) -> Document:
     return in_blocks(document, edit.block_path, change)
 
 
-def _check_new(document: Document, node: Node | Use, path: str) -> None:
-    if isinstance(node, Use):
-        if node.block not in document.blocks:
-            raise EditError(f"there is no block '{node.block}'", path=path, hint=suggest(node.block, document.blocks))
-        return
-    op_named(node.op, path)
-    for name, value in node.attrs.items():
-        check_setting(document, node, name, value, path)
+def check_new(document: Document, item: Item, path: str) -> None:
+    """Refuse an item of a block or an op that does not exist, or with settings or sizes that cannot be."""
+    for name in blocks_of(item):
+        if name not in document.blocks:
+            raise EditError(f"there is no block '{name}'", path=path, hint=suggest(name, document.blocks))
+    if isinstance(item, Stack):
+        _check_new_stack(document, item, path)
+    elif isinstance(item, Node):
+        op_named(item.op, path)
+        for name, value in item.attrs.items():
+            check_setting(document, item, name, value, path)
+
+
+def _check_new_stack(document: Document, stack: Stack, path: str) -> None:
+    check_names(document, stack.repeat, f"{path}.repeat")
+    for kind in stack.kinds:
+        check_layer_block(document, stack, kind.block, path)
+        for name, value in kind.sizes.items():
+            if name not in document.sizes:
+                raise EditError(f"there is no size '{name}'", path=path, hint=suggest(name, document.sizes))
+            check_names(document, value, f"{path}.{name}")
 
 
 def _position(nodes: list[Item], edit: AddNode, path: str) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
+from canvas_rt.edits.layout import block_copied
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Block, Document, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.graph import Item, layer_count, parse_layers
@@ -178,13 +179,7 @@ def fresh_name(document: Document, name: str) -> str:
 def clone(document: Document, name: str) -> tuple[Document, str]:
     """A document with a copy of a block, drawn where the original is, and the copy's name."""
     copy = fresh_name(document, name)
-    drawn = {
-        f"{copy}/{key.partition('/')[2]}": place
-        for key, place in document.layout.items()
-        if key.partition("/")[0] == name
-    }
-    document = document.with_block(copy, document.blocks[name])
-    return document.replace(layout=document.layout.with_items(drawn)) if drawn else document, copy
+    return block_copied(document.with_block(copy, document.blocks[name]), name, copy), copy
 
 
 def with_item(document: Document, block: str, item: Item) -> Document:

@@ -1,20 +1,22 @@
 """Bring a document to rest after an edit: stacks fit their counts, what nothing uses is gone, names lead somewhere."""
 
+from canvas_rt.edits.layout import pruned
 from canvas_rt.edits.paths import layer_kinds, sources, with_item, with_layers
 from canvas_rt.errors import CanvasError, EditError
-from canvas_rt.ir.document import MOST_LAYERS, Document, Node, Stack
+from canvas_rt.ir.document import MOST_LAYERS, MOST_NAMES, MOST_NODES, Document, Node, Stack, check_uses
 from canvas_rt.ir.expressions import names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import blocks_of, find, reachable_blocks, recursive_blocks
 
 
-def settle(before: Document, document: Document) -> Document:
-    """The document to keep, or an `EditError` where there is none."""
-    document = _pruned(before, document)
+def settle(before: Document, document: Document, named: str | None = None) -> Document:
+    """The document to keep, or an `EditError` where there is none. A block that the edit itself names is kept."""
+    document = _pruned(before, document, named)
     check_sound(document)
     document = _stacks_fitted(document)
     document = _ties_pruned(before, document)
-    return _layout_pruned(document)
+    _check_extent(document)
+    return pruned(document)
 
 
 def check_sound(document: Document) -> None:
@@ -76,9 +78,23 @@ def _check_count(document: Document, stack: Stack) -> None:
         raise EditError(f"{what}: a stack has at most {MOST_LAYERS} layers", path=stack.id)
 
 
-def _pruned(before: Document, document: Document) -> Document:
+def _check_extent(document: Document) -> None:
+    """Refuse a document that is too large to be opened again."""
+    for what, table in (("sizes", document.sizes), ("config values", document.config)):
+        if len(table) > MOST_NAMES:
+            raise EditError(f"would have {len(table)} {what}; a document has at most {MOST_NAMES}")
+    for name, block in document.blocks.items():
+        if len(block.nodes) > MOST_NODES:
+            raise EditError(f"would hold {len(block.nodes)} nodes; a block has at most {MOST_NODES}", path=name)
+    try:
+        check_uses(document.blocks)
+    except ValueError as error:
+        raise EditError(str(error).removeprefix("blocks.")) from error
+
+
+def _pruned(before: Document, document: Document, named: str | None) -> Document:
     """Without the blocks that the edit left unused. A block that was unused before is the user's and stays."""
-    spare = before.blocks.keys() - set(reachable_blocks(before))
+    spare = before.blocks.keys() - set(reachable_blocks(before)) | ({named} if named else set())
     # What a spare block uses is in use as well.
     used = {inner for name in (document.root, *sorted(spare)) for inner in reachable_blocks(document, name)} | spare
     gone = [name for name in document.blocks if name not in used]
@@ -110,10 +126,3 @@ def _leads(document: Document, key: str) -> bool:
         return isinstance(find(document, key.rpartition(".")[0]).item, Node)
     except CanvasError:
         return False
-
-
-def _layout_pruned(document: Document) -> Document:
-    """Without the places of nodes that are gone."""
-    drawn = {f"{name}/{item.id}" for name, block in document.blocks.items() for item in block.nodes}
-    gone = [key for key in document.layout if key not in drawn]
-    return document.replace(layout=document.layout.without(*gone)) if gone else document

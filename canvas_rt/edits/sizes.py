@@ -4,7 +4,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from canvas_rt.edits.data import SetConfig, SetSize
+from canvas_rt.edits.data import AddConfig, AddSize, RemoveSize, SetConfig, SetSize
 from canvas_rt.edits.nodes import check_names
 from canvas_rt.edits.paths import (
     Step,
@@ -21,8 +21,9 @@ from canvas_rt.edits.paths import (
     with_item,
     with_layers,
 )
+from canvas_rt.edits.reserved import CONFIG_NAMES, NEEDED
 from canvas_rt.errors import EditError, suggest
-from canvas_rt.ir.document import Document, Node, Stack, Use
+from canvas_rt.ir.document import RESERVED, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import ExpressionError, expression, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, blocks_of, names_used, own_names
@@ -75,6 +76,53 @@ def set_config(document: Document, edit: SetConfig) -> Document:
             config=document.config.without(edit.name), sizes=document.sizes.with_items({edit.name: edit.value})
         )
     return document.replace(config=document.config.with_items({edit.name: edit.value}))
+
+
+def add_size(document: Document, edit: AddSize) -> Document:
+    _check_free(document, edit.name)
+    _check_value(document, edit.value, edit.name)
+    return document.replace(sizes=document.sizes.with_items({edit.name: edit.value}))
+
+
+def add_config(document: Document, edit: AddConfig) -> Document:
+    _check_free(document, edit.name)
+    return document.replace(config=document.config.with_items({edit.name: edit.value}))
+
+
+def _check_free(document: Document, name: str) -> None:
+    if name in document.sizes or name in document.config:
+        what, setter = ("size", "SetSize") if name in document.sizes else ("config value", "SetConfig")
+        raise EditError(f"there is a {what} '{name}' already", path=name, hint=f"{setter} changes it.")
+    if name in RESERVED | CONFIG_NAMES:
+        raise EditError("is a name that every config has for itself", path=name, hint="Choose another name.")
+
+
+def remove_size(document: Document, edit: RemoveSize) -> Document:
+    if edit.name not in document.sizes:
+        raise EditError(f"there is no size '{edit.name}'", path=edit.name, hint=suggest(edit.name, document.sizes))
+    if edit.name in NEEDED:
+        raise EditError("stands in every Hugging Face config", path=edit.name, hint="SetSize gives it another value.")
+    naming = _naming(document, edit.name)
+    if naming:
+        more = f" and {len(naming) - 3} more" if len(naming) > 3 else ""
+        raise EditError(
+            f"{', '.join(naming[:3])}{more} {'names' if len(naming) == 1 else 'name'} it",
+            path=edit.name,
+            hint="Set what names it to a number, or to another size, first.",
+        )
+    return document.replace(sizes=document.sizes.without(edit.name))
+
+
+def _naming(document: Document, name: str) -> list[str]:
+    """What names a size: other sizes, and items by block, those of unused blocks too."""
+    sizes = [f"the size {size}" for size, value in document.sizes.items() if name in names_in(value)]
+    items = [
+        f"{block}.{item.id}"
+        for block, held in document.blocks.items()
+        for item in held.nodes
+        if name in own_names(item) or (isinstance(item, Stack) and any(name in kind.sizes for kind in item.kinds))
+    ]
+    return [*sizes, *items]
 
 
 def _may_be_unset(document: Document, name: str) -> bool:

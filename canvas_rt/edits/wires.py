@@ -49,7 +49,7 @@ def checked_ref(document: Document, block: Block, ref: str, path: str) -> str:
     ports = out_ports(document, item)
     if not port and len(ports) > 1:
         raise EditError(
-            f"{source} gives {_and(ports)}: say which",
+            f"{source} gives {listed(ports)}: say which",
             path=path,
             hint="Try " + " or ".join(f"{source}.{p}" for p in ports) + ".",
         )
@@ -115,9 +115,26 @@ def refuse_if_read(block: Block, node_id: str, path: str) -> None:
     names = readers(block, node_id)
     if names:
         raise EditError(
-            f"{node_id} feeds {_and(names)}",
+            f"{node_id} feeds {listed(names)}",
             path=path,
             hint="Bypass it, so that they read what feeds it, or disconnect them first.",
+        )
+
+
+def check_layer_block(document: Document, stack: Stack, block: str, path: str) -> None:
+    """Refuse a block that cannot stand among a stack's layers."""
+    wanted, given = document.blocks[stack.kinds[0].block].inputs, document.blocks[block].inputs
+    if wanted != given:
+        raise EditError(
+            f"{block} takes {', '.join(given) or 'nothing'}, but the layers of {stack.id} take {', '.join(wanted)}",
+            path=path,
+            hint="Layers of one stack take the same inputs in the same order.",
+        )
+    if not given or not document.blocks[block].outputs:
+        raise EditError(
+            f"{block} {'gives' if given else 'takes'} nothing, so it cannot carry a value from layer to layer",
+            path=path,
+            hint=f"Give it an {'output' if given else 'input'} first.",
         )
 
 
@@ -135,7 +152,8 @@ def feeds(block: Block, source: str, target: str) -> bool:
     return False
 
 
-def _and(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
     *most, last = names
     return f"{', '.join(most)} and {last}" if most else last
 
@@ -172,11 +190,3 @@ def retied(document: Document, change: Callable[[Trail, int], tuple[str, ...] | 
 
     ties = {new: other for a, b in document.ties.items() if (new := renamed(a)) and (other := renamed(b))}
     return document if ties == document.ties else document.replace(ties=FrozenMap(ties))
-
-
-def redrawn(document: Document, keys: Mapping[str, str]) -> Document:
-    """A document whose layout follows renamed nodes, given as old and new `Block/node`."""
-    if not keys.keys() & document.layout.keys():
-        return document
-    layout = {keys.get(key, key): place for key, place in document.layout.items()}
-    return document.replace(layout=FrozenMap(layout))

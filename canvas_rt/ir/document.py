@@ -40,7 +40,8 @@ RESERVED = frozenset(
 """What an emitted config.json says for itself, so that no size or config value may be called so."""
 
 
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
+    """The text, if it may name a node, a block or a size. Raises `ValueError` where it may not."""
     if len(text) > 64:
         raise ValueError(f"'{text[:40]}…' is longer than 64 characters")
     if not text.isascii() or not text.isidentifier() or keyword.iskeyword(text) or text.startswith("__"):
@@ -71,19 +72,23 @@ def _size(value: Any) -> Any:
 
 def _reference(text: str) -> str:
     head, _, port = text.partition(".")
-    _identifier(head)
+    identifier(head)
     if port:
-        _identifier(port)
+        identifier(port)
     return text
 
 
-Identifier = Annotated[str, AfterValidator(_identifier)]
+Identifier = Annotated[str, AfterValidator(identifier)]
 Setting = Annotated[Frozen, AfterValidator(_expression_or_constant)]
 """A constant, or text that begins with `=`: an expression over the model's sizes and config values."""
 Size = Annotated[Setting, AfterValidator(_size)]
 """An integer, or an expression that gives one."""
 ValueRef = Annotated[str, AfterValidator(_reference)]
 """What feeds a port: a node's id, a node's id and port (`rotary_emb.cos`), or the name of a block's input."""
+Name = Annotated[str, Field(min_length=1, max_length=120)]
+"""What people call a document."""
+Coordinate = Annotated[float, Field(allow_inf_nan=False)]
+"""A place on the canvas, in its own unit."""
 
 
 class Model(BaseModel):
@@ -289,7 +294,7 @@ class Document(Model):
     schema_version: Literal[1] = 1
     """The version of this schema."""
 
-    name: str = Field(min_length=1, max_length=120)
+    name: Name
     """What people call it."""
 
     root: Identifier
@@ -310,8 +315,8 @@ class Document(Model):
     origin: Origin = Origin()
     """Where it came from."""
 
-    layout: FrozenMap[str, tuple[float, float]] = FrozenMap()
-    """Where the canvas draws a node: `Block/node` → x, y."""
+    layout: FrozenMap[str, tuple[Coordinate, Coordinate]] = FrozenMap()
+    """Where the canvas draws a node: `Block/node` → x, y. An input is drawn at `Block/input`, outputs at `Block/return`."""
 
     tokenizer: FrozenMap[str, Frozen] = FrozenMap()
     """The tokenizer's settings, as far as they are known."""
@@ -328,7 +333,7 @@ class Document(Model):
             raise ValueError(f"no size or config value may be called '{name}': an emitted config.json uses that name")
         if self.root not in self.blocks:
             raise ValueError(f"root: there is no block '{self.root}'")
-        _check_uses(self.blocks)
+        check_uses(self.blocks)
         return self
 
     @cached_property
@@ -354,7 +359,7 @@ class Document(Model):
         return self.replace(blocks=self.blocks.with_items({name: block}))
 
 
-def _check_uses(blocks: Mapping[str, Block]) -> None:
+def check_uses(blocks: Mapping[str, Block]) -> None:
     """Refuse blocks that use one that is missing, contain themselves, or unfold without end."""
     pending = {name: _uses(block) for name, block in blocks.items()}
     for name, uses in pending.items():

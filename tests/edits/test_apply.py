@@ -10,7 +10,11 @@ from hypothesis import HealthCheck, assume, find, given, settings
 from hypothesis import strategies as st
 
 from canvas_rt.edits import (
+    AddBlock,
+    AddConfig,
+    AddInput,
     AddNode,
+    AddSize,
     Bypass,
     Connect,
     DeleteLayers,
@@ -21,12 +25,17 @@ from canvas_rt.edits import (
     InsertLayer,
     MakeUnique,
     MoveLayers,
+    PlaceNodes,
+    RemoveInput,
     RemoveNode,
+    RemoveSize,
+    RenameBlock,
     RenameNode,
     ReplaceBlock,
     Restore,
     SetAttr,
     SetConfig,
+    SetName,
     SetOutput,
     SetSize,
     SwapLayers,
@@ -36,12 +45,13 @@ from canvas_rt.edits import (
     inverse,
     parse_edits,
 )
+from canvas_rt.edits.apply import UNLOGGED
 from canvas_rt.edits.data import KINDS
 from canvas_rt.edits.paths import parse_path, scope
 from canvas_rt.errors import CanvasError, EditError
-from canvas_rt.ir.document import Block, Document, Node, Use
+from canvas_rt.ir.document import Block, Document, LayerKind, Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.files import dumps, load
+from canvas_rt.ir.files import dumps, fingerprint, load, structure
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Visit, execution_order, walk
 
@@ -127,11 +137,14 @@ class Drawing:
         last = self.draw(st.integers(first, min(len(ids) - 1, first + 3)))
         return GroupNodes(path, tuple(ids[first : last + 1]), "Grouped", self.new_id())
 
-    def added(self, op: bool) -> AddNode:
+    def added(self, sort: str) -> AddNode:
         path = self.block()
         block = self.inside(path)
-        if not op:
+        if sort == "use":
             return AddNode(path, Use(id=self.new_id(), block=self.one_of(self.document.blocks)))
+        if sort == "stack":
+            kind = LayerKind(block=self.one_of(self.document.blocks))
+            return AddNode(path, Stack(id=self.new_id(), repeat=2, kinds=(kind,)))
         node = Node(id=self.new_id(), op="dropout", inputs=FrozenMap({"x": self.value(block)}))
         return AddNode(path, node, after=self.one_of([None, *block.by_id]))
 
@@ -140,6 +153,25 @@ class Drawing:
         block = self.inside(path)
         source = self.one_of([None, self.value(block)])
         return SetOutput(path, self.one_of(["extra", *block.outputs]), source)
+
+    def block_name(self) -> str:
+        return self.one_of(self.document.blocks)  # type: ignore[no-any-return]
+
+    def new_block(self) -> AddBlock:
+        inner = self.one_of([None, *self.document.blocks])
+        x = FrozenMap({"x": "x"})
+        item = Node(id="inside", op="dropout", inputs=x) if inner is None else Use(id="inside", block=inner)
+        return AddBlock(self.one_of(["New", "Spare"]), Block(inputs=("x",), nodes=(item,), outputs=FrozenMap(y="x")))
+
+    def placed(self) -> PlaceNodes:
+        name = self.block_name()
+        places = st.none() | st.tuples(st.floats(-1e6, 1e6), st.integers(-900, 900).map(float))
+        known = [*self.document.blocks[name].inputs, *self.document.blocks[name].by_id, "return"]
+        return PlaceNodes(name, FrozenMap(self.draw(st.dictionaries(st.sampled_from(known), places, max_size=4))))
+
+    def port(self) -> tuple[str, str]:
+        path = self.one_of([self.block(), "model.layers"])
+        return path, self.one_of(["added", *self.inside(path).inputs])
 
     def connected(self) -> Connect:
         path, port, block = self.wire()
@@ -154,7 +186,16 @@ MAKERS: dict[str, Callable[[Drawing], Edit]] = {
     ),
     "set_config": lambda d: SetConfig("rms_norm_eps", d.draw(st.floats(0, 1))),
     "set_attr": Drawing.setting,
-    "add_node": lambda d: d.added(d.draw(st.booleans())),
+    "add_node": lambda d: d.added(d.one_of(["node", "use", "stack"])),
+    "add_size": lambda d: AddSize(d.one_of(["width", "rank"]), d.one_of([8, "=hidden_size // 2", "=rank * 2"])),
+    "remove_size": lambda d: RemoveSize(d.one_of(d.document.sizes)),
+    "add_config": lambda d: AddConfig(d.one_of(["note", "factor"]), d.one_of([None, 0.5, "text", (1, 2)])),
+    "set_name": lambda d: SetName(d.draw(st.text(min_size=1, max_size=120))),
+    "add_block": Drawing.new_block,
+    "rename_block": lambda d: RenameBlock(d.block_name(), d.one_of(["Other", "LlamaMLP", "Renamed"])),
+    "place_nodes": Drawing.placed,
+    "add_input": lambda d: AddInput(*d.port()),
+    "remove_input": lambda d: RemoveInput(*d.port()),
     "remove_node": lambda d: RemoveNode(d.path(Node, Use)),
     "connect": Drawing.connected,
     "disconnect": lambda d: Disconnect(*d.wire()[:2]),
@@ -222,7 +263,16 @@ def test_an_edited_document_is_valid_and_can_be_walked(data: st.DataObject) -> N
     edited = attempt(document, edit)
     assert Document.model_validate_json(dumps(edited)) == edited
     assert list(walk(edited))
-    assert edited.log[-1] == FrozenMap(edited.log[-1]) and parse_edits(edited.log[-1]) == (edit,)
+    if edit.kind in UNLOGGED:
+        assert (edited.log, fingerprint(edited), structure(edited)) == (
+            document.log,
+            fingerprint(document),
+            structure(document),
+        )
+    else:
+        assert parse_edits(edited.log[-1]) == (edit,)
+    drawn = {f"{name}/{id}" for name, block in edited.blocks.items() for id in (*block.inputs, *block.by_id, "return")}
+    assert edited.layout.keys() <= drawn
     for block in edited.blocks.values():
         assert not execution_order(block)[1]
         known = {*block.inputs, *block.by_id}
@@ -342,6 +392,12 @@ def test_every_kind_of_edit_is_tried(kind: str) -> None:
             return False
 
     unread = Node(id="unread", op="dropout", inputs=FrozenMap({"x": "model"}))
-    document = apply(sample(0), SetAttr("model.layers.3.mlp.act_fn", "fn", "relu"), AddNode("", unread))
+    document = apply(
+        sample(0),
+        SetAttr("model.layers.3.mlp.act_fn", "fn", "relu"),
+        AddNode("", unread),
+        AddSize("rank", 8),
+        AddInput("model.layers", "added"),
+    )
     drawn = st.composite(lambda draw: MAKERS[kind](Drawing(draw, document)))()
-    assert find(drawn, possible, settings=settings(max_examples=500, database=None, deadline=None)).kind == kind
+    assert find(drawn, possible, settings=settings(max_examples=3000, database=None, deadline=None)).kind == kind

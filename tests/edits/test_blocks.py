@@ -57,7 +57,7 @@ def test_ties_follow_into_groups_and_out_of_them(document: Document) -> None:
 def test_layout_follows_into_groups_and_out_of_them(document: Document) -> None:
     drawn = document.replace(layout=FrozenMap({"LlamaMLP/gated": (1.0, 2.0)}))
     grouped = apply(drawn, GATE)
-    assert grouped.layout == {"Gate/gated": (1.0, 2.0)}
+    assert grouped.layout == {"Gate/gated": (1.0, 2.0), "LlamaMLP/gate": (1.0, 2.0)}
     assert apply(grouped, Ungroup("model.layers.mlp.gate")).layout == drawn.layout
 
 
