@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from canvas_rt.physics.hardware import Hardware, hardware_names, load_hardware
     from canvas_rt.physics.kv_cache import kv_cache_bytes
     from canvas_rt.physics.measuring import measure
+    from canvas_rt.physics.playback import timeline
     from canvas_rt.physics.report import Report
     from canvas_rt.physics.shapes import Check, ValueShape, check
 
@@ -20,6 +21,7 @@ _HOMES = {
     "kv_cache_bytes": "kv_cache",
     "load_hardware": "hardware",
     "measure": "measuring",
+    "timeline": "playback",
 }
 
 
@@ -39,4 +41,5 @@ __all__ = [
     "kv_cache_bytes",
     "load_hardware",
     "measure",
+    "timeline",
 ]

@@ -8,7 +8,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import walk
-from canvas_rt.ops.parameters import ParameterRow, parameter_table
+from canvas_rt.ops.parameters import ParameterRow, count_parameters, parameter_table
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.kv_cache import item_bytes, kv_cache_bytes
 from canvas_rt.physics.report import Flops, Memory, NodeCost, ParameterCount, Report, Scenario, Time
@@ -67,7 +67,7 @@ def measure(
         total.add(cost)
     by_node = {path: cost.as_node() for path, cost in costs.items()}
     return Report(
-        parameters=ParameterCount(total.parameters, total.parameters),
+        parameters=ParameterCount(total.parameters, count_parameters(document).active),
         flops=Flops(total.forward, total.backward, total.executed),
         memory=memory,
         time=_time(total, by_node, batch * whole.setup.new_tokens),
@@ -116,8 +116,8 @@ def _memory(
     cache = (
         0 if train else kv_cache_bytes(document, batch=scenario.batch, sequence=scenario.sequence, dtype=scenario.dtype)
     )
-    inputs = _inputs(document, whole.setup)
-    allocated = sum(inputs) + _resident(table, item, scenario) + peak(whole)
+    inputs = input_bytes(document, whole.setup)
+    allocated = sum(inputs) + resident_bytes(table, item, scenario) + peak(whole)
     depths = {
         visit.path: resolve(visit.item.repeat, visit.environment)
         for visit in walk(document)
@@ -146,7 +146,7 @@ def outside_bytes(card: Hardware, *, train: bool) -> int:
     return CONTEXT_BYTES + CUBLAS_BYTES.get(card.architecture, CUBLAS_BYTES_BEFORE) * (2 if train else 1)
 
 
-def _inputs(document: Document, setup: Setup) -> tuple[int, ...]:
+def input_bytes(document: Document, setup: Setup) -> tuple[int, ...]:
     """Token ids and, in `train`, labels: int64."""
     count = len(document.blocks[document.root].inputs) + (1 if setup.train else 0)
     return (rounded(8 * setup.batch * setup.new_tokens),) * count
@@ -159,7 +159,7 @@ def _states(sizes: Iterable[int], scenario: Scenario) -> tuple[int, ...]:
     return tuple(part for size in sizes for part in (*step, *(size,) * moments) if moments)
 
 
-def _resident(table: tuple[ParameterRow, ...], item: int, scenario: Scenario) -> int:
+def resident_bytes(table: tuple[ParameterRow, ...], item: int, scenario: Scenario) -> int:
     """Bytes of weights and optimizer state, each tensor rounded as the allocator does."""
     total = 0
     for row in table:

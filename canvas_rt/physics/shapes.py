@@ -9,12 +9,17 @@ from canvas_rt.errors import CanvasError, UnresolvedShape, suggest
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.expressions import display, names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
+from canvas_rt.ir.graph import live
 from canvas_rt.ops.catalogue import Shape, show
 from canvas_rt.ops.parameters import ParameterRow, covers, parameter_table
+from canvas_rt.ops.routing import routes
 from canvas_rt.physics import labels
 from canvas_rt.physics.block_run import BlockRun, Flow, Setting, recursion, run_block
 from canvas_rt.physics.keys import relevant
 from canvas_rt.physics.structure import Finding, listed, reason
+
+GROUPED_WIDTH = 8
+"""Rows of what `torch.nn.functional.grouped_mm` takes must be multiples of 16 bytes."""
 
 SEQUENCE = 4096
 """Tokens where nobody says how many; fewer where the model has fewer positions."""
@@ -68,6 +73,8 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     _gather(run, named, whole, sizes, "", shapes)
     diagnostics += _located(run, "")
     diagnostics += _tie_flaws(document)
+    if all(diagnostic.severity != "error" for diagnostic in diagnostics):
+        diagnostics += _routing_flaws(document)
     return Check(shapes, tuple(diagnostics))
 
 
@@ -227,15 +234,45 @@ def _value_shape(
     return ValueShape(reader.read(None if there is None else there.shape, shape, environment), shape)
 
 
-def _located(run: BlockRun, prefix: str) -> Iterator[Diagnostic]:
+def _located(run: BlockRun, prefix: str, *, running: bool = True) -> Iterator[Diagnostic]:
+    """What was found in a run and in those inside it. What no output depends on does not run: its errors are warnings."""
+    needed = live(run.block)
+
+    def runs(name: str) -> bool:
+        return running and (name in needed or run.block.node(name) is None)
+
     for finding in run.findings:
-        yield _diagnostic(finding, prefix)
+        yield _diagnostic(finding, prefix, running=runs(finding.where.partition(".")[0]))
     for key, inner in run.inside:
-        yield from _located(inner, f"{prefix}{key}.")
+        yield from _located(inner, f"{prefix}{key}.", running=runs(key.partition(".")[0]))
 
 
-def _diagnostic(finding: Finding, prefix: str) -> Diagnostic:
-    return Diagnostic(finding.severity, f"{prefix}{finding.where}".rstrip("."), finding.message, finding.hint)
+def _diagnostic(finding: Finding, prefix: str, *, running: bool) -> Diagnostic:
+    path = f"{prefix}{finding.where}".rstrip(".")
+    if running or finding.severity != "error":
+        return Diagnostic(finding.severity, path, finding.message, finding.hint)
+    return Diagnostic(
+        "warning", path, finding.message, f"{finding.hint} Nothing reads it yet: the model runs without it.".strip()
+    )
+
+
+def _routing_flaws(document: Document) -> Iterator[Diagnostic]:
+    """What no shape would tell: experts that are not those chosen from, and widths that a GPU's kernel refuses."""
+    for route in routes(document):
+        choice = route.choice
+        if choice is None:
+            message = "its indices come from no router: they may name experts that do not exist"
+            yield Diagnostic("error", route.experts, message, "Connect the indices of a Router.")
+        elif choice.offered != route.held:
+            message = f"holds {route.held} experts, but {choice.router} chooses from {choice.offered}"
+            yield Diagnostic("error", route.experts, message, "Give both the same num_experts.")
+        for width in route.widths:
+            if width % GROUPED_WIDTH:
+                message = (
+                    f"width {width} is not a multiple of {GROUPED_WIDTH}: transformers' grouped_mm refuses it in bf16"
+                )
+                hint = 'Make it one, or load the emitted model with experts_implementation="eager".'
+                yield Diagnostic("warning", route.experts, message, hint)
 
 
 def _tie_flaws(document: Document) -> Iterator[Diagnostic]:

@@ -240,7 +240,7 @@ def test_one_flaw_does_not_hide_another_nor_breed_more() -> None:
         (
             with_inputs(LLAMA, "LlamaModel", "embed_tokens", ids="rotary_emb.cos"),
             "model.embed_tokens",
-            "looks up token ids, which are whole numbers, but ids is [1, seq, head_dim] = [1, 2048, 128] of fractions",
+            "takes token ids, which are whole numbers, but ids is [1, seq, head_dim] = [1, 2048, 128] of fractions",
             "Feed it input_ids.",
         ),
         (
