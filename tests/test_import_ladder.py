@@ -15,7 +15,8 @@ LADDER = [
     {"ir"},
     {"ops"},
     {"importer", "edits", "physics"},
-    {"diffing", "text"},
+    {"diffing", "text", "gestures"},
+    {"session"},
     {"codegen"},
     {"verifier"},
     {""},
@@ -29,6 +30,7 @@ HOMES = {
     "transformers": {"ops", "importer", "verifier"},
     "gradio": set(),
     "plotly": set(),
+    "canvas_ui": {"cli"},
 }
 
 

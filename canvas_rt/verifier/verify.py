@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +17,25 @@ from canvas_rt.verifier.certificate import Certificate
 
 LONGEST_S = 900
 MOST_BYTES = 16 * 2**30
+LOOK_S = 0.05
+"""How often to look whether the child has ended, or is to be stopped."""
+
 NEEDED = ("model.py", "config.json", "document.canvas.json")
 
 
 def verify(
-    target: Document | str | Path, *, timeout_s: float = LONGEST_S, progress: Callable[[str], None] = lambda name: None
+    target: Document | str | Path,
+    *,
+    timeout_s: float = LONGEST_S,
+    progress: Callable[[str], None] = lambda name: None,
+    stop: threading.Event | None = None,
 ) -> Certificate:
     """The certificate of an emitted folder, or of the code that a document emits.
 
-    Runs `model.py`, in a child process with limits on time and memory: verify only what you would run.
-    Raises `CanvasError` where there is nothing to verify, or the child died.
+    Runs `model.py`, in a child process with limits on time and memory: verify only what you would run. Setting `stop`
+    ends it.
+
+    Raises `CanvasError` where there is nothing to verify, the child died, or it was stopped.
     """
     if isinstance(target, Document):
         from canvas_rt.codegen.package import emit
@@ -33,7 +43,7 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
             folder = Path(scratch) / "emitted"
             emit(target).write(folder)
-            return verify(folder, timeout_s=timeout_s, progress=progress)
+            return verify(folder, timeout_s=timeout_s, progress=progress, stop=stop)
     folder = Path(target)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
@@ -43,10 +53,12 @@ def verify(
             hint="Verify a folder that 'canvas-rt emit' wrote, or a document.",
         )
     with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
-        return _in_child(folder.resolve(), Path(scratch), timeout_s, progress)
+        return _in_child(folder.resolve(), Path(scratch), timeout_s, progress, stop or threading.Event())
 
 
-def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[[str], None]) -> Certificate:
+def _in_child(
+    folder: Path, scratch: Path, timeout_s: float, progress: Callable[[str], None], stop: threading.Event
+) -> Certificate:
     answer = scratch / "certificate.json"
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
@@ -66,7 +78,7 @@ def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[
         preexec_fn=_limits,
     ) as child:
         try:
-            errors = _follow(child, timeout_s, progress)
+            errors = _follow(child, timeout_s, progress, stop)
         except subprocess.TimeoutExpired as error:
             raise CanvasError(
                 f"verification took longer than {timeout_s:.0f} s and was stopped", path=folder.name
@@ -82,7 +94,9 @@ def _in_child(folder: Path, scratch: Path, timeout_s: float, progress: Callable[
     return Certificate.from_json({k: v for k, v in result["certificate"].items() if k != "passed"})
 
 
-def _follow(child: "subprocess.Popen[str]", timeout_s: float, progress: Callable[[str], None]) -> str:
+def _follow(
+    child: "subprocess.Popen[str]", timeout_s: float, progress: Callable[[str], None], stop: threading.Event
+) -> str:
     """Hand on what the child says it is at, until it ends; what it says on stderr."""
     errors: list[str] = []
 
@@ -96,7 +110,12 @@ def _follow(child: "subprocess.Popen[str]", timeout_s: float, progress: Callable
     threads = [threading.Thread(target=target, daemon=True) for target in (pass_on, collect)]
     for thread in threads:
         thread.start()
-    child.wait(timeout=timeout_s)
+    end = time.monotonic() + timeout_s
+    while child.poll() is None:
+        if stop.wait(LOOK_S):
+            raise CanvasError("verification was stopped")
+        if time.monotonic() > end:
+            raise subprocess.TimeoutExpired(child.args, timeout_s)
     for thread in threads:
         thread.join(timeout=5)
     return "".join(errors)

@@ -1,0 +1,167 @@
+"""One open document: its history, and what is known of it in a scenario. What the editor talks to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from canvas_rt.edits import Edit, apply, difference, dump, parse_edits
+from canvas_rt.errors import CanvasError
+from canvas_rt.gestures.words import in_words
+from canvas_rt.ir.document import Document
+from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import Check, Report, check, measure
+
+MOST_STEPS = 200
+"""Steps of undo that are kept. Documents share what they have in common, so a step costs some kilobytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """On which card, and how, the model is to run."""
+
+    hardware: str = "a100-80gb"
+    mode: str = "train"
+    batch: int = 1
+    sequence: int = 4096
+    dtype: str = "bf16"
+    optimizer: str = "adamw"
+
+
+@dataclass(frozen=True)
+class State:
+    """A document in a scenario. All that follows from the two is computed once, when it is asked for."""
+
+    document: Document
+    setting: Setting
+
+    @cached_property
+    def check(self) -> Check:
+        return check(self.document, batch=self.setting.batch, sequence=self.setting.sequence)
+
+    @cached_property
+    def report(self) -> Report | None:
+        """What it costs; None while shapes disagree."""
+        if not self.check.ok:
+            return None
+        s = self.setting
+        try:
+            return measure(
+                self.document,
+                hardware=s.hardware,
+                mode=s.mode,
+                batch=s.batch,
+                sequence=s.sequence,
+                dtype=s.dtype,
+                optimizer=s.optimizer,
+            )
+        except CanvasError:
+            return None  # a scenario that the model or the card has no numbers for
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Learned numbers, counted while shapes disagree too; None where a setting has no value."""
+        if self.report is not None:
+            return self.report.parameters.total
+        try:
+            return count_parameters(self.document).total
+        except (CanvasError, KeyError, TypeError):
+            return None
+
+
+@dataclass(slots=True)
+class Step:
+    """One step of the history."""
+
+    before: Document
+    words: str
+    gesture: str | None = None
+
+
+@dataclass
+class Session:
+    """One open document with its history."""
+
+    state: State
+    revision: int = 0
+    """Rises with each change of the document."""
+
+    past: list[Step] = field(default_factory=list)
+    future: list[Step] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, document: Document, setting: Setting | None = None) -> "Session":
+        return cls(State(document, setting or Setting()))
+
+    @property
+    def document(self) -> Document:
+        return self.state.document
+
+    def edit(self, edits: Sequence[Edit], *, gesture: str | None = None) -> None:
+        """Make edits, all or none, as one step of undo.
+
+        Edits of the same gesture as the step before take its place: they are made on the document that it began with.
+        Raises `EditError`.
+        """
+        repeated = bool(gesture and self.past and self.past[-1].gesture == gesture and not self.future)
+        base = self.past[-1].before if repeated else self.document
+        after = apply(base, *edits)
+        if repeated:
+            self._show(after)
+        elif after != self.document:
+            self._advance(after, in_words(edits), gesture)
+
+    def open(self, document: Document) -> None:
+        """Leave the document for another."""
+        self._advance(document, f"open {document.name}", None)
+
+    def _advance(self, after: Document, words: str, gesture: str | None) -> None:
+        self.past = [*self.past, Step(self.document, words, gesture)][-MOST_STEPS:]
+        self.future = []
+        self._show(after)
+
+    def _show(self, document: Document) -> None:
+        self.state = State(document, self.state.setting)
+        self.revision += 1
+
+    def undo(self) -> None:
+        """Take back the last step. Does nothing where there is none."""
+        if self.past:
+            step = self.past.pop()
+            self.future.append(Step(self.document, step.words))
+            self._show(step.before)
+
+    def redo(self) -> None:
+        """Make the step again that was taken back last."""
+        if self.future:
+            step = self.future.pop()
+            self.past.append(Step(self.document, step.words))
+            self._show(step.before)
+
+    def run_as(self, setting: Setting) -> None:
+        """Ask for the costs of another scenario."""
+        self.state = State(self.document, setting)
+
+    def way_back(self, most: int) -> list[dict[str, Any]]:
+        """The last steps as data: edits that lead from the document back, the nearest first."""
+        steps: list[dict[str, Any]] = []
+        after = self.document
+        for step in reversed(self.past[-most:]):
+            if step.before.origin != after.origin:  # another document was open then: no edit leads there
+                break
+            steps.append({"words": step.words, "edit": dump(difference(after=after, before=step.before))})
+            after = step.before
+        return steps
+
+    def retrace(self, steps: Sequence[Any]) -> None:
+        """Take up a history that `way_back` gave. Steps from the first that does not fit on are left out."""
+        past: list[Step] = []
+        document = self.document
+        for step in steps[:MOST_STEPS]:
+            try:
+                words, edit = str(step["words"])[:200], parse_edits(step["edit"])
+                document = apply(document, *edit)
+            except (CanvasError, KeyError, TypeError):
+                break
+            past.append(Step(document, words))
+        self.past = past[::-1]
