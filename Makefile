@@ -10,8 +10,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-.PHONY: setup tour check test slow zoo format
+.PHONY: setup run tour check test slow zoo format types web
 setup: $(READY)
+
+run: $(READY)  ## open the editor
+	$(BIN)/canvas-rt
 
 tour: $(READY)  ## open a Llama, edit it, see what it costs, get proven code back
 	BIN=$(BIN) sh scripts/tour.sh
@@ -30,6 +33,13 @@ slow: $(READY)
 
 zoo: $(READY)  ## regenerate the zoo's documents
 	$(BIN)/python -m canvas_rt.importer.zoo_build
+
+types: $(READY)  ## the browser's types, from the messages in Python
+	$(BIN)/python -m canvas_ui.typescript
+
+web: types  ## build the editor's bundle; needs node 20, which users do not
+	cd ui/web && npm ci --silent && npm run --silent build
+	$(BIN)/python -m canvas_ui.bundle
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from canvas_rt.ir import Document, load, save
     from canvas_rt.physics import check, measure
     from canvas_rt.physics.hardware import hardware_names, load_hardware
-    from canvas_rt.verifier import Certificate, verify
+    from canvas_rt.verifier.certificate import Certificate
+    from canvas_rt.verifier.verify import verify
 
 HOMES = {
     "CanvasError": "errors",

@@ -16,6 +16,9 @@ from canvas_rt.errors import CanvasError
 
 OK, AT_FAULT, USAGE = 0, 1, 2
 
+FIRST = "llama-3.2-1b"
+"""What the editor opens when nothing is named."""
+
 SOURCE = "a zoo name, a config.json, a model folder, a *.canvas.json, an emitted folder or a hub id"
 
 
@@ -24,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     chosen = parser.parse_args(arguments)
     if not hasattr(chosen, "run"):
-        parser.print_help()
-        return OK
+        chosen = parser.parse_args(["ui"])
     for stream in (sys.stdout, sys.stderr):  # a terminal without × gets an escape, not a traceback
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -79,6 +81,11 @@ def make_parser() -> argparse.ArgumentParser:
         made.set_defaults(run=run)
         return made
 
+    made = verb("ui", ui, "open the editor in a browser; what canvas-rt does when it is given no verb")
+    made.add_argument("source", nargs="?", default=FIRST, help=f"what to open first: {SOURCE}")
+    made.add_argument("--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0 for all")
+    made.add_argument("--port", type=port, default=None, help="the port to listen on (the first free one from 7860)")
+    made.add_argument("--no-browser", action="store_true", help="only serve; do not open a browser")
     verb("zoo", zoo, "what can be opened by name")
     made = verb("import", import_, "trace an architecture into a document")
     made.add_argument("source", help=SOURCE)
@@ -129,6 +136,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """A TCP port, as an argument."""
+    if not text.isdecimal() or not 1 <= int(text[:9]) <= 65535:
+        raise argparse.ArgumentTypeError(f"'{text}' is no port from 1 to 65535")
+    return int(text)
+
+
 def add_scenario(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hardware", default="a100-80gb", metavar="CARD", help="a card of 'canvas-rt hardware'")
     parser.add_argument("--mode", choices=["train", "prefill", "decode"], default="train", help="what it does")
@@ -163,6 +177,23 @@ def open_source(name: str) -> Any:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
+
+
+def ui(chosen: argparse.Namespace) -> int:
+    document = open_source(chosen.source)
+    from canvas_ui.app import serve
+
+    screen = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    browser = screen and sys.stdout.isatty() and not chosen.no_browser
+
+    def announce(address: str) -> None:
+        if chosen.json:
+            print_json({"url": address})
+        else:
+            print(f"Canvas is at {address}  (Ctrl+C stops it)", flush=True)
+
+    serve(document, host=chosen.host, port=chosen.port, browser=browser, announce=announce)
+    return OK
 
 
 def zoo(chosen: argparse.Namespace) -> int:

@@ -1,0 +1,331 @@
+"""The server answers the browser: sessions of their own, nothing done twice, nothing lost, nonsense refused."""
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from canvas_ui import service as module
+from canvas_ui.service import Service
+
+LAYERS = "model.layers.0-15"
+
+
+class Browser:
+    """One tab that talks to a service as the page does, through JSON."""
+
+    def __init__(self, service: Service, name: str = "a" * 20) -> None:
+        self.service, self.name, self.serial = service, name, 0
+
+    def raw(self, **request: Any) -> dict[str, Any]:
+        self.serial += 1
+        envelope = {"session": self.name, "serial": self.serial, "request": request}
+        answer: dict[str, Any] = json.loads(json.dumps(self.service.exchange(json.loads(json.dumps(envelope)))))
+        return answer
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        answer = self.raw(**request)
+        assert answer["ok"], answer
+        return answer
+
+
+@pytest.fixture
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture
+def browser(service: Service) -> Browser:
+    tab = Browser(service)
+    tab.ask(type="hello")
+    return tab
+
+
+def nodes(answer: dict[str, Any]) -> dict[str, Any]:
+    return {node["path"]: node for node in answer["update"]["level"]["nodes"]}
+
+
+def test_hello_brings_all_that_a_page_needs(service: Service) -> None:
+    answer = Browser(service).ask(type="hello")
+    update = answer["update"]
+    assert update["name"] == "llama-3.2-1b"
+    assert update["totals"]["headline"] == "Training VRAM 20.3 GB / 80 GB (A100)"
+    assert {node["path"] for node in update["level"]["nodes"]} == {
+        "input_ids", "model", "model.embed_tokens", "model.position_ids", "model.rotary_emb", "model.layers", "model.norm",
+        "lm_head", "return",
+    }  # fmt: skip
+    assert {entry["name"] for entry in answer["catalogue"]["zoo"]} >= {"llama-3.1-405b", "mistral-7b-v0.3"}
+    assert update["palette"] and update["sizes"] and update["problems"] == []
+
+
+def test_a_slider_moves_the_gauge_and_sends_only_what_changed(browser: Browser) -> None:
+    update = browser.ask(type="set", field="size:intermediate_size", path="", value=16384, gesture="g")["update"]
+    assert update["totals"]["headline"] != "Training VRAM 20.3 GB / 80 GB (A100)"
+    assert update["level"]["whole"] is False
+    assert "palette" not in update and "problems" not in update
+    assert update["edits"] == 1
+
+
+def test_one_drag_is_one_step_of_undo(browser: Browser) -> None:
+    for value in (9000, 10000, 11000):
+        browser.ask(type="set", field="size:intermediate_size", path="", value=value, gesture="g")
+    update = browser.ask(type="undo")["update"]
+    assert update["edits"] == 0 and update["step"]["redo"]
+    assert browser.ask(type="redo")["update"]["edits"] == 1
+
+
+def test_a_mismatch_reddens_the_wire_and_says_the_way_out(browser: Browser) -> None:
+    browser.ask(type="look", path=f"{LAYERS}.mlp")
+    answer = browser.ask(
+        type="edit", edits=[{"kind": "set_attr", "path": f"{LAYERS}.mlp.up_proj", "name": "out_features", "value": 100}]
+    )
+    bad = [wire for wire in answer["update"]["level"]["wires"] if wire.get("bad")]
+    assert [wire["target"] for wire in bad] == [
+        {"path": f"{LAYERS}.mlp.gated", "port": "a"},
+        {"path": f"{LAYERS}.mlp.gated", "port": "b"},
+    ] or bad
+    problem = answer["update"]["problems"][0]
+    assert "8192" in problem["message"] and "100" in problem["message"] and problem["hint"]
+    assert (problem["level"], problem["node"]) == (f"{LAYERS}.mlp", f"{LAYERS}.mlp.gated")
+    assert answer["update"]["totals"].get("device_total") is None
+    assert browser.ask(type="undo")["update"]["problems"] == []
+
+
+def test_problems_below_show_on_the_nodes_above(browser: Browser) -> None:
+    edit = {"kind": "set_size", "path": "model.layers.3.self_attn", "name": "num_key_value_heads", "value": 5}
+    shown = nodes(browser.ask(type="edit", edits=[edit]))
+    assert shown["model.layers"]["severity"] == "error" and "multiple" in shown["model.layers"]["problem"]
+    assert "severity" not in nodes(browser.ask(type="look", path="model.layers.4-15"))["model.layers.4-15.self_attn"]
+    assert nodes(browser.ask(type="look", path="model.layers.3"))["model.layers.3.self_attn"]["severity"] == "error"
+
+
+def test_the_same_request_twice_is_done_once_and_answered_twice(browser: Browser) -> None:
+    request = {
+        "session": browser.name,
+        "serial": 77,
+        "request": {"type": "insert", "what": "op:dropout", "path": "model"},
+    }
+    first, second = (browser.service.exchange(request) for _ in range(2))
+    assert first == second
+    assert first["update"]["edits"] == 1 == browser.ask(type="hello")["update"]["edits"]
+
+
+def test_two_sessions_do_not_see_each_other(service: Service) -> None:
+    one, other = Browser(service, "one-" + "x" * 16), Browser(service, "other-" + "x" * 16)
+    one.ask(type="hello")
+    other.ask(type="hello")
+    one.ask(type="set", field="size:hidden_size", path="", value=1024)
+    assert other.ask(type="undo")["update"]["edits"] == 0
+    assert other.ask(type="save")["autosave"]["document"] != one.ask(type="save")["autosave"]["document"]
+
+
+def test_a_server_that_forgot_takes_the_work_back(browser: Browser) -> None:
+    browser.ask(type="set", field="size:hidden_size", path="", value=1024)
+    browser.ask(type="insert", what="op:dropout", path="model", wire={"path": "model.norm", "port": "x"})
+    kept = browser.ask(type="save")["autosave"]
+    anew = Browser(Service())
+    assert anew.raw(type="undo")["error"]["lost"]
+    answer = anew.ask(type="hello", autosave=kept)
+    assert answer["update"]["edits"] == 3
+    assert anew.ask(type="save")["autosave"] == kept
+    anew.ask(type="undo")
+    assert anew.ask(type="undo")["update"]["edits"] == 0
+
+
+def test_hello_again_goes_on_where_the_tab_was(browser: Browser) -> None:
+    browser.ask(type="set", field="size:hidden_size", path="", value=1024)
+    answer = browser.ask(type="hello", source="llama-2-7b")
+    assert answer["resumed"] and answer["update"]["name"] == "llama-3.2-1b" and answer["update"]["edits"] == 1
+
+
+def test_sessions_are_bounded_in_number_and_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_SESSIONS", 3)
+    service = Service()
+    tabs = [Browser(service, f"tab-{index}-" + "x" * 16) for index in range(5)]
+    for tab in tabs:
+        tab.ask(type="hello")
+    assert len(service.tabs) == 3
+    assert tabs[0].raw(type="undo")["error"]["lost"] and tabs[4].raw(type="undo")["ok"]
+    monkeypatch.setattr(module, "IDLE_SECONDS", -1)
+    assert tabs[4].raw(type="undo")["error"]["lost"]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"type": "insert", "what": "op:linear", "path": "no.where"},
+        {"type": "insert", "what": "op:linear", "path": "model", "wire": {"path": "model.norm", "port": "q"}},
+        {"type": "connect", "source": {"path": "lm_head", "port": "out"}, "target": {"path": "model.embed_tokens", "port": "ids"}},
+        {"type": "delete", "paths": ["return"]},
+        {"type": "delete", "paths": ["model.none"]},
+        {"type": "edit", "edits": [{"kind": "nonsense"}]},
+        {"type": "set", "field": "size:hidden_size", "path": "", "value": "many"},
+        {"type": "set", "field": "size:hidden_size", "path": "", "value": -1},
+        {"type": "set", "field": "size:nothing", "path": "", "value": 1},
+        {"type": "set", "field": "attr:eps", "path": "model.nothing", "value": 1},
+        {"type": "set", "field": "size:hidden_size", "path": "", "value": "=__import__('os')"},
+        {"type": "place", "positions": {"model.nothing": [1, 2]}},
+        {"type": "paste", "clip": "[]", "path": "model"},
+        {"type": "copy", "paths": []},
+        {"type": "open", "source": "zoo", "name": "no-such-model"},
+        {"type": "open", "source": "text", "name": "x.json", "text": "{"},
+        {"type": "open", "source": "text", "name": "config.json", "text": '{"model_type": "nonsense"}'},
+        {"type": "open", "source": "text", "name": "d.json", "text": '{"schema_version": 1}'},
+        {"type": "scenario", "scenario": {"hardware": "no-card"}},
+        {"type": "scenario", "scenario": {"dtype": "int3"}},
+        {"type": "scenario", "scenario": {"batch": 0}},
+        {"type": "hello", "autosave": {"document": "{}"}},
+        {"type": "nothing"},
+        {},
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_told_and_changes_nothing(browser: Browser, request_: dict[str, Any]) -> None:
+    before = browser.ask(type="save")
+    answer = browser.raw(**request_)
+    if request_.get("type") != "hello":
+        assert not answer["ok"] and answer["error"]["message"]
+        assert "flaw of Canvas" not in answer["error"]["message"]
+    assert browser.ask(type="save") == before
+
+
+@pytest.mark.parametrize(
+    "envelope", [None, [], "x", {"session": "short", "serial": 0, "request": {"type": "undo"}}, {"session": "a" * 20}]
+)
+def test_a_malformed_envelope_is_refused(service: Service, envelope: Any) -> None:
+    assert service.exchange(envelope)["ok"] is False
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = (
+    "path",
+    "what",
+    "wire",
+    "source",
+    "target",
+    "field",
+    "value",
+    "paths",
+    "positions",
+    "clip",
+    "text",
+    "end",
+    "side",
+    "scope",
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(
+        sorted(answer.__name__ for answer in module.ANSWERS.values()) + ["set", "insert", "find", "connect"]
+    ),
+    fields=st.dictionaries(
+        st.sampled_from(FIELDS), JSON | st.sampled_from(["model", "model.layers", "op:linear", "return"]), max_size=4
+    ),
+)
+def test_no_request_whatsoever_is_a_flaw_of_ours(kind: str, fields: dict[str, Any]) -> None:
+    browser = Browser(SHARED)
+    browser.ask(type="hello")
+    answer = browser.raw(type=kind, **fields)
+    assert answer["ok"] or "flaw of Canvas" not in answer["error"]["message"], answer
+
+
+SHARED = Service()
+
+
+def test_sessions_answer_at_the_same_time(service: Service) -> None:
+    failures: list[object] = []
+
+    def work(index: int) -> None:
+        tab = Browser(service, f"tab-{index}-" + "x" * 16)
+        tab.ask(type="hello")
+        for step in range(8):
+            width = 1024 * (1 + (index + step) % 4)
+            update = tab.ask(type="set", field="size:intermediate_size", path="", value=width)["update"]
+            shown = (
+                next(field["value"] for field in update.get("sizes", []) if field["label"] == "intermediate_size")
+                if "sizes" in update
+                else width
+            )
+            if shown != width:
+                failures.append((index, step, shown, width))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_find_looks_inside_blocks_and_says_where_to_go(browser: Browser) -> None:
+    hits = browser.ask(type="find", text="q_proj")["hits"]
+    assert hits[0]["path"] == f"{LAYERS}.self_attn.q_proj" and hits[0]["level"] == f"{LAYERS}.self_attn"
+    assert browser.ask(type="find", text="norm")["hits"][0]["level"] == ""
+    assert browser.ask(type="find", text="xyzzy")["hits"] == []
+
+
+def test_offers_are_all_possible(browser: Browser) -> None:
+    browser.ask(type="look", path=LAYERS)
+    end = {"path": f"{LAYERS}.self_attn", "port": "out"}
+    found = browser.ask(type="offers", end=end, side="source")["offers"]
+    existing = [offer["existing"] for offer in found if offer.get("existing")]
+    assert {"path": f"{LAYERS}.mlp", "port": "hidden_states"} in existing
+    for offer in found:
+        if offer.get("existing"):
+            browser.ask(type="connect", source=end, target=offer["existing"])
+        else:
+            browser.ask(type="insert", what=offer["what"], path=LAYERS, source=end)
+        browser.ask(type="undo")
+
+
+def test_details_explain_their_numbers(browser: Browser) -> None:
+    details = browser.ask(type="inspect", path=f"{LAYERS}.mlp.gate_proj")["update"]["details"]
+    assert details["parameters"][0]["key"] == f"{LAYERS}.mlp.gate_proj.weight"
+    sizes = {"batch": 1, "seq": 4096, "hidden_size": 2048, "intermediate_size": 8192, "layers": 1}
+    for formula in details["formulas"]:
+        text = formula["text"].replace("×", "*").replace(" layers", "")
+        assert eval(text, {"__builtins__": {}}, sizes) == formula["value"], formula
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+@pytest.mark.parametrize("level", ["", LAYERS, f"{LAYERS}.self_attn", f"{LAYERS}.mlp", "model.layers.8-15.self_attn"])
+def test_every_formula_of_every_node_evaluates_to_its_number(browser: Browser, level: str, mode: str) -> None:
+    browser.ask(type="scenario", scenario={"mode": mode, "batch": 3, "sequence": 512})
+    sizes = {
+        field["label"]: field["value"]
+        for field in browser.ask(type="hello")["update"]["sizes"]
+        if field["id"].startswith("size:")
+    }
+    names = {**sizes, "batch": 3, "seq": 512}
+    seen = 0
+    for path, node in nodes(browser.ask(type="look", path=level) if level else browser.ask(type="hello")).items():
+        details = browser.ask(type="inspect", path=path)["update"]["details"]
+        for formula in details.get("formulas", []):
+            text = formula["text"].replace("×", "*").replace(" layers", "")
+            assert eval(text, {"__builtins__": {}}, names) == formula["value"], (path, formula, node["kind"])
+            seen += 1
+    assert seen
+
+
+def test_figures_are_what_plotly_draws(browser: Browser) -> None:
+    figures = browser.ask(type="figures", dark=True)["figures"]
+    assert set(figures) == {"memory", "parameters", "roofline", "timeline"}
+    total = sum(bar["x"][0] for bar in figures["memory"]["data"])
+    shown = browser.ask(type="hello")["update"]["totals"]["device_total"] / 2**30
+    assert abs(total - shown) < 1e-6
+
+
+def test_a_file_from_a_stranger_opens_or_is_refused_in_words(browser: Browser) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 100}  # fmt: skip
+    answer = browser.ask(type="open", source="text", name="tiny/config.json", text=json.dumps(config))
+    assert answer["update"]["step"]["undo"] and answer["update"]["sizes"]
+    assert browser.ask(type="undo")["update"]["name"] == "llama-3.2-1b"

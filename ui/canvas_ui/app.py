@@ -1,0 +1,256 @@
+"""The Gradio app: the canvas, and the tabs that follow it: charts, code, proof and export."""
+
+import io
+import queue
+import re
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+
+from canvas_rt.codegen import emit
+from canvas_rt.errors import CanvasError
+from canvas_rt.ir.document import Document
+from canvas_rt.verifier.certificate import Certificate
+from canvas_rt.verifier.verify import verify
+from canvas_ui.host import canvas_component, charts_component
+from canvas_ui.server import workspace
+from canvas_ui.service import Service
+
+CSS = (Path(__file__).parent / "app.css").read_text(encoding="utf-8")
+CHECKS = ("structure", "keys", "logits", "gradients", "decoding", "gpu")
+MOST_PROOFS = 2
+"""Verifications at a time: each is a process that runs a small model."""
+
+EMPTY = "# Open the canvas first: the code of what it shows stands here."
+
+
+def theme() -> gr.themes.Base:
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        radius_size="sm",
+        spacing_size="sm",
+        text_size="sm",
+        font=["Inter", "ui-sans-serif", "system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    )
+
+
+LAUNCH: dict[str, Any] = {"theme": theme(), "css": CSS, "run_history": False, "ssr_mode": False, "footer_links": []}
+"""How the app is launched, or mounted: without a record of every event, and rendered in the browser."""
+
+
+def build(service: Service) -> gr.Blocks:
+    """The app's page. The canvas says when its document has changed; the other tabs then ask for what they show."""
+    with gr.Blocks(
+        title="Canvas", fill_height=True, fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)
+    ) as page:
+        session = gr.Textbox(visible="hidden", elem_id="canvas-session")
+        with gr.Tabs(elem_id="canvas-tabs"):
+            with gr.Tab("Canvas", id="canvas"):
+                canvas = canvas_component(service)
+            with gr.Tab("Charts", id="charts"):
+                charts_component()
+            with gr.Tab("Code", id="code"):
+                state = gr.Textbox(
+                    label="State", interactive=False, show_label=False, elem_id="code-state", container=False
+                )
+                with gr.Row(equal_height=False):
+                    model = gr.Code(
+                        EMPTY,
+                        language="python",
+                        label="model.py",
+                        interactive=False,
+                        scale=3,
+                        elem_id="code-model",
+                        elem_classes="code-file",
+                    )
+                    config = gr.Code(
+                        "{}",
+                        language="json",
+                        label="config.json",
+                        interactive=False,
+                        scale=2,
+                        elem_id="code-config",
+                        elem_classes="code-file",
+                    )
+            with gr.Tab("Proof and export", id="export"), gr.Row(equal_height=False):
+                with gr.Column(scale=3):
+                    gr.Markdown(
+                        "### Prove it\nEmits the code, runs it in a process of its own with small random weights, and compares:"
+                        " the graph it traces to, parameter names, logits, gradients, and generation with the cache."
+                    )
+                    with gr.Row():
+                        prove = gr.Button("Verify", variant="primary", elem_id="verify")
+                        stop = gr.Button("Stop", elem_id="verify-stop")
+                    verdict = gr.Textbox(
+                        label="Verdict", interactive=False, lines=2, elem_id="verdict", placeholder="Not verified yet."
+                    )
+                    certificate = gr.Dataframe(
+                        headers=["check", "result", "what was found"],
+                        value=[[name, "", ""] for name in CHECKS],
+                        interactive=False,
+                        wrap=True,
+                        column_widths=["110px", "90px", "auto"],
+                        label="Certificate",
+                        elem_id="certificate",
+                    )
+                with gr.Column(scale=2):
+                    gr.Markdown(
+                        "### Take it home\nA Hugging Face model that `AutoModelForCausalLM.from_pretrained(folder,"
+                        " trust_remote_code=True)` loads: `model.py`, `config.json`, its card, and the document to go on with."
+                    )
+                    package = gr.DownloadButton(
+                        "Download package (.zip)", interactive=False, variant="primary", elem_id="download"
+                    )
+                    contents = gr.Textbox(label="Contents", interactive=False, lines=8, elem_id="contents")
+
+        def revised(event: gr.EventData) -> Any:
+            name = str(event._data.get("session", ""))[:64]
+            return (name, *_code(service, name), *_package(service, name))
+
+        shown = [session, state, model, config, package, contents]
+        canvas.revised(revised, outputs=shown, queue=False, show_progress="hidden", api_visibility="private")
+
+        def run_proof(name: str) -> Iterator[Any]:
+            yield from proof(service, name)
+
+        proving = prove.click(
+            run_proof,
+            inputs=[session],
+            outputs=[verdict, certificate],
+            concurrency_limit=MOST_PROOFS,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+        stop.click(lambda: "Stopped.", outputs=[verdict], cancels=[proving], queue=False, api_visibility="private")
+    return page
+
+
+def _code(service: Service, session: str) -> tuple[str, str, str]:
+    """What the code tab shows: a word on its state, `model.py` and `config.json`."""
+    document = service.document(session)
+    if document is None:
+        return "", EMPTY, "{}"
+    try:
+        files = emit(document).files
+    except CanvasError as error:
+        return f"This graph cannot be written as code yet. {error}", f"# {error.message}", "{}"
+    lines = files["model.py"].count("\n")
+    return f"{document.name}: model.py has {lines} lines.", files["model.py"], files["config.json"]
+
+
+def file_name(document: Document) -> str:
+    """A document's name as a file's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", document.name).strip("-.")[:80] or "model"
+
+
+def _package(service: Service, session: str) -> tuple[Any, str]:
+    """The package as a file to download, and what is in it."""
+    document = service.document(session)
+    nothing = gr.DownloadButton(interactive=False, value=None)
+    if document is None:
+        return nothing, ""
+    try:
+        files = emit(document).files
+    except CanvasError as error:
+        return nothing, f"Nothing to download yet. {error}"
+    target = Path(tempfile.mkdtemp(prefix="canvas-")) / f"{file_name(document)}.zip"
+    target.write_bytes(zipped(files, file_name(document)))
+    sizes = "\n".join(f"{name}  {len(text.encode()):,} bytes" for name, text in files.items())
+    return gr.DownloadButton(interactive=True, value=str(target)), sizes
+
+
+def zipped(files: Any, folder: str) -> bytes:
+    """Files as a zip with one folder. The same files give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            entry = zipfile.ZipInfo(f"{folder}/{name}")  # its date is a constant
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, text)
+    return buffer.getvalue()
+
+
+def proof(service: Service, session: str) -> Iterator[tuple[str, list[list[str]]]]:
+    """A verdict and the certificate's rows, as they come."""
+    document = service.document(session)
+    rows = {name: ["", ""] for name in CHECKS}
+    if document is None:
+        yield "Nothing is open.", _rows(rows)
+        return
+    said: queue.Queue[Any] = queue.Queue()
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            said.put(verify(document, progress=said.put, stop=stop))
+        except CanvasError as error:
+            said.put(error)
+        except Exception as error:  # a flaw of ours must end the wait, too
+            said.put(CanvasError(f"{type(error).__name__}: {error}"))
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        yield "Emitting, and starting a process…", _rows(rows)
+        while True:
+            news = said.get()
+            if isinstance(news, Certificate):
+                for name, finding in news.findings.items():
+                    rows[name] = [{True: "passed", False: "FAILED", None: "not run"}[finding.passed], finding.detail]
+                verdict = "Proved" if news.passed else "NOT proved"
+                yield f"{verdict} against {news.reference}. {news.label}: {news.change}", _rows(rows)
+                return
+            if isinstance(news, CanvasError):
+                yield f"Cannot be verified. {news}", _rows(rows)
+                return
+            if news in rows:
+                rows[news] = ["running…", ""]
+            yield f"Comparing {news}…", _rows(rows)
+    finally:
+        stop.set()  # the page was closed, or somebody pressed Stop
+
+
+def _rows(found: dict[str, list[str]]) -> list[list[str]]:
+    return [[name, *cells] for name, cells in found.items()]
+
+
+def create_app(document: Document | None = None, *, path: str = "/") -> FastAPI:
+    """A FastAPI app for those who embed the editor: it alone at `/canvas`, the whole page at `path`. One set of sessions."""
+    service = Service(document)
+    app = workspace(service)
+    mounted: FastAPI = gr.mount_gradio_app(app, build(service), path=path, **LAUNCH)
+    return mounted
+
+
+def serve(
+    document: Document,
+    *,
+    host: str,
+    port: int | None,
+    browser: bool,
+    announce: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Serve the editor until it is stopped. `announce` is told its address.
+
+    Raises `CanvasError` where it cannot listen there.
+    """
+    page = build(Service(document))
+    try:
+        page.launch(
+            server_name=host, server_port=port, inbrowser=browser, quiet=True, prevent_thread_lock=True, **LAUNCH
+        )
+    except OSError as error:
+        where = f"{host}:{port}" if port else host
+        raise CanvasError(
+            f"cannot listen at {where}: it is taken, or not ours", path="--port", hint="Choose another --port."
+        ) from error
+    announce(page.local_url)
+    page.block_thread()
