@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-.PHONY: setup run tour check test slow zoo format types web
+.PHONY: setup run tour check test slow zoo format types web web-check
 setup: $(READY)
 
 run: $(READY)  ## open the editor
@@ -40,6 +40,12 @@ types: $(READY)  ## the browser's types, from the messages in Python
 web: types  ## build the editor's bundle; needs node 20, which users do not
 	cd ui/web && npm ci --silent && npm run --silent build
 	$(BIN)/python -m canvas_ui.bundle
+
+web-check: $(READY)  ## rebuild the bundle and compare it, byte for byte, with the committed one
+	rm -rf build/web && mkdir -p build && cp -r ui/web build/web
+	cd build/web && npm ci --silent && npm run --silent check && npx --no-install vite build --logLevel warn --outDir ../static --emptyOutDir
+	cmp build/static/canvas.js ui/canvas_ui/static/canvas.js
+	cmp build/static/canvas.css ui/canvas_ui/static/canvas.css
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -188,7 +188,7 @@ def ui(chosen: argparse.Namespace) -> int:
 
     def announce(address: str) -> None:
         if chosen.json:
-            print_json({"url": address})
+            print(json.dumps({"url": address}), flush=True)
         else:
             print(f"Canvas is at {address}  (Ctrl+C stops it)", flush=True)
 

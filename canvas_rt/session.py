@@ -1,7 +1,7 @@
 """One open document: its history, and what is known of it in a scenario. What the editor talks to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -107,6 +107,7 @@ class Session:
         base = self.past[-1].before if repeated else self.document
         after = apply(base, *edits)
         if repeated:
+            self.past[-1] = replace(self.past[-1], words=in_words(edits))
             self._show(after)
         elif after != self.document:
             self._advance(after, in_words(edits), gesture)

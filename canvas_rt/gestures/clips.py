@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from canvas_rt.edits import AddBlock, AddConfig, AddNode, AddSize, Edit, PlaceNodes
+from canvas_rt.edits import AddBlock, AddConfig, AddNode, AddSize, Edit, apply
 from canvas_rt.edits.wires import unused_name
 from canvas_rt.errors import CanvasError, EditError
+from canvas_rt.gestures.insert import placed
 from canvas_rt.gestures.scope import scope_at, split
 from canvas_rt.ir.document import Block, Document, Identifier, Item, Model, Node, Size, Stack, Use
 from canvas_rt.ir.expressions import names_in
@@ -99,7 +100,7 @@ def paste(
         ids[item.id] = unused_name(item.id, taken)
         taken.add(ids[item.id])
     known = {*scope.block.inputs, *scope.block.by_id}
-    placed: dict[str, Position | None] = {}
+    places: dict[str, Position | None] = {}
     for item in clip.items:
         wires = {}
         for port, ref in item.inputs.items():
@@ -112,8 +113,8 @@ def paste(
         corner = _corner(clip)
         for offset, item in enumerate(clip.items):
             x, y = clip.layout.get(item.id, (corner[0], corner[1] + 90.0 * offset))
-            placed[ids[item.id]] = (position[0] + x - corner[0], position[1] + y - corner[1])
-        edits.append(PlaceNodes(scope.block_name, FrozenMap(placed)))
+            places[ids[item.id]] = (position[0] + x - corner[0], position[1] + y - corner[1])
+        edits += placed(apply(document, *edits), level, places)
     return tuple(edits), tuple(scope.inside(ids[item.id]) for item in clip.items)
 
 

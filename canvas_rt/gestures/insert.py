@@ -127,9 +127,9 @@ def insert(document: Document, what: str, spot: Spot, shapes: Shapes) -> tuple[t
     item = item.replace(inputs=FrozenMap(wires))
     path = scope.inside(item.id)
     new: list[Edit] = [AddNode(spot.level, item, before=_reader(scope, spot))]
-    if spot.position is not None:
-        new.append(PlaceNodes(scope.block_name, FrozenMap({item.id: spot.position})))
     document = apply(document, *new)
+    new += placed(document, spot.level, {item.id: spot.position})
+    document = apply(document, *new[1:])
     if spot.source is not None and arriving is None:
         ports = in_ports(document, item)
         if not ports:
@@ -190,8 +190,7 @@ def _border(scope: Scope, name: str, spot: Spot) -> tuple[tuple[Edit, ...], str]
         edits: list[Edit] = [AddInput(scope.path, fresh)]
         if spot.target is not None and split(spot.target[0])[0] == scope.path:
             edits.append(feed(spot.target, fresh))
-        if spot.position is not None:
-            edits.append(PlaceNodes(scope.block_name, FrozenMap({fresh: spot.position})))
+        edits += placed(apply(scope.document, *edits), scope.path, {fresh: spot.position})
         return tuple(edits), scope.inside(fresh)
     if name == "output":
         if spot.source is None:
@@ -199,6 +198,12 @@ def _border(scope: Scope, name: str, spot: Spot) -> tuple[tuple[Edit, ...], str]
         ref = local_ref(scope.document, spot.source)
         return (SetOutput(scope.path, unused_name("out", scope.block.outputs), ref),), scope.inside("return")
     raise CanvasError(f"there is no 'io:{name}' in the palette")
+
+
+def placed(document: Document, level: str, positions: Mapping[str, tuple[float, float] | None]) -> list[Edit]:
+    """The edit that says where new nodes stand. An edit of some layers gave them a block of their own: it is asked for now."""
+    known = {name: position for name, position in positions.items() if position is not None}
+    return [PlaceNodes(scope_at(document, level).block_name, FrozenMap(known))] if known else []
 
 
 def _needed(document: Document, sort: str, name: str) -> Iterator[Edit]:

@@ -53,3 +53,12 @@ def test_what_is_no_clip_is_refused(text: str) -> None:
 def test_inputs_and_outputs_are_not_copied() -> None:
     with pytest.raises(EditError, match="nothing is selected that can be copied"):
         copy(LLAMA, [f"{LAYERS}.return", f"{LAYERS}.hidden_states"])
+
+
+def test_pasting_into_some_layers_places_the_nodes_in_the_block_that_they_get() -> None:
+    clip = copy(LLAMA, [f"{LAYERS}.mlp"])
+    edits, paths = paste(LLAMA, clip, "model.layers.3", (7.0, 8.0))
+    edited = apply(LLAMA, *edits)
+    assert paths == ("model.layers.3.mlp_1",)
+    assert (7.0, 8.0) in edited.layout.values()
+    assert edited.blocks["LlamaDecoderLayer"] == LLAMA.blocks["LlamaDecoderLayer"]

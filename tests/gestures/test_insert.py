@@ -94,6 +94,13 @@ def test_outputs_cannot_be_deleted() -> None:
         delete(LLAMA, [f"{LAYERS}.return"])
 
 
+def test_in_some_layers_a_node_is_placed_in_the_block_that_they_get() -> None:
+    edited, path = put(LLAMA, "op:dropout", Spot("model.layers.5", position=(1.0, 2.0)))
+    assert path == "model.layers.5.dropout"
+    assert "LlamaDecoderLayer/dropout" not in edited.layout
+    assert (1.0, 2.0) in edited.layout.values()
+
+
 def test_an_unknown_entry_is_refused() -> None:
     with pytest.raises(CanvasError, match="no op 'nothing'"):
         put(LLAMA, "op:nothing", Spot(LAYERS))

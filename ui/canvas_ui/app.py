@@ -1,14 +1,16 @@
 """The Gradio app: the canvas, and the tabs that follow it: charts, code, proof and export."""
 
+import hashlib
 import io
 import queue
 import re
+import shutil
 import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 from fastapi import FastAPI
@@ -30,6 +32,28 @@ MOST_PROOFS = 2
 EMPTY = "# Open the canvas first: the code of what it shows stands here."
 
 
+PROVE = """### Prove it
+Emits the code, runs it in a process of its own with small random weights, and compares: the graph that it traces to,
+parameter names, logits, gradients, and generation with the cache."""
+
+TAKE_HOME = """### Take it home
+A Hugging Face model: `model.py`, `config.json`, its card, and the document to go on with. It loads with
+`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` once it has weights."""
+
+
+def _file(name: str, text: str, language: Literal["python", "json"], scale: int) -> gr.Code:
+    """A file to read."""
+    return gr.Code(
+        text,
+        language=language,
+        label=name,
+        interactive=False,
+        scale=scale,
+        elem_id="code-" + name.partition(".")[0],
+        elem_classes="code-file",
+    )
+
+
 def theme() -> gr.themes.Base:
     return gr.themes.Base(
         primary_hue="blue",
@@ -48,6 +72,7 @@ LAUNCH: dict[str, Any] = {"theme": theme(), "css": CSS, "run_history": False, "s
 
 def build(service: Service) -> gr.Blocks:
     """The app's page. The canvas says when its document has changed; the other tabs then ask for what they show."""
+    shelf = tempfile.TemporaryDirectory(prefix="canvas-")  # goes when the process ends
     with gr.Blocks(
         title="Canvas", fill_height=True, fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)
     ) as page:
@@ -57,38 +82,21 @@ def build(service: Service) -> gr.Blocks:
                 canvas = canvas_component(service)
             with gr.Tab("Charts", id="charts"):
                 charts_component()
-            with gr.Tab("Code", id="code"):
-                state = gr.Textbox(
-                    label="State", interactive=False, show_label=False, elem_id="code-state", container=False
-                )
+            with gr.Tab("Code", id="code"), gr.Column(elem_classes="sheet"):
+                state = gr.Textbox(show_label=False, interactive=False, container=False, elem_id="code-state")
                 with gr.Row(equal_height=False):
-                    model = gr.Code(
-                        EMPTY,
-                        language="python",
-                        label="model.py",
-                        interactive=False,
-                        scale=3,
-                        elem_id="code-model",
-                        elem_classes="code-file",
-                    )
-                    config = gr.Code(
-                        "{}",
-                        language="json",
-                        label="config.json",
-                        interactive=False,
-                        scale=2,
-                        elem_id="code-config",
-                        elem_classes="code-file",
-                    )
-            with gr.Tab("Proof and export", id="export"), gr.Row(equal_height=False):
+                    model = _file("model.py", EMPTY, "python", scale=3)
+                    config = _file("config.json", "{}", "json", scale=2)
+            with (
+                gr.Tab("Proof and export", id="export"),
+                gr.Column(elem_classes="sheet"),
+                gr.Row(equal_height=False, elem_id="proof-columns"),
+            ):
                 with gr.Column(scale=3):
-                    gr.Markdown(
-                        "### Prove it\nEmits the code, runs it in a process of its own with small random weights, and compares:"
-                        " the graph it traces to, parameter names, logits, gradients, and generation with the cache."
-                    )
+                    gr.Markdown(PROVE)
                     with gr.Row():
-                        prove = gr.Button("Verify", variant="primary", elem_id="verify")
-                        stop = gr.Button("Stop", elem_id="verify-stop")
+                        prove = gr.Button("Verify", variant="primary", elem_id="verify", scale=0)
+                        stop = gr.Button("Stop", elem_id="verify-stop", scale=0)
                     verdict = gr.Textbox(
                         label="Verdict", interactive=False, lines=2, elem_id="verdict", placeholder="Not verified yet."
                     )
@@ -97,23 +105,21 @@ def build(service: Service) -> gr.Blocks:
                         value=[[name, "", ""] for name in CHECKS],
                         interactive=False,
                         wrap=True,
-                        column_widths=["110px", "90px", "auto"],
-                        label="Certificate",
+                        column_widths=["116px", "96px", "auto"],
+                        show_label=False,
+                        buttons=[],
                         elem_id="certificate",
                     )
                 with gr.Column(scale=2):
-                    gr.Markdown(
-                        "### Take it home\nA Hugging Face model that `AutoModelForCausalLM.from_pretrained(folder,"
-                        " trust_remote_code=True)` loads: `model.py`, `config.json`, its card, and the document to go on with."
-                    )
+                    gr.Markdown(TAKE_HOME)
                     package = gr.DownloadButton(
                         "Download package (.zip)", interactive=False, variant="primary", elem_id="download"
                     )
-                    contents = gr.Textbox(label="Contents", interactive=False, lines=8, elem_id="contents")
+                    contents = gr.Textbox(label="Contents", interactive=False, lines=6, elem_id="contents")
 
         def revised(event: gr.EventData) -> Any:
             name = str(event._data.get("session", ""))[:64]
-            return (name, *_code(service, name), *_package(service, name))
+            return (name, *_code(service, name), *_package(service, name, Path(shelf.name)))
 
         shown = [session, state, model, config, package, contents]
         canvas.revised(revised, outputs=shown, queue=False, show_progress="hidden", api_visibility="private")
@@ -151,7 +157,7 @@ def file_name(document: Document) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", document.name).strip("-.")[:80] or "model"
 
 
-def _package(service: Service, session: str) -> tuple[Any, str]:
+def _package(service: Service, session: str, shelf: Path) -> tuple[Any, str]:
     """The package as a file to download, and what is in it."""
     document = service.document(session)
     nothing = gr.DownloadButton(interactive=False, value=None)
@@ -161,7 +167,10 @@ def _package(service: Service, session: str) -> tuple[Any, str]:
         files = emit(document).files
     except CanvasError as error:
         return nothing, f"Nothing to download yet. {error}"
-    target = Path(tempfile.mkdtemp(prefix="canvas-")) / f"{file_name(document)}.zip"
+    own = shelf / hashlib.sha256(session.encode()).hexdigest()[:16]  # one for each session, its last
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir()
+    target = own / f"{file_name(document)}.zip"
     target.write_bytes(zipped(files, file_name(document)))
     sizes = "\n".join(f"{name}  {len(text.encode()):,} bytes" for name, text in files.items())
     return gr.DownloadButton(interactive=True, value=str(target)), sizes

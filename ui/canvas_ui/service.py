@@ -45,6 +45,9 @@ UNDO_KEPT = 20
 """Steps of undo that the browser keeps with its autosave."""
 
 
+MOST_ANSWERS = 8
+
+
 @dataclass
 class Tab:
     """One browser tab: its session, and what it was last shown."""
@@ -56,9 +59,8 @@ class Tab:
     expanded: tuple[str, ...] | None = None
     inspected: str | None = None
     shown: Shown = field(default_factory=Shown)
-    serial: int = -1
-    last: m.Reply | None = None
-    """The answer to `serial`, for the case that it did not arrive."""
+    answered: OrderedDict[int, m.Reply] = field(default_factory=OrderedDict)
+    """The latest answers by the number of their request, for the case that one did not arrive."""
 
 
 class Service:
@@ -99,13 +101,15 @@ class Service:
                 return m.Reply(ok=False, error=m.Failure(message="the server has started anew", lost=True))
             tab = self._begin(envelope.session, request)
         with tab.lock:
-            if envelope.serial == tab.serial and tab.last is not None:
-                return tab.last
+            if envelope.serial in tab.answered:
+                return tab.answered[envelope.serial]
             try:
                 reply = ANSWERS[type(request)](self, tab, request)
             except CanvasError as error:
                 reply = m.Reply(ok=False, error=_failure(error))
-            tab.serial, tab.last = envelope.serial, reply
+            tab.answered[envelope.serial] = reply
+            while len(tab.answered) > MOST_ANSWERS:
+                tab.answered.popitem(last=False)
             return reply
 
     def _tab(self, name: str) -> Tab | None:
@@ -260,7 +264,7 @@ def _changed(
 
 
 def hello(service: Service, tab: Tab, request: m.Hello) -> m.Reply:
-    resumed = tab.serial >= 0
+    resumed = bool(tab.answered)
     if request.scenario is not None:
         tab.session.run_as(_setting(request.scenario))
     return m.Reply(ok=True, update=update(tab, fresh=True), catalogue=catalogue(), resumed=resumed)

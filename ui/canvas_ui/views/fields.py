@@ -19,12 +19,18 @@ MOST_ON_CARD = 3
 
 
 def slider(value: int, usual: int | None = None) -> tuple[int, int, int]:
-    """A slider's least and greatest value and its step. They stay as they are while it is dragged."""
-    base = max(value, usual or 0, 1)
-    top = 1 << (base - 1).bit_length()  # the power of two at or above it
+    """A slider's least and greatest value and its step, made for the usual value: they stay as they are while it is dragged."""
+    top = _power_of_two(usual or value)
     greatest = max(top * 2, 8)
+    if value > greatest:
+        greatest = _power_of_two(value)
     step = max(1, top >> 6) if top >= 512 else 1
     return step, greatest, step
+
+
+def _power_of_two(value: int) -> int:
+    """The power of two at or above a number."""
+    return 1 << (max(value, 1) - 1).bit_length()
 
 
 def size_field(scope: Scope, name: str, item: Item | None, summary: str = "") -> FieldView:

@@ -283,17 +283,13 @@ def _enter(path: str, item: Item, layers: Layers | None) -> str | None:
 
 def _carried(drawing: Drawing, scope: Scope, item: Item) -> list[str]:
     """The sizes that merely pass through an item: what its first input is wide."""
-    first = next(iter(item.inputs.values()), None)
-    shape = _shape(drawing, scope, first)
-    if isinstance(item, Node) and (shape is None or item.op == "linear"):
-        # A projection's own size is what it gives; where that is what it takes, neither is its own.
-        return list(shape.symbolic) if shape else []
+    shape = _shape(drawing, scope, next(iter(item.inputs.values()), None))
     return list(shape.symbolic) if shape else []
 
 
 def _detail(scope: Scope, item: Item) -> str:
     if isinstance(item, Stack):
-        return f"{display(item.repeat)} layers"
+        return "layers in a row"
     if isinstance(item, Use):
         role = scope.document.blocks[item.block].role
         return role.replace("_", " ")
@@ -304,7 +300,6 @@ def _detail(scope: Scope, item: Item) -> str:
 
 
 _ROLES = {"attention": "attention", "gated_mlp": "mlp", "mlp": "mlp", "moe": "moe", "decoder_layer": "stack"}
-_SHOWN_UNDER = {"position": "position", "shape": "shape"}
 
 
 def _group(document: Document, item: Item) -> str:

@@ -1,0 +1,51 @@
+"""The editor in real Chromium, served as users start it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from editor import OpenTab, Server, Tab
+from playwright.sync_api import Browser, BrowserContext, sync_playwright
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    running = Server()
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu", "--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(server: Server, chromium: Browser) -> Iterator[OpenTab]:
+    """`tab()` opens a new visitor's tab; `tab(like=other)` another tab of the same visitor."""
+    contexts: list[BrowserContext] = []
+    opened: list[Tab] = []
+
+    def open_tab(*, like: Tab | None = None, url: str | None = None, **options: Any) -> Tab:
+        if like is None:
+            options.setdefault("viewport", {"width": 1440, "height": 900})
+            contexts.append(chromium.new_context(accept_downloads=True, **options))
+        made = Tab(like.context if like else contexts[-1], url or server.url)
+        opened.append(made)
+        return made.open()
+
+    yield open_tab
+    for one in opened:
+        assert not one.flaws, one.flaws
+        assert {host.partition(":")[0] for host in one.hosts} <= {"127.0.0.1"}, one.hosts
+    for context in contexts:
+        context.close()

@@ -1,0 +1,132 @@
+/** How the model is run and on what, and what that takes: memory by part, time, and whether it fits. */
+import { useRef, useState, type ReactNode } from "react";
+
+import type { Scenario, Totals } from "../protocol";
+import { useCanvas } from "../store";
+import { NumberInput, Segments, Select } from "./controls";
+import { Donut } from "./Donut";
+import { useLastTotals, useObstacle } from "./Gauge";
+import { Icon } from "./icons";
+import { bytes, count, flops, rate, seconds } from "./numbers";
+
+const MODES = [{ value: "train", label: "Train" }, { value: "prefill", label: "Prefill" }, { value: "decode", label: "Decode" }] as const;
+
+/** The scenario as set here: answers that are still due are older than it. */
+function useScenario(): [Scenario, (part: Partial<Scenario>) => void] {
+  const known = useCanvas((state) => state.scenario);
+  const [local, setLocal] = useState<Scenario | null>(null);
+  const latest = useRef<Scenario | null>(null);
+  const due = useRef(0);
+  function change(part: Partial<Scenario>): void {
+    latest.current = { ...(latest.current ?? useCanvas.getState().scenario), ...part };
+    setLocal(latest.current);
+    due.current++;
+    void useCanvas.getState().send({ type: "scenario", scenario: latest.current }).finally(() => {
+      if (--due.current) return;
+      latest.current = null;
+      setLocal(null);
+    });
+  }
+  return [local ?? known, change];
+}
+
+const doubled = (value: number, direction: 1 | -1): number => (direction > 0 ? value * 2 : Math.max(1, Math.floor(value / 2)));
+
+export function Resources(): ReactNode {
+  const catalogue = useCanvas((state) => state.catalogue);
+  const [scenario, change] = useScenario();
+  const mode = scenario.mode ?? "train";
+  const cards = (catalogue?.cards ?? []).map((card) => ({ value: card.id, label: card.title }));
+  const atLeastOne = (value: number | string) => (typeof value === "number" ? Math.max(1, Math.round(value)) : null);
+  return (
+    <div className="cv-scroll cp-inside">
+      <div className="cp-scenario">
+        <Segments label="What is run" value={mode} options={MODES} onChange={(next) => change({ mode: next })} />
+        <Select label="Card" value={scenario.hardware ?? ""} options={cards} onChange={(hardware) => change({ hardware })} />
+        <div className="cp-pair">
+          <Stepped
+            label="Batch" value={scenario.batch ?? 1} next={(value, direction, large) => Math.max(1, value + direction * (large ? 10 : 1))}
+            onCommit={(value) => { const batch = atLeastOne(value); if (batch) change({ batch }); }}
+          />
+          <Stepped
+            label={mode === "decode" ? "Context" : "Sequence"} value={scenario.sequence ?? 1} next={doubled}
+            onCommit={(value) => { const sequence = atLeastOne(value); if (sequence) change({ sequence }); }}
+          />
+        </div>
+        <div className="cp-pair">
+          <label>Type<Select label="Type" value={scenario.dtype ?? ""} options={catalogue?.dtypes ?? []} onChange={(dtype) => change({ dtype })} /></label>
+          {mode === "train" && (
+            <label>Optimizer<Select label="Optimizer" value={scenario.optimizer ?? ""} options={catalogue?.optimizers ?? []} onChange={(optimizer) => change({ optimizer })} /></label>
+          )}
+        </div>
+      </div>
+      <Costs mode={mode} />
+    </div>
+  );
+}
+
+interface SteppedProps {
+  label: string;
+  value: number;
+  next(value: number, direction: 1 | -1, large: boolean): number;
+  onCommit(value: number | string): void;
+}
+
+function Stepped({ label, value, next, onCommit }: SteppedProps): ReactNode {
+  return (
+    <div className="cp-stepped">
+      <span aria-hidden="true">{label}</span>
+      <button type="button" tabIndex={-1} aria-label={`${label}: less`} onClick={() => onCommit(next(value, -1, false))}>−</button>
+      <NumberInput label={label} value={value} next={next} live onCommit={onCommit} />
+      <button type="button" tabIndex={-1} aria-label={`${label}: more`} onClick={() => onCommit(next(value, 1, false))}>+</button>
+    </div>
+  );
+}
+
+function Costs({ mode }: { mode: NonNullable<Scenario["mode"]> }): ReactNode {
+  const { totals, last } = useLastTotals();
+  const obstacle = useObstacle();
+  const live = totals?.device_total != null;
+  return (
+    <div className={live ? "cp-costs" : "cp-costs cp-stale"} data-testid="costs">
+      <Donut parts={last?.memory ?? []} total={last?.device_total ?? null} capacity={totals?.nominal ?? null} />
+      {live ? <Verdict totals={totals} /> : <p className="cp-verdict"><Icon name="note" size={14} />{obstacle}</p>}
+      {last && <Numbers totals={live ? totals : last} mode={mode} />}
+    </div>
+  );
+}
+
+/** `an A100`, `a B200`: by how the first letter, or the digit, is said. */
+const article = (card: string): string => (/^([AEFHILMNORSX](?=[A-Z0-9])|[AEIO]|8)/.test(card) ? "an" : "a");
+
+function Verdict({ totals }: { totals: Totals }): ReactNode {
+  const spare = totals.capacity - (totals.device_total ?? 0);
+  return totals.fits ? (
+    <p className="cp-verdict" data-fits="true"><Icon name="check" size={14} />Fits, {bytes(Math.max(0, spare))} to spare</p>
+  ) : (
+    <p className="cp-verdict" data-fits="false"><Icon name="error" size={14} />Needs {bytes(Math.max(0, -spare))} more than {article(totals.card)} {totals.card} has</p>
+  );
+}
+
+function Numbers({ totals, mode }: { totals: Totals; mode: NonNullable<Scenario["mode"]> }): ReactNode {
+  const per = mode === "train" ? "step" : mode === "prefill" ? "prompt" : "token";
+  const sparse = totals.active !== null && totals.active !== totals.parameters;
+  const facts: [string, string | null][] = [
+    ["Parameters", totals.parameters === null ? null : count(totals.parameters)],
+    ...(sparse ? ([["Active", count(totals.active!)]] as [string, string][]) : []),
+    [`FLOPs / ${per}`, totals.flops === null ? null : flops(totals.flops)],
+    [`Time / ${per}`, totals.time_s === null ? null : seconds(totals.time_s)],
+    ["Tokens / s", totals.tokens_per_s === null ? null : rate(totals.tokens_per_s)],
+    ["Bound by", totals.bound],
+  ];
+  return (
+    <dl className="cp-facts" title="By the roofline: each kernel takes as long as its arithmetic or its traffic">
+      {facts.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value ?? "–"}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
