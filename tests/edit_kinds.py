@@ -29,6 +29,7 @@ from canvas_rt.edits import (
     SetName,
     SetOutput,
     SetSize,
+    SetTokenizer,
     SwapLayers,
     Ungroup,
 )
@@ -52,6 +53,44 @@ LOW_RANK = {
     ),
     "outputs": {"out": "up_proj"},
 }
+MIXTURE = {
+    "inputs": ("hidden_states",),
+    "nodes": (
+        {
+            "id": "gate",
+            "op": "router",
+            "attrs": {"size": "=hidden_size", "num_experts": "=num_experts", "top_k": "=num_experts_per_tok"},
+            "inputs": {"x": "hidden_states"},
+        },
+        {
+            "id": "experts",
+            "op": "experts",
+            "attrs": {
+                "size": "=hidden_size",
+                "intermediate_size": "=moe_intermediate_size",
+                "num_experts": "=num_experts",
+                "fn": "=hidden_act",
+            },
+            "inputs": {"x": "hidden_states", "indices": "gate.indices", "weights": "gate.weights"},
+        },
+    ),
+    "outputs": {"out": "experts"},
+    "role": "moe",
+}
+"""A block [router, experts], as Mixtral and Qwen3-MoE have it."""
+
+
+def mixture(where: str = "model.layers.mlp") -> tuple[Any, ...]:
+    """Edits that replace MLPs by eight experts, of which two serve a token."""
+    return (
+        AddSize("num_experts", 8),
+        AddSize("num_experts_per_tok", 2),
+        AddSize("moe_intermediate_size", 32),
+        AddBlock("LlamaSparseMoeBlock", MIXTURE),  # type: ignore[arg-type]
+        ReplaceBlock(where, "LlamaSparseMoeBlock"),
+    )
+
+
 NORM = {"size": "=hidden_size", "eps": "=rms_norm_eps"}
 EDITS: dict[str, tuple[Any, ...]] = {
     "a size of the model": (SetSize("", "intermediate_size", 112),),
@@ -85,6 +124,24 @@ EDITS: dict[str, tuple[Any, ...]] = {
         Connect(f"{LAYER}.mlp.down_proj", "x", "choice"),
         AddNode(LAYER, {"id": "weighed", "op": "softmax", "inputs": {"x": "self_attn_residual"}}),
         Connect(f"{LAYER}.post_attention_layernorm", "x", "weighed"),
+    ),
+    "experts": mixture(),
+    "experts in some layers": mixture(f"{LAYER}.1-2.mlp"),
+    "experts that differ": (
+        *mixture(),
+        SetSize(f"{LAYER}.0.mlp", "num_experts", 4),
+        SetSize(f"{LAYER}.2.mlp", "num_experts_per_tok", 3),
+        SetAttr(f"{LAYER}.3.mlp.gate", "scoring", "sigmoid"),
+        SetAttr(f"{LAYER}.3.mlp.gate", "normalise", False),
+        SetAttr(f"{LAYER}.3.mlp.experts", "fn", "gelu"),
+    ),
+    "nodes of a mixture": (
+        *mixture(f"{LAYER}.0.mlp"),
+        Ungroup(f"{LAYER}.0.mlp"),
+        AddNode(
+            f"{LAYER}.0", {"id": "halved", "op": "scale", "attrs": {"factor": 0.5}, "inputs": {"x": "gate.weights"}}
+        ),
+        Connect(f"{LAYER}.0.experts", "weights", "halved"),
     ),
     "a norm on queries": (
         AddNode(
@@ -148,18 +205,17 @@ EDITS: dict[str, tuple[Any, ...]] = {
         Connect(f"{LAYER}.mlp", "before", "hidden_states"),
         RemoveInput(f"{LAYER}.mlp", "before"),
     ),
-    "names": (SetName("Mine"), RenameBlock("LlamaMLP", "GatedMLP")),
-    "sizes come and gone": (AddSize("rank", 8), RemoveSize("rank"), AddSize("width", "=hidden_size // 2")),
-    "a config value more": (AddConfig("note", {"of": ["the", 1]}),),
-    "nodes moved about": (PlaceNodes("LlamaMLP", {"act_fn": (1.0, 2.0), "return": (3.0, 4.0)}),),
+    "all but the graph": (
+        SetName("Mine"),
+        SetTokenizer({"name": "llama-3", "vocab_size": 128256}),
+        RenameBlock("LlamaMLP", "GatedMLP"),
+        PlaceNodes("GatedMLP", {"act_fn": (1.0, 2.0), "return": (3.0, 4.0)}),
+        AddSize("rank", 8),
+        RemoveSize("rank"),
+        AddSize("width", "=hidden_size // 2"),
+        AddConfig("note", {"of": ["the", 1]}),
+    ),
     "a node less": (Bypass(f"{LAYER}.mlp.act_fn", "x"),),
 }
-PRESERVING = {
-    "names",
-    "a group",
-    "an input less",
-    "sizes come and gone",
-    "a config value more",
-    "nodes moved about",
-}
+PRESERVING = {"a group", "an input less", "all but the graph"}
 """Those after which the model still computes what it did."""

@@ -18,6 +18,7 @@ CHANGES: Mapping[str, Callable[[Document, Any], Document]] = {
     "remove_size": sizes.remove_size,
     "add_config": sizes.add_config,
     "set_name": whole.set_name,
+    "set_tokenizer": whole.set_tokenizer,
     "add_block": whole.add_block,
     "rename_block": whole.rename_block,
     "place_nodes": layout.place_nodes,
@@ -42,10 +43,10 @@ CHANGES: Mapping[str, Callable[[Document, Any], Document]] = {
 }
 """What each kind of edit does."""
 
-UNLOGGED = frozenset({"set_name", "place_nodes", "restore"})
+UNLOGGED = frozenset({"set_name", "set_tokenizer", "place_nodes", "restore"})
 """Edits that leave the architecture as it is, and `Restore`, which takes entries out of the log."""
 
-PARTS = ("name", "root", "sizes", "config", "ties", "layout")
+PARTS = ("name", "root", "sizes", "config", "ties", "layout", "tokenizer")
 """The parts of a document that `Restore` puts back whole."""
 
 

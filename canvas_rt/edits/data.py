@@ -132,6 +132,14 @@ class SetName(_Edit):
     """What people call it."""
 
 
+class SetTokenizer(_Edit):
+    """Say which tokenizer makes the model's token ids. The graph stays as it is, so this is not logged."""
+
+    kind: Literal["set_tokenizer"] = Field("set_tokenizer", init=False)
+    tokenizer: FrozenMap[str, Frozen]
+    """Its settings, such as `name` and `vocab_size`; empty for one that is not known."""
+
+
 class AddBlock(_Edit):
     """Put a new block into the document, for `AddNode`, `ReplaceBlock` and `InsertLayer` to use."""
 
@@ -403,6 +411,9 @@ class Restore(_Edit):
     layout: FrozenMap[str, tuple[Coordinate, Coordinate]] | None = None
     """The former layout, all of it."""
 
+    tokenizer: FrozenMap[str, Frozen] | None = None
+    """The former tokenizer's settings, all of them."""
+
     blocks: FrozenMap[Identifier, Block | None] = FrozenMap()
     """Former blocks; null for those that did not exist."""
 
@@ -418,6 +429,7 @@ Edit = Annotated[
     | RemoveSize
     | AddConfig
     | SetName
+    | SetTokenizer
     | AddBlock
     | RenameBlock
     | PlaceNodes

@@ -1,6 +1,6 @@
 """Edits of the document as a whole: its name, and its blocks by name."""
 
-from canvas_rt.edits.data import AddBlock, RenameBlock, SetName
+from canvas_rt.edits.data import AddBlock, RenameBlock, SetName, SetTokenizer
 from canvas_rt.edits.layout import block_renamed
 from canvas_rt.edits.nodes import check_new
 from canvas_rt.edits.wires import checked_inputs, checked_ref, listed, ordered
@@ -14,6 +14,10 @@ def set_name(document: Document, edit: SetName) -> Document:
     if not edit.name.strip():
         raise EditError("a document is called something", path="name", hint="Give it a name that can be read.")
     return document.replace(name=edit.name)
+
+
+def set_tokenizer(document: Document, edit: SetTokenizer) -> Document:
+    return document.replace(tokenizer=edit.tokenizer)
 
 
 def add_block(document: Document, edit: AddBlock) -> Document:

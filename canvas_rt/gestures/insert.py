@@ -10,6 +10,7 @@ from canvas_rt.edits.wires import in_ports, out_ports, unused_name
 from canvas_rt.errors import CanvasError, EditError, suggest
 from canvas_rt.gestures.recipes import RECIPES, USUAL, USUAL_CONFIG, Recipe, stack
 from canvas_rt.gestures.scope import Scope, item_at, scope_at, split
+from canvas_rt.gestures.tokenizers import likeliest, use_tokenizer
 from canvas_rt.gestures.wires import End, connect, feed, local_ref
 from canvas_rt.ir.document import DEEPEST_USE, Block, Document, LayerKind, Node, Stack, Use
 from canvas_rt.ir.expressions import names_in
@@ -54,6 +55,7 @@ def palette(document: Document) -> tuple[Entry, ...]:
     """All that can be put into a document, blocks of its own last."""
     fixed = [
         Entry("io:input", "Text input", "io", "Token ids, as the tokenizer gives them: [batch, seq]."),
+        Entry("io:tokenizer", "Tokenizer", "io", "What makes token ids of text; it says how large the vocabulary is."),
         Entry("recipe:logits", "Logits", "io", "A projection onto the vocabulary: a score for each token."),
         Entry("io:output", "Output", "io", "Another output of this block."),
     ]
@@ -192,6 +194,12 @@ def _border(scope: Scope, name: str, spot: Spot) -> tuple[tuple[Edit, ...], str]
             edits.append(feed(spot.target, fresh))
         edits += placed(apply(scope.document, *edits), scope.path, {fresh: spot.position})
         return tuple(edits), scope.inside(fresh)
+    if name == "tokenizer":
+        if scope.path or not scope.block.inputs:
+            raise EditError(
+                "a tokenizer stands before the whole model", path=scope.path, hint="Go to the outermost level."
+            )
+        return use_tokenizer(scope.document, likeliest(scope.document)), scope.inside(scope.block.inputs[0])
     if name == "output":
         if spot.source is None:
             raise EditError("say what it gives", hint="Drag a wire from the node whose value is to be the output.")

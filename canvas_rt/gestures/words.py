@@ -18,6 +18,7 @@ _WORDS: Mapping[str, Callable[[Any], str]] = {
     "set_output": lambda e: f"set the output {e.output}",
     "rename_node": lambda e: f"rename {_tail(e.path)} to {e.new_id}",
     "rename_block": lambda e: f"rename {e.block} to {e.new_name}",
+    "set_tokenizer": lambda e: f"use the tokenizer {e.tokenizer.get('name', 'of before')}",
     "set_name": lambda e: f"rename to {e.name}",
     "insert_layer": lambda e: "insert a layer",
     "delete_layers": lambda e: f"delete layers {_tail(e.path)}",

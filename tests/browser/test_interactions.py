@@ -1,5 +1,6 @@
 """Each thing that people do on the canvas, done as they do it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -279,9 +280,8 @@ def test_opening_a_zoo_model_a_config_and_the_fresh_starts(one: Tab, tmp_path: P
     page.wait_for_function("() => window.__canvas.useCanvas.getState().block === 'MistralForCausalLM'", timeout=60_000)
     one.settled()
     broken = tmp_path / "broken.json"
-    broken.write_text(
-        '{"model_type": "llama", "vocab_size": 100, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": "many"}'
-    )
+    short = {"vocab_size": 100, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    broken.write_text(json.dumps({"model_type": "llama", **short, "hidden_size": "many"}))
     page.get_by_role("button", name="Open").first.click()
     page.locator('input[type="file"]').set_input_files(str(broken))
     page.get_by_role("alert").first.wait_for()

@@ -25,6 +25,7 @@ from canvas_rt.edits import (
     SetName,
     SetOutput,
     SetSize,
+    SetTokenizer,
     dump,
     parse_edits,
 )
@@ -53,6 +54,7 @@ SAMPLES: list[Edit] = [
     RemoveSize("rank"),
     AddConfig("note", FrozenMap({"list": (1, None)})),
     SetName("Mine"),
+    SetTokenizer(FrozenMap({"name": "gpt2"})),
     AddBlock("Through", Block(inputs=("x",), nodes=(), outputs=FrozenMap(y="x"))),
     RenameBlock("LlamaMLP", "GatedMLP"),
     PlaceNodes("LlamaMLP", FrozenMap({"act_fn": (1.5, -2.0), "return": (3.0, 4.0), "hidden_states": None})),

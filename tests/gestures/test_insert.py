@@ -7,6 +7,7 @@ from canvas_rt.errors import CanvasError, EditError
 from canvas_rt.gestures.insert import GROUPS, Spot, insert, palette
 from canvas_rt.gestures.remove import delete
 from canvas_rt.gestures.starts import blank, skeleton
+from canvas_rt.gestures.tokenizers import tokenizer_of, use_tokenizer
 from canvas_rt.ir.document import Document
 
 LLAMA = open_zoo("llama-3.2-1b")
@@ -27,8 +28,8 @@ def test_the_palette_has_every_group_that_it_names() -> None:
 @pytest.mark.parametrize("what", ENTRIES)
 @pytest.mark.parametrize("level", ["model", LAYERS, f"{LAYERS}.mlp"])
 def test_everything_can_be_added_free_without_breaking_the_model(what: str, level: str) -> None:
-    if what == "io:output" or (what == "io:input" and level == LAYERS):
-        return  # these need a value, and a stack's layers take the same inputs
+    if what in ("io:output", "io:tokenizer") or (what == "io:input" and level == LAYERS):
+        return  # these need a value, belong before the whole model, and must be the same for all layers of a stack
     try:
         edited, path = put(LLAMA, what, Spot(level, position=(10.0, 20.0)))
     except EditError as error:
@@ -99,6 +100,17 @@ def test_in_some_layers_a_node_is_placed_in_the_block_that_they_get() -> None:
     assert path == "model.layers.5.dropout"
     assert "LlamaDecoderLayer/dropout" not in edited.layout
     assert (1.0, 2.0) in edited.layout.values()
+
+
+def test_a_tokenizer_sets_the_vocabulary() -> None:
+    edited, path = put(LLAMA, "io:tokenizer", Spot(""))
+    assert path == "input_ids" and edited.tokenizer["name"] == "llama-3"
+    smaller = apply(edited, *use_tokenizer(edited, "gpt2"))
+    assert (tokenizer_of(smaller), smaller.sizes["vocab_size"]) == ("gpt2", 50257)
+    with pytest.raises(EditError, match="outermost level"):
+        put(LLAMA, "io:tokenizer", Spot(LAYERS))
+    with pytest.raises(CanvasError, match="no tokenizer 'gpt9'"):
+        use_tokenizer(LLAMA, "gpt9")
 
 
 def test_an_unknown_entry_is_refused() -> None:

@@ -224,7 +224,7 @@ FIELDS = (
 @settings(max_examples=150, deadline=None)
 @given(
     kind=st.sampled_from(
-        sorted(answer.__name__ for answer in module.ANSWERS.values()) + ["set", "insert", "find", "connect"]
+        [*(answer.__name__ for answer in module.ANSWERS.values()), "set", "insert", "find", "connect"]
     ),
     fields=st.dictionaries(
         st.sampled_from(FIELDS), JSON | st.sampled_from(["model", "model.layers", "op:linear", "return"]), max_size=4

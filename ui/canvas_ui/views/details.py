@@ -16,7 +16,7 @@ from canvas_rt.session import State
 from canvas_rt.text import title
 from canvas_ui.messages import Details, Formula, ParameterView, Port, Problem, Shape, Source
 from canvas_ui.views.costs import Costs
-from canvas_ui.views.fields import item_fields
+from canvas_ui.views.fields import input_fields, item_fields
 from canvas_ui.views.levels import _covers
 
 ROLES = {
@@ -87,7 +87,9 @@ def _border(state: State, scope: Scope, path: str, name: str, problems: list[Pro
         if not scope.path
         else "What this block is given."
     )
-    return _plain(path, name, "input", scope, what, [], outputs, problems)
+    found = _plain(path, name, "input", scope, what, [], outputs, problems)
+    fields = input_fields(state.document) if not scope.path and name == block.inputs[0] else []
+    return found.model_copy(update={"fields": fields})
 
 
 def _plain(

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeGuard
 from canvas_rt.edits import Edit, SetAttr, SetConfig, SetSize
 from canvas_rt.errors import CanvasError, EditError
 from canvas_rt.gestures.scope import Scope, nearest_scope, scope_at, split
+from canvas_rt.gestures.tokenizers import TOKENIZERS, UNKNOWN, tokenizer_of, use_tokenizer
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import freeze, thaw
@@ -246,6 +247,27 @@ def card_fields(scope: Scope, item: Item, carried: Iterable[str]) -> list[FieldV
     return [*own, *choices][:MOST_ON_CARD]
 
 
+def tokenizer_field(document: Document) -> FieldView:
+    """Which tokenizer the model's token ids come from. Choosing one sets the vocabulary."""
+    return FieldView(
+        id="tokenizer:",
+        label="tokenizer",
+        kind="choice",
+        value=tokenizer_of(document),
+        written=tokenizer_of(document),
+        options=[UNKNOWN, *TOKENIZERS],
+        summary="what makes token ids of text; choosing one sets vocab_size",
+        scopes=["all"],
+        reach="the whole model",
+    )
+
+
+def input_fields(document: Document) -> list[FieldView]:
+    """What can be set of the model's input."""
+    sizes = [size_field(nearest_scope(document, ""), "vocab_size", None)] if "vocab_size" in document.sizes else []
+    return [tokenizer_field(document), *sizes]
+
+
 def document_fields(document: Document) -> list[FieldView]:
     """The document's own sizes and config values."""
     scope = nearest_scope(document, "")
@@ -261,6 +283,8 @@ def field_edits(document: Document, change: SetField) -> list[Edit]:
     sort, _, name = change.field.partition(":")
     if sort == "config":
         return [SetConfig(name, freeze(_typed(change.value, document.config.get(name), name)))]
+    if sort == "tokenizer":
+        return list(use_tokenizer(document, str(change.value)))
     if sort == "attr":
         return [SetAttr(change.path, name, _value(change.value, name, _attr_now(document, change.path, name)))]
     if sort != "size":

@@ -30,7 +30,7 @@ from canvas_ui.messages import (
     WireView,
 )
 from canvas_ui.views.costs import Costs
-from canvas_ui.views.fields import card_fields
+from canvas_ui.views.fields import card_fields, tokenizer_field
 
 MOST_IN_PLACE = 60
 """A use of a block with more nodes than this is not opened in place by itself."""
@@ -185,9 +185,10 @@ def _input_view(drawing: Drawing, scope: Scope, name: str) -> NodeView:
         id=name,
         kind="input",
         title="Text input" if root else "Input",
-        detail="token ids from the tokenizer" if root else "",
+        detail="token ids" if root else "",
         group="io",
         inputs=[],
+        fields=[tokenizer_field(scope.document)] if root and name == scope.block.inputs[0] else [],
         outputs=[PortView(name=name, shape=shape, dtype="int" if root else _dtype(scope, name), wired=readers)],
         position=_position(scope, name),
     )

@@ -3,6 +3,7 @@ import { copy, cut, duplicate, paste } from "./canvas/clipboard";
 import { arrange, centre, draft, enter, fit, inView, leave, openConnect, openMenu, place, remove, zoomBy } from "./canvas/commands";
 import { focusNode } from "./canvas/focus";
 import { scene, type Placed } from "./canvas/scene";
+import { useView } from "./canvas/view";
 import { FRAME } from "./layout/types";
 import { useCanvas } from "./store";
 
@@ -62,7 +63,7 @@ function meant(): Place | null {
   const nowhere = !focus || focus === document.body;
   if (nowhere ? !inside : !root.contains(focus)) return null;
   const { menu, dialog } = state();
-  if (menu || dialog) return null;
+  if (menu || dialog || useView.getState().nodeMenu) return null;
   const onCanvas = nowhere || (canvas()?.contains(focus) ?? false);
   const onControl = !nowhere && focus.matches("button, a, input, select, summary, [role='treeitem'], [role='option'], [role='tab']");
   if (!onCanvas && ownKeys(focus) && !onControl) return null;

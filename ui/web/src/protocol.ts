@@ -189,7 +189,7 @@ export type DuplicateLayers = {
   at?: number | null;
 };
 
-export type Edit = SetSize | SetConfig | SetAttr | AddSize | RemoveSize | AddConfig | SetName | AddBlock | RenameBlock | PlaceNodes | AddNode | RemoveNode | Connect | Disconnect | RenameNode | Bypass | InsertLayer | DeleteLayers | DuplicateLayers | MoveLayers | SwapLayers | ReplaceBlock | GroupNodes | Ungroup | MakeUnique | SetOutput | AddInput | RemoveInput | Restore;
+export type Edit = SetSize | SetConfig | SetAttr | AddSize | RemoveSize | AddConfig | SetName | SetTokenizer | AddBlock | RenameBlock | PlaceNodes | AddNode | RemoveNode | Connect | Disconnect | RenameNode | Bypass | InsertLayer | DeleteLayers | DuplicateLayers | MoveLayers | SwapLayers | ReplaceBlock | GroupNodes | Ungroup | MakeUnique | SetOutput | AddInput | RemoveInput | Restore;
 
 export type EditDocument = {
   type: "edit";
@@ -624,6 +624,8 @@ export type Restore = {
   ties?: Record<string, string> | null;
   /** The former layout, all of it. */
   layout?: Record<string, [number, number]> | null;
+  /** The former tokenizer's settings, all of them. */
+  tokenizer?: Record<string, unknown> | null;
   /** Former blocks; null for those that did not exist. */
   blocks?: Record<string, Block | null>;
   /** The former order of the blocks. */
@@ -712,6 +714,12 @@ export type SetSize = {
   name: string;
   /** A positive integer, or an expression that gives one. */
   value: unknown;
+};
+
+export type SetTokenizer = {
+  kind?: "set_tokenizer";
+  /** Its settings, such as `name` and `vocab_size`; empty for one that is not known. */
+  tokenizer: Record<string, unknown>;
 };
 
 export type Shape = {

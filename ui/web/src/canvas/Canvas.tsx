@@ -13,7 +13,7 @@ import { Breadcrumbs } from "./Breadcrumbs";
 import { Bubble } from "./Bubble";
 import "./canvas.css";
 import { Card } from "./Card";
-import { allInView, centre, draft, drop, enter, fit, fitFirst, inView, LEAST_ZOOM, likelyPort, openMenu, openOnWire, place, READABLE, remove, rewire, showFrame, takeToShow } from "./commands";
+import { allInView, centre, draft, drop, enter, fit, fitFirst, inView, LEAST_ZOOM, likelyPort, openMenu, openOnWire, place, READABLE, remove, rewire, showFrame, straightened, takeToShow } from "./commands";
 import { Controls } from "./Controls";
 import { useElements, type CanvasEdge, type CanvasNode } from "./elements";
 import { focusCanvas } from "./focus";
@@ -21,7 +21,8 @@ import { Frame } from "./Frame";
 import { followLayout } from "./layouter";
 import { MEASURES } from "./measure";
 import { Minimap } from "./Minimap";
-import { Overview } from "./Overview";
+import { NodeMenu } from "./NodeMenu";
+import { Overview, OverviewTip } from "./Overview";
 import { followScene, frameAt, nodeAt, scene, useScene } from "./scene";
 import { useView } from "./view";
 import { Wire } from "./Wire";
@@ -55,8 +56,10 @@ export function Canvas(): ReactNode {
         <Minimap />
         <Bubble />
         <WireTip />
+        <OverviewTip />
         <Notices />
         <AddMenu />
+        <NodeMenu />
       </div>
     </ReactFlowProvider>
   );
@@ -190,7 +193,8 @@ function nodesChange(changes: NodeChange<CanvasNode>[]): void {
     if (change.selected) chosen.add(change.id);
     else chosen.delete(change.id);
   }
-  if (moves.length) draft(moves);
+  if (moves.length === 1) draft([[moves[0]![0], straightened(...moves[0]!)]]);
+  else if (moves.length) draft(moves);
   if (selecting) select(chosen, boxing ? [] : selectedWires);
 }
 
@@ -294,7 +298,9 @@ function doubleClick(event: MouseEvent): void {
 function nodeContextMenu(event: MouseEvent, node: CanvasNode): void {
   if ((event.target as HTMLElement).closest("input, select, textarea")) return;
   event.preventDefault();
-  useCanvas.getState().select([node.id]);
+  const { selection, select } = useCanvas.getState();
+  if (!selection.has(node.id)) select([node.id]);
+  useView.setState({ nodeMenu: { path: node.id, screen: { x: event.clientX, y: event.clientY } } });
 }
 
 function edgeContextMenu(event: MouseEvent, edge: CanvasEdge): void {

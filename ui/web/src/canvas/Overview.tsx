@@ -1,9 +1,9 @@
 /** The level from far away: one 2-D canvas in place of the cards, which could not be read and would be slow. */
 import { useStoreApi } from "@xyflow/react";
-import { useEffect, useMemo, useRef, type ReactNode } from "react";
+import { useEffect, useMemo, useRef, useState, type ReactNode } from "react";
 
 import { useCanvas } from "../store";
-import { useScene, type Placed, type Scene } from "./scene";
+import { nodeAt, scene as currentScene, useScene, type Placed, type Scene } from "./scene";
 import { inks, sketch, type Inks, type Sketch } from "./sketch";
 import { useView } from "./view";
 
@@ -121,4 +121,33 @@ function titles(pen: CanvasRenderingContext2D, scene: Scene, colours: Inks, x: n
     pen.fillText(text, sx + sw / 2, frame ? sy + Math.min(9, sh / 2) : sy + sh / 2);
   };
   for (const placed of scene.all) write(placed);
+}
+
+/** The name of what is under the pointer: most cards are too small here to show theirs. */
+export function OverviewTip(): ReactNode {
+  const on = useView((state) => state.overview);
+  return on ? <Tip /> : null;
+}
+
+function Tip(): ReactNode {
+  const [under, setUnder] = useState<{ placed: Placed; x: number; y: number } | null>(null);
+  useEffect(() => {
+    const follow = (event: PointerEvent) => {
+      const flow = useView.getState().flow;
+      const pane = (event.target as Element).closest?.(".react-flow__pane");
+      const placed = flow && pane && !event.buttons ? nodeAt(currentScene(), flow.screenToFlowPosition({ x: event.clientX, y: event.clientY })) : null;
+      const box = pane?.getBoundingClientRect();
+      setUnder((before) => (placed && box ? { placed, x: event.clientX - box.left, y: event.clientY - box.top } : before && null));
+    };
+    window.addEventListener("pointermove", follow);
+    return () => window.removeEventListener("pointermove", follow);
+  }, []);
+  if (!under) return null;
+  const { node } = under.placed;
+  return (
+    <div className="cn-tip" style={{ transform: `translate(${under.x + 14}px, ${under.y + 16}px)` }} aria-hidden="true">
+      <b>{node.id}</b>
+      {node.title}{node.problem && `: ${node.problem}`}
+    </div>
+  );
 }

@@ -1,9 +1,11 @@
 /** What can be done on the canvas, by mouse, key or button. */
 import type { MouseEvent } from "react";
 
+import { portX } from "../layout/types";
 import type { NodeView, Port } from "../protocol";
 import { useCanvas, type Position } from "../store";
 import { layOutAgain } from "./layouter";
+import { portNamed } from "./measure";
 import { boundsOf, frameAt, scene, type Bounds, type Placed } from "./scene";
 import { useView, type XY } from "./view";
 
@@ -52,6 +54,9 @@ export const LEAST_ZOOM = 0.002;
 /** Below this, cards cannot be read: a level that is larger begins at its top instead. */
 export const READABLE = 0.42;
 
+/** For how long the view glides; not at all for those who asked for no motion. */
+const glide = (milliseconds: number): { duration: number } => ({ duration: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : milliseconds });
+
 function room(): { width: number; height: number } {
   const pane = document.querySelector(".cn-flow");
   return { width: pane?.clientWidth ?? 800, height: pane?.clientHeight ?? 600 };
@@ -73,7 +78,7 @@ function frameFor(bounds: Bounds, most: number): { x: number; y: number; zoom: n
 export function fit(duration = 240, least = 0): void {
   const bounds = boundsOf(scene());
   const view = bounds && frameFor(bounds, 1.1);
-  if (view && view.zoom >= least) void flow()?.setViewport(view, { duration });
+  if (view && view.zoom >= least) void flow()?.setViewport(view, glide(duration));
 }
 
 export function allInView(): boolean {
@@ -106,7 +111,7 @@ export function centre(path: string, duration = 260): void {
   if (!placed || !instance) return;
   if (placed.height > 600 || placed.width > 900) return showFrame(path);
   const zoom = Math.max(instance.getZoom(), 0.6);
-  void instance.setCenter(placed.left + placed.width / 2, placed.top + placed.height / 2, { zoom, duration });
+  void instance.setCenter(placed.left + placed.width / 2, placed.top + placed.height / 2, { zoom, ...glide(duration) });
 }
 
 /** Whether a node is in view as a whole. */
@@ -118,20 +123,22 @@ export function inView({ left, top, width, height }: Placed): boolean {
   return left * zoom + x >= 0 && top * zoom + y >= 40 && (left + width) * zoom + x <= size.width && (top + height) * zoom + y <= size.height;
 }
 
-/** Move the view so that a frame that was just opened can be seen. */
+/** Move the view so that a frame that was just opened can be seen; what was closed leaves room to come closer. */
 export function showFrame(path: string): void {
   const placed = scene().byPath.get(path);
   const instance = flow();
-  if (!placed || !instance || inView(placed)) return;
+  if (!placed || !instance) return;
+  if (placed.node.kind !== "frame" && allInView() && instance.getZoom() < 0.6) return fit(260);
+  if (inView(placed)) return;
   const bounds = boundsOf(scene(), [path])!;
   const view = frameFor(bounds, instance.getZoom());
-  if (view.zoom >= READABLE) return void instance.setViewport(view, { duration: 260 });
+  if (view.zoom >= READABLE) return void instance.setViewport(view, glide(260));
   const { width } = room();
   const zoom = Math.max(READABLE, Math.min(instance.getZoom(), (width - 80) / placed.width));
-  void instance.setViewport({ zoom, x: width / 2 - (placed.left + placed.width / 2) * zoom, y: MARGIN.top - placed.top * zoom }, { duration: 260 });
+  void instance.setViewport({ zoom, x: width / 2 - (placed.left + placed.width / 2) * zoom, y: MARGIN.top - placed.top * zoom }, glide(260));
 }
 
-export const zoomBy = (factor: number): void => void flow()?.zoomTo(flow()!.getZoom() * factor, { duration: 160 });
+export const zoomBy = (factor: number): void => void flow()?.zoomTo(flow()!.getZoom() * factor, glide(160));
 
 /** Hand every node back to the layout. */
 export async function arrange(): Promise<void> {
@@ -150,6 +157,26 @@ export function draft(moves: Iterable<[string, XY]>): void {
   const drafts = new Map(useView.getState().drafts);
   for (const [path, spot] of moves) drafts.set(path, spot);
   useView.setState({ drafts });
+}
+
+/** Where a dragged card would make a wire of its straight, if it is nearly so. */
+export function straightened(path: string, at: XY): XY {
+  const { all, byPath } = scene();
+  const placed = byPath.get(path);
+  if (!placed || all.length > 2000) return at;
+  const near = 7 / (flow()?.getZoom() ?? 1);
+  const moved = at.x - placed.x;
+  for (const wire of state().wires.values()) {
+    if (wire.source.path !== path && wire.target.path !== path) continue;
+    const source = byPath.get(wire.source.path);
+    const target = byPath.get(wire.target.path);
+    if (!source || !target || source === target) continue;
+    const x0 = source.left + portX(source.width, portNamed(source.node, "source", wire.source.port));
+    const x1 = target.left + portX(target.width, portNamed(target.node, "target", wire.target.port));
+    const off = source === placed ? x1 - x0 - moved : x0 - x1 - moved;
+    if (Math.abs(off) < near) return { x: at.x + off, y: at.y };
+  }
+  return at;
 }
 
 /** Tell the server where nodes were moved to; what was drawn meanwhile is let go once it agrees. */

@@ -44,6 +44,8 @@ export interface View {
   /** The card under the pointer. */
   hovered: string | null;
   hoveredWire: string | null;
+  /** The card whose menu is open. */
+  nodeMenu: { path: string; screen: XY } | null;
   /** Whether what it adds stands where it is open; else the layout places that. */
   menuHere: boolean;
   flow: ReactFlowInstance<CanvasNode, CanvasEdge> | null;
@@ -51,5 +53,5 @@ export interface View {
 
 export const useView = create<View>(() => ({
   layout: null, busy: false, drafts: new Map(), overview: false, light: false, colouring: "group", dropWire: null, dropFrame: null,
-  moving: false, dragging: null, existingFirst: false, menuHere: true, hovered: null, hoveredWire: null, flow: null,
+  moving: false, dragging: null, existingFirst: false, menuHere: true, hovered: null, hoveredWire: null, nodeMenu: null, flow: null,
 }));
