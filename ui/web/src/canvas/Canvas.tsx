@@ -98,7 +98,7 @@ function begun(flow: NonNullable<ReturnType<typeof useView.getState>["flow"]>): 
 
 /** Zooms at which drawing changes; on the way back a little later, so that it does not flicker there. */
 const FAR = 0.3;
-const LIGHT = 0.5;
+const LIGHT = 0.4;
 const MOST_CARDS = 320;
 
 /** How much of the cards is drawn: all, without fields, or none of them on a 2-D canvas. */

@@ -101,6 +101,3 @@ function told(port: PortView, type: "source" | "target"): string {
   return `${port.name}${port.dtype ? `: ${port.dtype}` : ""}${shape}${open}`;
 }
 
-/** Layers written as people say them. */
-export const layersSaid = (layers: string): string => layers.replace("-", "–");
-

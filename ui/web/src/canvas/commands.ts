@@ -48,8 +48,9 @@ export function collapse(path: string): void {
 // The view
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Room for the bars at the canvas' edges. */
-const MARGIN = { top: 64, side: 36, bottom: 60 };
+/** Room for the bars at the canvas' edges; the one at the top has two lines where it is narrow. */
+const MARGIN = { side: 36, bottom: 60 };
+const marginTop = () => 28 + (document.querySelector<HTMLElement>(".cn-crumbs")?.offsetHeight ?? 34);
 export const LEAST_ZOOM = 0.002;
 /** Below this, cards cannot be read: a level that is larger begins at its top instead. */
 export const READABLE = 0.42;
@@ -65,12 +66,13 @@ function room(): { width: number; height: number } {
 function frameFor(bounds: Bounds, most: number): { x: number; y: number; zoom: number } {
   const { width, height } = room();
   const [wide, high] = [bounds.right - bounds.left, bounds.bottom - bounds.top];
-  const zoom = Math.min(most, (width - 2 * MARGIN.side) / Math.max(wide, 1), (height - MARGIN.top - MARGIN.bottom) / Math.max(high, 1));
+  const top = marginTop();
+  const zoom = Math.min(most, (width - 2 * MARGIN.side) / Math.max(wide, 1), (height - top - MARGIN.bottom) / Math.max(high, 1));
   const clamped = Math.max(zoom, LEAST_ZOOM);
   return {
     zoom: clamped,
     x: width / 2 - ((bounds.left + bounds.right) / 2) * clamped,
-    y: MARGIN.top + (height - MARGIN.top - MARGIN.bottom) / 2 - ((bounds.top + bounds.bottom) / 2) * clamped,
+    y: top + (height - top - MARGIN.bottom) / 2 - ((bounds.top + bounds.bottom) / 2) * clamped,
   };
 }
 
@@ -101,7 +103,7 @@ export function fitFirst(): void {
   const zoom = Math.min(0.8, Math.max(READABLE, (width - 2 * MARGIN.side) / wide));
   const first = scene().all.find(({ node }) => node.kind !== "frame");
   const middle = wide * zoom < width ? (bounds.left + bounds.right) / 2 : first ? first.left + first.width / 2 : bounds.left;
-  void flow()?.setViewport({ zoom, x: width / 2 - middle * zoom, y: MARGIN.top - bounds.top * zoom });
+  void flow()?.setViewport({ zoom, x: width / 2 - middle * zoom, y: marginTop() - bounds.top * zoom });
 }
 
 /** Bring a node into view, and large enough to be read. */
@@ -135,7 +137,7 @@ export function showFrame(path: string): void {
   if (view.zoom >= READABLE) return void instance.setViewport(view, glide(260));
   const { width } = room();
   const zoom = Math.max(READABLE, Math.min(instance.getZoom(), (width - 80) / placed.width));
-  void instance.setViewport({ zoom, x: width / 2 - (placed.left + placed.width / 2) * zoom, y: MARGIN.top - placed.top * zoom }, glide(260));
+  void instance.setViewport({ zoom, x: width / 2 - (placed.left + placed.width / 2) * zoom, y: marginTop() - placed.top * zoom }, glide(260));
 }
 
 export const zoomBy = (factor: number): void => void flow()?.zoomTo(flow()!.getZoom() * factor, glide(160));
