@@ -10,7 +10,7 @@ from canvas_rt.edits.paths import parse_path
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Block, Document, LayerKind, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import Item, layer_runs
+from canvas_rt.ir.graph import Item, layer_runs, parse_layers
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +157,14 @@ def item_at(document: Document, path: str) -> tuple[Scope, Item | str]:
             f"there is no '{name}' here", path=path, hint=suggest(name, [item.id for item in scope.block.nodes])
         )
     return scope, item
+
+
+def lies_in(path: str, other: str) -> bool:
+    """Whether a path leads to a node or to something inside it; ranges of layers need only have layers in common."""
+    inner, outer = path.split("."), other.split(".")
+    return len(inner) >= len(outer) and all(a == b or _overlap(a, b) for a, b in zip(inner, outer, strict=False))
+
+
+def _overlap(a: str, b: str) -> bool:
+    one, two = parse_layers(a), parse_layers(b)
+    return one is not None and two is not None and one[0] < two[1] and two[0] < one[1]

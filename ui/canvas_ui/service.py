@@ -4,13 +4,12 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
 
-import canvas_rt
 from canvas_rt.codegen import emit
 from canvas_rt.edits import Edit, PlaceNodes, parse_edits
 from canvas_rt.errors import CanvasError
@@ -34,8 +33,9 @@ from canvas_ui.views.deltas import Shown, delta
 from canvas_ui.views.details import details
 from canvas_ui.views.fields import document_fields, field_edits
 from canvas_ui.views.find import find
-from canvas_ui.views.levels import draw, problems
+from canvas_ui.views.levels import draw
 from canvas_ui.views.offers import offers
+from canvas_ui.views.problems import problems
 
 MOST_SESSIONS = 200
 IDLE_SECONDS = 6 * 3600
@@ -436,5 +436,3 @@ ANSWERS: Mapping[type, Callable[[Service, Tab, Any], m.Reply]] = {
     m.Figures: figures,
     m.ReadCode: code,
 }
-
-__all__ = ["Service", "canvas_rt", "code_files", "replace"]

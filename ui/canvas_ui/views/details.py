@@ -6,7 +6,7 @@ from canvas_rt.edits.data import OUTPUTS
 from canvas_rt.edits.wires import in_ports, out_ports
 from canvas_rt.errors import CanvasError
 from canvas_rt.gestures.insert import shape_of
-from canvas_rt.gestures.scope import Scope, item_at
+from canvas_rt.gestures.scope import Scope, item_at, lies_in
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, resolve
 from canvas_rt.ir.graph import Item, consumers, head
@@ -17,7 +17,6 @@ from canvas_rt.text import title
 from canvas_ui.messages import Details, Formula, ParameterView, Port, Problem, Shape, Source
 from canvas_ui.views.costs import Costs
 from canvas_ui.views.fields import input_fields, item_fields
-from canvas_ui.views.levels import _covers
 
 ROLES = {
     "attention": "Attention: queries, keys and values are projected, compared, and put together again.",
@@ -33,7 +32,7 @@ ROLES = {
 def details(state: State, path: str, costs: Costs, problems: Sequence[Problem]) -> Details:
     """All about the node at a path. Raises `EditError` where there is none."""
     scope, item = item_at(state.document, path)
-    here = [problem for problem in problems if problem.node == path or _covers(path, problem.path)]
+    here = [problem for problem in problems if problem.node == path or lies_in(problem.path, path)]
     if isinstance(item, str):
         return _border(state, scope, path, item, here)
     own = costs.of(scope, item.id)
@@ -160,7 +159,7 @@ def _parameters(document: Document, scope: Scope, item: Item) -> Iterator[Parame
     tied = document.tied
     path = scope.inside(item.id)
     for row in table:
-        if _covers(path, row.path):
+        if lies_in(row.path, path):
             yield _parameter(row, tied.get(row.key, ""))
 
 

@@ -5,7 +5,7 @@ from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.graph import walk
 from canvas_rt.text import detail, title
 from canvas_ui.messages import Hit
-from canvas_ui.views.levels import default_frames
+from canvas_ui.views.frames import default_frames
 
 MOST_HITS = 60
 

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.edits.data import OUTPUTS
 from canvas_rt.edits.wires import in_ports, out_ports
 from canvas_rt.errors import CanvasError
 from canvas_rt.gestures.insert import shape_of
-from canvas_rt.gestures.scope import Layers, Scope, nearest_scope, scope_at, span
+from canvas_rt.gestures.scope import Layers, Scope, nearest_scope, span
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display
 from canvas_rt.ir.graph import Item, blocks_of, head, layer_runs, live
@@ -24,18 +23,15 @@ from canvas_ui.messages import (
     Port,
     PortView,
     Problem,
-    Severity,
     Shape,
     Variant,
     WireView,
 )
 from canvas_ui.views.costs import Costs
 from canvas_ui.views.fields import card_fields, tokenizer_field
+from canvas_ui.views.frames import default_frames
+from canvas_ui.views.problems import of_wire, worst
 
-MOST_IN_PLACE = 60
-"""A use of a block with more nodes than this is not opened in place by itself."""
-
-SEVERITIES: Sequence[Severity] = ("note", "warning", "error")
 _PLAIN_OUTPUT = "out"
 
 
@@ -71,17 +67,6 @@ def draw(state: State, path: str, expanded: Sequence[str] | None, problems: Sequ
         whole=True,
         nodes=drawing.nodes,
         wires=drawing.wires,
-    )
-
-
-def default_frames(scope: Scope) -> tuple[str, ...]:
-    """The uses that are open when a level is first shown: the backbone in its head, so that a model opens whole."""
-    return tuple(
-        scope.inside(item.id)
-        for item in scope.block.nodes
-        if isinstance(item, Use)
-        and scope.document.blocks[item.block].role == "backbone"
-        and len(scope.document.blocks[item.block].nodes) <= MOST_IN_PLACE
     )
 
 
@@ -203,7 +188,7 @@ def _output_view(drawing: Drawing, scope: Scope) -> NodeView:
     ]
     if not ports:
         ports = [PortView(name="logits" if not scope.path else _PLAIN_OUTPUT, shape=None, wired=False)]
-    severity, problem = _worst(drawing.found, path)
+    severity, problem = worst(drawing.found, path)
     return NodeView(
         path=path,
         id=", ".join(outputs) or ports[0].name,
@@ -225,7 +210,7 @@ def _item_view(drawing: Drawing, scope: Scope, item: Item, frame: str | None, de
     readers = {ref for node in scope.block.nodes for ref in node.inputs.values()} | set(scope.block.outputs.values())
     outs = out_ports(document, item)
     carried = _carried(drawing, scope, item)
-    severity, problem = _worst(drawing.found, path)
+    severity, problem = worst(drawing.found, path)
     own = drawing.costs.of(scope, item.id)
     stack = item if isinstance(item, Stack) else None
     layers = _layers_of(scope, stack) if stack else None
@@ -311,33 +296,6 @@ def _group(document: Document, item: Item) -> str:
     return OPS[item.op].group if item.op in OPS else "block"
 
 
-def _worst(found: Sequence[Problem], path: str) -> tuple[Severity | None, str]:
-    """The worst problem of a node or of what is inside it."""
-    here = [problem for problem in found if problem.node == path or _covers(path, problem.path)]
-    if not here:
-        return None, ""
-    worst = max(here, key=lambda problem: SEVERITIES.index(problem.severity))
-    return worst.severity, f"{worst.message}. {worst.hint}" if worst.hint else worst.message
-
-
-def _covers(path: str, other: str) -> bool:
-    """Whether a problem's path lies at or inside a node's, layers compared as ranges."""
-    ours, theirs = path.split("."), other.split(".")
-    if len(theirs) < len(ours):
-        return False
-    return all(a == b or _overlap(a, b) for a, b in zip(ours, theirs, strict=False))
-
-
-def _overlap(a: str, b: str) -> bool:
-    if not (a[:1].isdecimal() and b[:1].isdecimal()):
-        return False
-    (a1, _, a2), (b1, _, b2) = a.partition("-"), b.partition("-")
-    try:
-        return int(a1) <= int(b2 or b1) and int(b1) <= int(a2 or a1)
-    except ValueError:
-        return False
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -356,7 +314,7 @@ def _wire(drawing: Drawing, scope: Scope, ref: str, target: Port) -> None:
     source = _origin(drawing, scope, ref)
     if source is None:
         return
-    problem = _wire_problem(drawing, scope, target)
+    problem = of_wire(drawing.found, scope, target)
     drawing.wires.append(
         WireView(
             id=f"{target.path}:{target.port}",
@@ -395,62 +353,3 @@ def _origin(drawing: Drawing, scope: Scope, ref: str) -> Port | None:
             return None
         scope, ref = inner, inner.block.outputs[port]
     return None
-
-
-def _wire_problem(drawing: Drawing, scope: Scope, target: Port) -> Problem | None:
-    """The error of the node that a wire feeds, if the wire has to do with it."""
-    here = [p for p in drawing.found if p.severity == "error" and _same_place(p.path, target.path)]
-    for problem in here:
-        if _speaks_of(problem.message, target.port):
-            return problem
-    item = scope.block.node(target.path.rpartition(".")[2])
-    ports = in_ports(scope.document, item) if item else (target.port,)
-    about_none = [p for p in here if not any(_speaks_of(p.message, port) for port in ports)]
-    return about_none[0] if about_none else None
-
-
-def _same_place(a: str, b: str) -> bool:
-    return _covers(a, b) and _covers(b, a)
-
-
-def _speaks_of(message: str, port: str) -> bool:
-    words = message.replace(",", " ").replace(":", " ").split()
-    return port in words
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def problems(document: Document, found: Sequence[Diagnostic]) -> list[Problem]:
-    """What is wrong, each with the level and the node that show it."""
-    return [_problem(document, diagnostic) for diagnostic in found]
-
-
-def _problem(document: Document, diagnostic: Diagnostic) -> Problem:
-    scope = nearest_scope(document, diagnostic.path.rpartition(".")[0])
-    rest = diagnostic.path[len(scope.path) :].strip(".")
-    name = rest.partition(".")[0]
-    known = name in scope.block.by_id or name in scope.block.inputs
-    level, node = scope.path, scope.inside(name) if known else ""
-    parent = level.rpartition(".")[0]
-    if (
-        known
-        and level
-        and not parent.rpartition(".")[2][:1].isdecimal()
-        and level in default_frames(_around(document, level))
-    ):
-        level = parent  # the frame is open in the level around it
-    return Problem(
-        severity=diagnostic.severity,
-        path=diagnostic.path,
-        message=diagnostic.message,
-        hint=diagnostic.hint,
-        level=level,
-        node=node,
-    )
-
-
-def _around(document: Document, level: str) -> Scope:
-    return (
-        scope_at(document, level.rpartition(".")[0]) if not level[-1:].isdecimal() else nearest_scope(document, level)
-    )
