@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from canvas_rt.edits import Bypass, Disconnect, Edit, RemoveInput, RemoveNode, apply
+from canvas_rt.edits import Bypass, Disconnect, Edit, RemoveInput, RemoveNode, SetOutput, apply
 from canvas_rt.edits.data import OUTPUTS
 from canvas_rt.errors import EditError
 from canvas_rt.gestures.scope import item_at, scope_at, split
@@ -50,17 +50,25 @@ def _remove(document: Document, path: str, reconnect: bool) -> list[Edit]:
         readers = _unread(scope.path, consumers(scope.block, item), path)
         return [*readers, RemoveInput(scope.path, item)]
     if reconnect:
-        try:
-            apply(document, Bypass(path))
-        except EditError:
-            pass
-        else:
-            return [Bypass(path)]
+        given = _outputs(consumers(scope.block, item.id))
+        # A sum that is deleted leaves its first summand, the stream; where nothing else would be given, the block's input is.
+        ways: list[Edit] = [Bypass(path), *(Bypass(path, port) for port in item.inputs if given)]
+        ways += [SetOutput(scope.path, port, name) for port in given for name in scope.block.inputs[:1]]
+        for way in ways:
+            try:
+                after = apply(document, way)
+            except EditError:
+                continue
+            return [way] if isinstance(way, Bypass) else [way, *_remove(after, path, reconnect=False)]
     return [*_unread(scope.path, consumers(scope.block, item.id), path), RemoveNode(path)]
 
 
+def _outputs(readers: tuple[tuple[str, str], ...]) -> list[str]:
+    return [port for reader, port in readers if not reader]
+
+
 def _unread(level: str, readers: tuple[tuple[str, str], ...], path: str) -> list[Edit]:
-    outputs = [port for reader, port in readers if not reader]
+    outputs = _outputs(readers)
     if outputs:
         raise EditError(
             f"it is what the output {', '.join(outputs)} gives",

@@ -6,6 +6,7 @@ from canvas_rt import apply, check, emit, open_zoo
 from canvas_rt.errors import CanvasError, EditError
 from canvas_rt.gestures.insert import GROUPS, Spot, insert, palette
 from canvas_rt.gestures.remove import delete
+from canvas_rt.gestures.scope import scope_at
 from canvas_rt.gestures.starts import blank, skeleton
 from canvas_rt.gestures.tokenizers import tokenizer_of, use_tokenizer
 from canvas_rt.ir.document import Document
@@ -88,6 +89,20 @@ def test_deleting_some_layers_nodes_leaves_the_others_alone() -> None:
 def test_deleting_without_reconnecting_leaves_readers_unfed() -> None:
     edited = apply(LLAMA, *delete(LLAMA, [f"{LAYERS}.post_attention_layernorm"], reconnect=False))
     assert "hidden_states" not in edited.blocks["LlamaDecoderLayer"].by_id["mlp"].inputs
+
+
+@pytest.mark.parametrize("level", [LAYERS, f"{LAYERS}.mlp", f"{LAYERS}.self_attn"])
+def test_deleting_all_of_a_level_leaves_its_input_as_its_output(level: str) -> None:
+    everything = [f"{level}.{item.id}" for item in scope_at(LLAMA, level).block.nodes]
+    edited = apply(LLAMA, *delete(LLAMA, everything))
+    block = scope_at(edited, level).block
+    assert block.nodes == () and dict(block.outputs) == {"out": "hidden_states"}
+    assert check(edited).ok
+
+
+def test_deleting_a_residual_leaves_the_stream() -> None:
+    edited = apply(LLAMA, *delete(LLAMA, [f"{LAYERS}.mlp_residual"]))
+    assert edited.blocks["LlamaDecoderLayer"].outputs == {"out": "self_attn_residual"}
 
 
 def test_outputs_cannot_be_deleted() -> None:

@@ -94,6 +94,27 @@ def test_a_mismatch_reddens_the_wire_and_says_the_way_out(browser: Browser) -> N
     assert browser.ask(type="undo")["update"]["problems"] == []
 
 
+def test_a_wire_that_brings_the_wrong_shape_into_a_block_is_red(browser: Browser) -> None:
+    browser.ask(type="look", path=LAYERS)
+    source, target = {"path": f"{LAYERS}.cos", "port": "cos"}, {"path": f"{LAYERS}.mlp", "port": "hidden_states"}
+    level = browser.ask(type="connect", source=source, target=target)["update"]["level"]
+    assert [wire["target"] for wire in level["wires"] if wire.get("bad")] == [target]
+
+
+def test_moving_a_wires_end_is_one_step(browser: Browser) -> None:
+    browser.ask(type="look", path=f"{LAYERS}.mlp")
+    source = {"path": f"{LAYERS}.mlp.act_fn", "port": "out"}
+    a, b = ({"path": f"{LAYERS}.mlp.gated", "port": port} for port in "ab")
+    update = browser.ask(type="connect", source=source, target=b, instead=a)["update"]
+    assert "gated.a" in str(update["problems"]) or "a" in str(update["problems"])
+    assert browser.ask(type="undo")["update"]["edits"] == 0
+
+
+def test_ids_are_integers_all_the_way(browser: Browser) -> None:
+    embed = nodes(browser.ask(type="look", path="model"))["model.embed_tokens"]
+    assert embed["inputs"][0]["dtype"] == "int" and embed["outputs"][0]["dtype"] == "float"
+
+
 def test_problems_below_show_on_the_nodes_above(browser: Browser) -> None:
     edit = {"kind": "set_size", "path": "model.layers.3.self_attn", "name": "num_key_value_heads", "value": 5}
     shown = nodes(browser.ask(type="edit", edits=[edit]))

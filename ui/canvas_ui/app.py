@@ -251,7 +251,9 @@ def serve(
 
     Raises `CanvasError` where it cannot listen there.
     """
-    page = build(Service(document))
+    service = Service(document)
+    threading.Thread(target=service.warm_up, daemon=True).start()
+    page = build(service)
     try:
         page.launch(
             server_name=host, server_port=port, inbrowser=browser, quiet=True, prevent_thread_lock=True, **LAUNCH

@@ -1,5 +1,6 @@
 """Answer the browser's requests: many sessions, each with a document of its own, none of which sees another."""
 
+import gc
 import threading
 import time
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from canvas_rt.codegen import emit
-from canvas_rt.edits import Edit, PlaceNodes, parse_edits
+from canvas_rt.edits import Edit, PlaceNodes, apply, parse_edits
 from canvas_rt.errors import CanvasError
 from canvas_rt.gestures import clips, insert, remove, starts, wires
 from canvas_rt.gestures.scope import nearest_scope, scope_at, split
@@ -70,6 +71,13 @@ class Service:
         self.first = first or open_zoo("llama-3.2-1b")
         self.tabs: OrderedDict[str, Tab] = OrderedDict()
         self.lock = threading.Lock()
+
+    def warm_up(self) -> None:
+        """Load what the first visitor would wait for: PyTorch's meta kernels, cards, the zoo's sizes."""
+        catalogue()
+        totals(Session.begin(self.first).state)
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: later collections need not look at it
 
     def exchange(self, envelope: Any) -> dict[str, Any]:
         """Answer one request, given and returned as plain JSON values. Never raises."""
@@ -290,8 +298,10 @@ def set_field(service: Service, tab: Tab, request: m.SetField) -> m.Reply:
 
 
 def connect(service: Service, tab: Tab, request: m.DrawWire) -> m.Reply:
-    ends = _end(request.source), _end(request.target)
-    return _changed(tab, wires.connect(tab.session.document, *ends))
+    moved = request.instead if request.instead != request.target else None
+    before = [] if moved is None else [wires.cut(tab.session.document, _end(moved))]
+    document = apply(tab.session.document, *before)
+    return _changed(tab, [*before, *wires.connect(document, _end(request.source), _end(request.target))])
 
 
 def _end(port: m.Port) -> wires.End:

@@ -78,6 +78,8 @@ class DrawWire(Message):
     type: Literal["connect"]
     source: Port
     target: Port
+    instead: Port | None = None
+    """The port that the wire fed before, where its end was moved from one port to another."""
 
 
 class Insert(Message):

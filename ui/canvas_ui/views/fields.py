@@ -239,10 +239,8 @@ def card_fields(scope: Scope, item: Item, carried: Iterable[str]) -> list[FieldV
     through = set(carried)
     if isinstance(item, Stack):
         return list(_repeat(scope, item))[:1]
-    fields = [
-        field for field in item_fields(scope, item) if field.slider and not field.derived and field.value is not None
-    ]
-    own = [field for field in fields if field.label not in through]
+    fields = [field for field in item_fields(scope, item) if field.slider and field.value is not None]
+    own = [field for field in fields if field.label not in through and not _follows_by_nature(scope, field)]
     choices = [field for field in item_fields(scope, item) if field.kind == "choice"]
     return [*own, *choices][:MOST_ON_CARD]
 
@@ -266,6 +264,13 @@ def input_fields(document: Document) -> list[FieldView]:
     """What can be set of the model's input."""
     sizes = [size_field(nearest_scope(document, ""), "vocab_size", None)] if "vocab_size" in document.sizes else []
     return [tokenizer_field(document), *sizes]
+
+
+def _follows_by_nature(scope: Scope, field: FieldView) -> bool:
+    """Whether a size followed from others when the model was opened, and still does."""
+    return (
+        field.derived and field.id.startswith("size:") and is_expression(scope.document.origin.sizes.get(field.label))
+    )
 
 
 def document_fields(document: Document) -> list[FieldView]:

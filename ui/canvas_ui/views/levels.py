@@ -8,7 +8,7 @@ from canvas_rt.edits.data import OUTPUTS
 from canvas_rt.edits.wires import in_ports, out_ports
 from canvas_rt.errors import CanvasError
 from canvas_rt.gestures.insert import shape_of
-from canvas_rt.gestures.scope import Layers, Scope, nearest_scope, span
+from canvas_rt.gestures.scope import Layers, Scope, item_at, nearest_scope, span
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display
 from canvas_rt.ir.graph import Item, blocks_of, head, layer_runs, live
@@ -33,6 +33,8 @@ from canvas_ui.views.frames import default_frames
 from canvas_ui.views.problems import of_wire, worst
 
 _PLAIN_OUTPUT = "out"
+COUNTS = {("position_ids", ""), ("router", "indices")}
+"""Ops and ports that give integers."""
 
 
 @dataclass
@@ -153,12 +155,24 @@ def _position(scope: Scope, name: str) -> tuple[float, float] | None:
     return scope.document.layout.get(f"{scope.block_name}/{name}")
 
 
-def _dtype(scope: Scope, ref: str) -> Literal["float", "int", ""]:
-    name = head(ref)
-    item = scope.block.node(name)
+def _dtype(scope: Scope, ref: str | None) -> Literal["float", "int", ""]:
+    """Whether a value counts something: token ids, positions, the experts that were picked."""
+    if ref is None:
+        return ""
+    item = scope.block.node(head(ref))
     if item is None:
-        return "int" if not scope.path else "float"
-    return "int" if isinstance(item, Node) and item.op == "position_ids" else "float"
+        return "int" if not scope.path else _dtype(*_around(scope, head(ref)))
+    return "int" if isinstance(item, Node) and (item.op, ref.partition(".")[2]) in COUNTS else "float"
+
+
+def _around(scope: Scope, name: str) -> tuple[Scope, str | None]:
+    """The level around one, and what feeds an input of it there."""
+    path = scope.path
+    if scope.layers is not None and path == f"{scope.layers.path}.{scope.layers.text}":
+        path = scope.layers.path
+    around, item = item_at(scope.document, path)
+    assert not isinstance(item, str)
+    return around, item.inputs.get(name)
 
 
 def _input_view(drawing: Drawing, scope: Scope, name: str) -> NodeView:
@@ -174,7 +188,7 @@ def _input_view(drawing: Drawing, scope: Scope, name: str) -> NodeView:
         group="io",
         inputs=[],
         fields=[tokenizer_field(scope.document)] if root and name == scope.block.inputs[0] else [],
-        outputs=[PortView(name=name, shape=shape, dtype="int" if root else _dtype(scope, name), wired=readers)],
+        outputs=[PortView(name=name, shape=shape, dtype=_dtype(scope, name), wired=readers)],
         position=_position(scope, name),
     )
 
@@ -226,7 +240,7 @@ def _item_view(drawing: Drawing, scope: Scope, item: Item, frame: str | None, de
             PortView(
                 name=port,
                 shape=_shape(drawing, scope, item.inputs.get(port)),
-                dtype=_dtype(scope, item.inputs[port]) if port in item.inputs else "",
+                dtype=_dtype(scope, item.inputs.get(port)),
                 wired=port in item.inputs,
             )
             for port in in_ports(document, item)
@@ -235,7 +249,7 @@ def _item_view(drawing: Drawing, scope: Scope, item: Item, frame: str | None, de
             PortView(
                 name=port,
                 shape=_shape(drawing, scope, f"{item.id}.{port}"),
-                dtype="int" if isinstance(item, Node) and item.op == "position_ids" else "float",
+                dtype=_dtype(scope, item.id if len(outs) == 1 else f"{item.id}.{port}"),
                 wired=(item.id if len(outs) == 1 else f"{item.id}.{port}") in readers,
             )
             for port in outs

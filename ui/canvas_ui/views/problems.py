@@ -1,11 +1,12 @@
 """What is wrong, where it shows, and which wires and nodes it reddens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from canvas_rt.diagnostics import Diagnostic
-from canvas_rt.edits.wires import in_ports
 from canvas_rt.gestures.scope import Scope, lies_in, nearest_scope, scope_at
-from canvas_rt.ir.document import Document
+from canvas_rt.ir.document import Block, Document, Node
+from canvas_rt.ir.graph import blocks_of, parse_layers
+from canvas_rt.ops.catalogue import OPS
 from canvas_ui.messages import Port, Problem, Severity
 from canvas_ui.views.frames import default_frames
 
@@ -57,15 +58,36 @@ def worst(found: Sequence[Problem], path: str) -> tuple[Severity | None, str]:
 
 
 def of_wire(found: Sequence[Problem], scope: Scope, target: Port) -> Problem | None:
-    """The error of the node that a wire feeds, if the wire has to do with it."""
-    here = [p for p in found if p.severity == "error" and lies_in(p.path, target.path) and lies_in(target.path, p.path)]
-    for problem in here:
-        if _speaks_of(problem.message, target.port):
-            return problem
-    item = scope.block.node(target.path.rpartition(".")[2])
-    ports = in_ports(scope.document, item) if item else (target.port,)
-    about_none = [p for p in here if not any(_speaks_of(p.message, port) for port in ports)]
-    return about_none[0] if about_none else None
+    """The error that a wire has to do with: of the node that it feeds, or of one inside that reads what it carries."""
+    errors = [problem for problem in found if problem.severity == "error" and lies_in(problem.path, target.path)]
+    level = target.path.rpartition(".")[0]
+    rest = [problem.path.split(".")[len(level.split(".")) if level else 0 :] for problem in errors]
+    blocks = scope.document.blocks
+    return next(
+        (p for p, parts in zip(errors, rest, strict=True) if _concerns(blocks, scope.block, parts, target.port, p)),
+        None,
+    )
+
+
+def _concerns(blocks: Mapping[str, Block], block: Block, parts: Sequence[str], port: str, problem: Problem) -> bool:
+    """Whether a port of the node that `parts` begin with has to do with the problem of the node that they end at."""
+    item = block.node(parts[0])
+    inside = [part for part in parts[1:] if parse_layers(part) is None]
+    if item is None or isinstance(item, Node) or not inside:
+        ports = (
+            [port]
+            if item is None
+            else [*OPS[item.op].inputs]
+            if isinstance(item, Node) and item.op in OPS
+            else [*item.inputs]
+        )
+        return _speaks_of(problem.message, port) or not any(_speaks_of(problem.message, other) for other in ports)
+    for name in blocks_of(item):
+        reader = blocks[name].node(inside[0])
+        reads = [] if reader is None else [own for own, ref in reader.inputs.items() if ref == port]
+        if any(_concerns(blocks, blocks[name], inside, own, problem) for own in reads):
+            return True
+    return False
 
 
 def _speaks_of(message: str, port: str) -> bool:

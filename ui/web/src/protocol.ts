@@ -179,6 +179,8 @@ export type DrawWire = {
   type: "connect";
   source: Port;
   target: Port;
+  /** The port that the wire fed before, where its end was moved from one port to another. */
+  instead?: Port | null;
 };
 
 export type DuplicateLayers = {

@@ -280,10 +280,7 @@ export async function remove(reconnect: boolean): Promise<void> {
 
 /** Give a wire another end. */
 export async function rewire(wireId: string, source: Port, target: Port): Promise<void> {
-  const wire = state().wires.get(wireId);
-  const reply = await state().send({ type: "connect", source, target });
-  const moved = wire && (wire.target.path !== target.path || wire.target.port !== target.port);
-  if (reply.ok && moved) await state().send({ type: "delete", paths: [], wires: [wire.target], reconnect: false });
+  await state().send({ type: "connect", source, target, instead: state().wires.get(wireId)?.target ?? null });
 }
 
 /** The free port of a card that a wire dropped on it most likely means. */

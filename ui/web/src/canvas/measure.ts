@@ -1,5 +1,5 @@
 /** How large a card is and where its ports are: a pure function of what it shows, so that nothing mounts to be measured. */
-import { portX } from "../layout/types";
+import { FRAME, portX } from "../layout/types";
 import type { NodeView, Variant } from "../protocol";
 
 /** Heights of a card's parts, in pixels; the style sheet gets them as variables. */
@@ -127,4 +127,5 @@ export function spotsOf(node: NodeView, size: Size): PortSpot[] {
 export const MEASURES = Object.fromEntries([
   ...Object.entries(PART).map(([name, value]) => [`--part-${name}`, `${value}px`]),
   ["--port", `${PORT}px`],
+  ["--frame-head", `${FRAME.head}px`],
 ]) as React.CSSProperties;

@@ -74,7 +74,11 @@ function parts(graph: Flat): number[][] {
     if (part) part.push(box);
     else found.set(key, [box]);
   });
-  return [...found.values()].sort((a, b) => b.length - a.length);
+  const sorted = [...found.values()].sort((a, b) => b.length - a.length);
+  // An input or output that is not connected keeps its place beside the others.
+  const open = (part: number[]) => part.length === 1 && graph.ends[part[0]!] !== null;
+  const [main, ...rest] = sorted;
+  return [[...main!, ...rest.filter(open).flat()].sort((a, b) => a - b), ...rest.filter((part) => !open(part))];
 }
 
 function cut(graph: Flat, members: number[]): { graph: Flat; wires: number[] } {

@@ -12,7 +12,10 @@ const TABLE: { title: string; rows: [string[], string][] }[] = [
       [["Esc"], "Go out again, or close what is open"],
       [["Ctrl+F"], "Find a node in the whole model"],
       [["F"], "Fit the level into view"],
+      [["+", "-"], "Zoom"],
       [["Alt+Arrows"], "Walk along wires"],
+      [["N", "P"], "The next node, the one before"],
+      [["S"], "Shapes on all wires"],
     ],
   },
   {
@@ -22,7 +25,8 @@ const TABLE: { title: string; rows: [string[], string][] }[] = [
       [["C"], "Connect from the selected output"],
       [["Shift+C"], "Connect to the selected input"],
       [["L"], "Lay the level out again"],
-      [["Arrows"], "Move what is selected"],
+      [["W"], "Select the node's wires, one after the other"],
+      [["Arrows"], "Move what is selected; with Shift, further"],
     ],
   },
   {
