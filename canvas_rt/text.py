@@ -94,6 +94,11 @@ def detail(item: Node | Use | Stack, environment: Mapping[str, Any] | None = Non
         case "attention":
             window = resolved(item, "window", environment)
             return f"scale {attrs['scale']}" + (f", window {attrs['window']}" if window is not None else "")
+        case "router":
+            return f"top {attrs['top_k']} of {attrs['num_experts']}, {resolved(item, 'scoring', environment)}"
+        case "experts":
+            width = f"{attrs['size']} → {attrs['intermediate_size']}"
+            return f"{attrs['num_experts']} × {width}, {resolved(item, 'fn', environment)}"
         case "activation":
             return str(resolved(item, "fn", environment))
     return ", ".join(f"{name} {value}" for name, value in attrs.items())

@@ -10,6 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from canvas_rt.codegen import vocabulary
+from canvas_rt.codegen.modules import CONSTRUCT, Classes
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
@@ -35,8 +36,8 @@ RESERVED = frozenset(dir(nn.Module)) | {
 }
 """Attributes that a module has for itself: a node with one of these ids could not be an attribute."""
 
-MODULES = frozenset({"linear", "embedding", "rms_norm", "layer_norm", "activation", "dropout", "rotary_embedding"})
-"""Ops that are modules of the emitted class; all others are functions."""
+RESULTS = {"router": ("", "weights", "indices")}
+"""For modules that give a tuple in another order than the op's outputs: the outputs in that order, or nothing."""
 
 BINARY = {"add": operator.add, "sub": operator.sub, "mul": operator.mul}
 
@@ -68,17 +69,13 @@ class Names:
         return f"{self.prefix}PreTrainedModel"
 
     @property
-    def rms_norm(self) -> str:
-        return f"{self.prefix}RMSNorm"
-
-    @property
-    def rotary(self) -> str:
-        return f"{self.prefix}RotaryEmbedding"
+    def classes(self) -> Classes:
+        return Classes(self.prefix)
 
     @property
     def taken(self) -> frozenset[str]:
-        """Classes that every emitted module has, whatever its blocks are called."""
-        return frozenset({self.config, self.pretrained, self.rms_norm, self.rotary})
+        """Classes that an emitted module may have, whatever its blocks are called."""
+        return frozenset({self.config, self.pretrained, *self.classes.all})
 
 
 @dataclass
@@ -234,7 +231,7 @@ class Plan:
         if execution_order(block)[1]:
             raise EmitError("stands in a cycle", path=f"{name}.{execution_order(block)[1][0]}")
         for item in block.nodes:
-            if item.id in RESERVED and not (isinstance(item, Node) and item.op not in MODULES):
+            if item.id in RESERVED and not (isinstance(item, Node) and item.op not in CONSTRUCT):
                 raise EmitError(
                     f"'{item.id}' is a name that every module has for itself",
                     path=f"{name}.{item.id}",
@@ -333,52 +330,11 @@ class BlockWriter:
             )
         if isinstance(item, Stack):
             return None
+        construct = CONSTRUCT.get(item.op)
+        if construct is None:
+            return None
         attrs = {name: setting(value, self.owner) for name, value in complete(item).items()}
-        match item.op:
-            case "linear":
-                return quote(
-                    "nn.Linear(i, o, bias=b)", i=attrs["in_features"], o=attrs["out_features"], b=attrs["bias"]
-                )
-            case "embedding":
-                made = quote(
-                    "nn.Embedding(n, d, padding_idx=p)",
-                    n=attrs["num_embeddings"],
-                    d=attrs["embedding_dim"],
-                    p=attrs["padding_idx"],
-                )
-                if complete(item)["padding_idx"] is None:
-                    made.keywords.clear()  # type: ignore[attr-defined]
-                return made
-            case "rms_norm":
-                norm = ast.Name(self.plan.names.rms_norm, ast.Load())
-                return ast.Call(norm, [attrs["size"]], [ast.keyword("eps", attrs["eps"])])
-            case "layer_norm":
-                keywords = [ast.keyword("eps", attrs["eps"]), ast.keyword("bias", attrs["bias"])]
-                return ast.Call(quote("nn.LayerNorm"), [attrs["size"]], keywords)
-            case "activation":
-                return quote("ACT2FN[name]", name=attrs["fn"])
-            case "dropout":
-                return quote("nn.Dropout(p)", p=attrs["p"])
-            case "rotary_embedding":
-                return self.rotary(item)
-        return None
-
-    def rotary(self, node: Node) -> ast.expr:
-        """A rotary embedding reads the config; one with settings of its own reads a copy that holds these."""
-        attrs = complete(node)
-        usual = {
-            "head_dim": "=head_dim",
-            "parameters": "=rope_parameters",
-            "max_position_embeddings": "=max_position_embeddings",
-        }
-        fields = {"parameters": "rope_parameters"}
-        changed = {fields.get(name, name): setting(value) for name, value in attrs.items() if value != usual[name]}
-        config: ast.expr = ast.Name("config", ast.Load())
-        if changed:
-            config = ast.Call(
-                ast.Name("with_values", ast.Load()), [config], [ast.keyword(n, v) for n, v in changed.items()]
-            )
-        return ast.Call(ast.Name(self.plan.names.rotary, ast.Load()), [config], [])
+        return construct(item, attrs, self.plan.names.classes)
 
     # forward
 
@@ -388,14 +344,26 @@ class BlockWriter:
         values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.block.inputs}
         for item in self.order:
             self.add(graph, values, item)
-        graph.output(values[next(iter(self.block.outputs.values()))])
+        for output, ref in list(self.block.outputs.items())[:1]:
+            graph.output(self.value(values, ref, output, self.name))
         return graph
+
+    def value(self, values: Mapping[str, fx.Node], ref: str, port: str, where: str) -> fx.Node:
+        """What a reference stands for."""
+        if ref in values:
+            return values[ref]
+        source = self.block.node(head(ref))
+        if isinstance(source, Use) and "." in ref:
+            raise EmitError(
+                f"{port} reads {ref}, but an emitted module gives one value: the first of its block",
+                path=where,
+                hint=f"Ungroup {source.id}, or group what reads it with it.",
+            )
+        raise EmitError(f"nothing feeds {port}", path=where, hint="Connect it first.")
 
     def add(self, graph: fx.Graph, values: dict[str, fx.Node], item: Node | Use | Stack) -> None:
         def take(port: str) -> fx.Node:
-            if port not in item.inputs or item.inputs[port] not in values:
-                raise EmitError(f"nothing feeds {port}", path=f"{self.name}.{item.id}", hint="Connect it first.")
-            return values[item.inputs[port]]
+            return self.value(values, item.inputs.get(port, ""), port, f"{self.name}.{item.id}")
 
         if isinstance(item, Use):
             inner = self.plan.document.blocks[item.block]
@@ -413,6 +381,8 @@ class BlockWriter:
         outputs = OPS[item.op].outputs if isinstance(item, Node) else ("out",)
         if len(outputs) == 1:
             values[item.id] = made
+            if isinstance(item, Use):
+                values[f"{item.id}.{next(iter(inner.outputs), '')}"] = made
             return
         # An output that has the name of an input is its next value: `q, k = apply_rotary(q, k, cos, sin)`.
         made.meta["ports"] = {port: values.get(item.inputs.get(port, "")) for port in outputs}
@@ -422,8 +392,9 @@ class BlockWriter:
     def add_node(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
         attrs = complete(node)
         ports = OPS[node.op].inputs
-        if node.op in MODULES:
+        if node.op in CONSTRUCT:
             made = graph.call_module(node.id, tuple(take(port) for port in ports))
+            made.meta.update(tokens=node.op == "experts", results=RESULTS.get(node.op))
         elif node.op in BINARY:
             made = graph.call_function(BINARY[node.op], tuple(take(port) for port in ports))
             if node.op == "add":
@@ -436,6 +407,8 @@ class BlockWriter:
         elif node.op == "scale":
             made = graph.call_function(vocabulary.scale, (take("x"),))
             made.meta["factor"] = self.attribute(node, "factor", attrs["factor"])
+        elif node.op == "softmax":
+            made = graph.call_function(vocabulary.softmax, (take("x"),))
         elif node.op == "apply_rotary":
             made = graph.call_function(vocabulary.apply_rotary, tuple(take(port) for port in ports))
         elif node.op == "attention":

@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import fx
 
 from canvas_rt.codegen.blocks import BlockWriter, Plan, indent
+from canvas_rt.codegen.mixture import init_weights
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
 from canvas_rt.ir.document import Node, resolution_order
@@ -204,7 +205,7 @@ class {plan.names.pretrained}(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {{{", ".join(records)}}}
-'''
+{init_weights(plan)}'''
 
 
 def backbone_use(plan: Plan) -> str:

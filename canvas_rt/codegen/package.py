@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from canvas_rt.codegen import mixture
 from canvas_rt.codegen.blocks import BlockWriter, Plan
 from canvas_rt.codegen.frame import (
     APPLY_ROTARY,
@@ -124,17 +125,18 @@ def module_source(plan: Plan) -> str:
         else:
             classes.append(BlockWriter(plan, name).source())
     body = "\n\n".join(classes)
-    names = {"name": plan.names.rms_norm, "config": plan.names.config}
+    names = {"name": plan.names.classes.rms_norm, "config": plan.names.config}
     if "with_values(" in body:
         parts.append(WITH_VALUES.format(**names))
     if "rms_norm" in ops:
         parts.append(RMS_NORM.format(**names))
     if "rotary_embedding" in ops:
-        parts.append(ROTARY.format(**{**names, "name": plan.names.rotary}))
+        parts.append(ROTARY.format(**{**names, "name": plan.names.classes.rotary}))
     if "apply_rotary" in ops:
         parts.append(APPLY_ROTARY)
     if "attention" in ops:
         parts.append(EAGER_ATTENTION)
+    parts += mixture.classes(plan)
     text = "\n\n".join([*parts, body])
     return f'"""{title(plan)}: written by Canvas."""\n\n{imports(text)}\n\n\n{text}'
 
@@ -150,10 +152,12 @@ IMPORTS = (
     ("torch.", "import torch"),
     ("strict", "from huggingface_hub.dataclasses import strict"),
     ("nn.", "from torch import nn"),
+    ("init.normal_", "from transformers import initialization as init"),
     ("ACT2FN", "from transformers.activations import ACT2FN"),
     ("Cache", "from transformers.cache_utils import Cache, DynamicCache"),
     ("PretrainedConfig", "from transformers.configuration_utils import PretrainedConfig"),
     ("GenerationMixin", "from transformers.generation import GenerationMixin"),
+    ("use_experts_implementation", "from transformers.integrations import use_experts_implementation"),
     ("create_causal_mask", "from transformers.masking_utils import create_causal_mask"),
     ("create_sliding_window_causal_mask", "from transformers.masking_utils import create_sliding_window_causal_mask"),
     ("sliding_window_overlay", "from transformers.masking_utils import sliding_window_overlay"),

@@ -147,12 +147,24 @@ class _Printer:
             self.write_one(node)
 
     def expression(self, node: fx.Node) -> ast.expr:
+        if node.meta.get("tokens"):
+            return self.on_tokens(node)
         inputs = self.inputs(node)
         if node.op == "call_module":
             context = list(self.layout.context) if node.meta.get("context") else []
             call = ast.Call(quote("self._name_", _name_=str(node.target)), inputs, context)
             return quote("call[0]", call=call) if node.meta.get("tuple") else call
         return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
+
+    def on_tokens(self, node: fx.Node) -> ast.expr:
+        """A module that takes tokens in a row, whatever their sequence: its first input tells the shape to go back to."""
+        first, *others = (arg for arg in node.args if isinstance(arg, fx.Node))
+        source = ast.Name(self.named(first, "hidden_states"), ast.Load())
+        rows = [quote("x.flatten(0, 1)", x=value) for value in (source, *(self.value(arg) for arg in others))]
+        call = ast.Call(quote("self._name_", _name_=str(node.target)), rows, [])
+        name = fresh("tokens", self.taken)
+        self.body += [(s, "") for s in statements("name = call", name=name, call=call)]
+        return quote("name.view_as(x)", name=name, x=source)
 
     def write_one(self, node: fx.Node) -> None:
         reusable = self.reusable(node)
@@ -188,8 +200,9 @@ class _Printer:
         expression = self.expression(node)
         ports: Mapping[str, fx.Node | None] = node.meta["ports"]
         targets = []
-        for port, source in ports.items():
-            users = [user for user in node.users if user.args[1] == port]
+        for port in node.meta.get("results") or ports:
+            source = ports.get(port)
+            users = [user for user in node.users if user.args[1] == port and user.users]
             old = self.variables.get(source) if source is not None and not self.waiting[source] else None
             name = old if old is not None and not self.pending(old) else fresh(port, self.taken)
             for user in users:

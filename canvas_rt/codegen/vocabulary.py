@@ -35,6 +35,10 @@ def scale(x: Any, factor: float) -> Any:
     """Times a constant."""
 
 
+def softmax(x: Any) -> Any:
+    """Probabilities along the last dimension."""
+
+
 def port(values: Any, name: str) -> Any:
     """One of several outputs."""
 
@@ -48,6 +52,7 @@ EXPRESSIONS: Mapping[Any, Write] = {
     ),
     merge_heads: lambda inputs, details: quote("x.reshape(batch, seq, -1)", x=inputs[0]),
     scale: lambda inputs, details: quote("x * factor", x=inputs[0], factor=details["factor"]),
+    softmax: lambda inputs, details: quote("x.softmax(dim=-1)", x=inputs[0]),
     apply_rotary: lambda inputs, details: quote(
         "apply_rotary(q, k, cos, sin)", **dict(zip(("q", "k", "cos", "sin"), inputs, strict=True))
     ),

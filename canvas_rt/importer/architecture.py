@@ -13,8 +13,15 @@ from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.factory import Factory, make_config, own_fields
 from canvas_rt.importer.recognise import Recogniser, Traced
-from canvas_rt.importer.symbols import alternative, express, inputs_of, is_probed, probe_assignments
-from canvas_rt.importer.trace import TraceError, register_attention, trace
+from canvas_rt.importer.symbols import (
+    alternative,
+    express,
+    inputs_of,
+    is_probed,
+    probe_assignments,
+    probe_override,
+)
+from canvas_rt.importer.trace import TraceError, register_functions, trace
 from canvas_rt.ir.document import Document, Node, Origin
 from canvas_rt.ir.files import with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze
@@ -74,7 +81,7 @@ class ArchitectureImport:
     """One import at work."""
 
     def __init__(self, factory: Factory, raw: Mapping[str, Any], name: str, pinned: Collection[str] = ()) -> None:
-        register_attention()
+        register_functions()
         self.factory = factory
         self.raw = raw
         self.name = name
@@ -84,7 +91,7 @@ class ArchitectureImport:
         self.values: dict[str, Any] = {field: values[field] for field in self.fields}
         self.overrides = {int(layer): dict(own) for layer, own in (raw.get("per_layer_config") or {}).items()}
         self.depth = int(self.values["num_hidden_layers"])
-        self.assignments = probe_assignments(self.values, pinned)
+        self.assignments = probe_assignments(self.values, pinned, self.overrides.values())
         self.structural: list[str] = []
         self.effective: set[str] = set()
 
@@ -107,7 +114,10 @@ class ArchitectureImport:
                 if not is_probed(field, value):
                     result[layer][field] = value
                     continue
-                if (field, value) not in unlike:
+                ranked = probe_override(field, value, probe, self.values, self.overrides.values())
+                if ranked is not None:
+                    unlike[field, value] = ranked
+                elif (field, value) not in unlike:
                     step = len(unlike) + 1
                     base = self.assignments[probe].get(field, 16)
                     if field == "num_key_value_heads":

@@ -145,6 +145,8 @@ def role_of(block: Block, blocks: Mapping[str, Block]) -> str:
         return "causal_lm"
     if "attention" in roles:
         return "decoder_layer"
+    if "experts" in ops:
+        return "moe"
     if sorted(ops) == ["activation", "linear", "linear", "linear", "mul"]:
         return "gated_mlp"
     if sorted(ops) == ["activation", "linear", "linear"]:

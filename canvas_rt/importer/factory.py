@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from canvas_rt.errors import ConfigError
-from canvas_rt.importer.trace import ATTENTION, quiet
+from canvas_rt.importer.trace import TRACED, quiet
 
 KEPT_BASE_FIELDS = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 """Of what every config of transformers has, the fields that describe the model."""
@@ -20,7 +20,7 @@ class Factory(Protocol):
         """A config object. Raises what transformers raises."""
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
-        """A causal language model in eval mode, its attention traced as one node."""
+        """A causal language model in eval mode, its attention and its experts traced as one node each."""
 
 
 class StockFactory:
@@ -41,7 +41,11 @@ class StockFactory:
 
         with quiet(), torch.device(device):
             return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
-                config, attn_implementation=ATTENTION, dtype=dtype, trust_remote_code=False
+                config,
+                attn_implementation=TRACED,
+                experts_implementation=TRACED,
+                dtype=dtype,
+                trust_remote_code=False,
             ).eval()
 
 
@@ -60,9 +64,12 @@ class ClassFactory:
             return self.config_class(**values)
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
-        config._attn_implementation = ATTENTION
+        config._attn_implementation = TRACED
+        own: Any = self.model_class
         with quiet(), torch.device(device):
-            return self.model_class._from_config(config, attn_implementation=ATTENTION, dtype=dtype).eval()  # type: ignore[attr-defined,no-any-return]
+            return own._from_config(  # type: ignore[no-any-return]
+                config, attn_implementation=TRACED, experts_implementation=TRACED, dtype=dtype
+            ).eval()
 
 
 def own_fields(config: Any) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from canvas_rt.importer.patterns import find_rotations
 from canvas_rt.importer.rules import MODULES
@@ -61,6 +61,8 @@ class Recogniser:
 
     blocks: dict[str, Block] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
+    leaves: dict[str, Node | None] = field(default_factory=dict)
+    """What the proofs have told, by the module's path."""
 
     def run(self) -> Traced:
         self.block("", ("input_ids",))
@@ -78,14 +80,10 @@ class Recogniser:
 
     def leaf(self, path: str) -> Node | None:
         """The node that a whole module is, if it is one of those known; without inputs."""
-        module = self.model.get_submodule(path)
-        name = path.rpartition(".")[2]
-        for rule in MODULES:
-            found = rule(module)
-            if found is not None:
-                op, attrs = found
-                return Node(id=name, op=op, attrs=freeze(attrs))
-        return None
+        if path not in self.leaves:
+            found = next(filter(None, (rule(self.model.get_submodule(path)) for rule in MODULES)), None)
+            self.leaves[path] = found and Node(id=path.rpartition(".")[2], op=found[0], attrs=freeze(found[1]))
+        return self.leaves[path]
 
 
 class _Reader:
@@ -164,13 +162,7 @@ class _Reader:
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
         leaf = self.recogniser.leaf(path)
         if leaf is not None:
-            ports = OPS[leaf.op].inputs
-            if len(arguments) != len(ports):
-                raise TraceError(f"{path}: {leaf.op} takes {len(ports)} values, not {len(arguments)}")
-            name = self.unique(leaf.id)
-            inputs = FrozenMap({port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)})
-            self.items.append(leaf.replace(id=name, inputs=inputs))
-            self.bind_outputs(node, name, OPS[leaf.op].outputs)
+            self.read_leaf(node, leaf, path, arguments)
             return
         ports = self.ports(arguments)
         self.recogniser.block(path, ports)
@@ -179,9 +171,29 @@ class _Reader:
         self.items.append(Use(id=name, block=_stand_in(path), inputs=inputs))
         self.refs[node] = name
 
-    def bind_outputs(self, node: fx.Node, name: str, outputs: tuple[str, ...]) -> None:
+    def read_leaf(self, node: fx.Node, leaf: Node, path: str, arguments: list[fx.Node]) -> None:
+        """A module that is one node."""
+        ports: tuple[str, ...] = OPS[leaf.op].inputs
+        if len(arguments) != len(ports):
+            raise TraceError(f"{path}: {leaf.op} takes {len(ports)} values, not {len(arguments)}")
+        if leaf.op == "experts":
+            ports = experts_ports(self.recogniser.graph(path))
+        wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
+        name = self.unique(leaf.id)
+        inputs = FrozenMap({port: wires[port] for port in OPS[leaf.op].inputs})
+        self.items.append(leaf.replace(id=name, inputs=inputs))
+        self.bind_outputs(node, name, leaf.op)
+
+    def bind_outputs(self, node: fx.Node, name: str, op: str) -> None:
+        outputs = OPS[op].outputs
         if len(outputs) == 1:
             self.refs[node] = name
+            return
+        if op == "router":
+            # A trace gives what is read of what the module gives, in an order of its own: the sorts tell them apart.
+            for given in [node] if isinstance(node.meta.get("val"), Tensor) else list(node.users):
+                port = "weights" if given.meta["val"].is_floating_point() else "indices"
+                self.refs[given] = f"{name}.{port}"
             return
         for user in node.users:
             index = user.args[1]
@@ -249,12 +261,14 @@ class _Reader:
             self.is_one_of_several,
             self.rotates,
             self.attends,
+            self.lines_up_tokens,
             self.splits_heads,
             self.merges_heads,
             self.counts_positions,
             self.combines,
             self.scales,
             self.activates,
+            self.softens,
         )
         if not any(rule(node) for rule in rules):
             raise TraceError(f"{self.path or 'the model'}: no rule knows {node.target}")
@@ -298,6 +312,28 @@ class _Reader:
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         self.add(node, "attention", "attention", inputs, {"scale": scale, "window": window, "dropout": dropout})
         return True
+
+    def lines_up_tokens(self, node: fx.Node) -> bool:
+        """Routers and experts may take all tokens in a row, whatever their sequence: the nodes take them as they are."""
+        if node.target not in RESHAPES or not isinstance(node.args[0], fx.Node):
+            return False
+        source, before, after = node.args[0], *(n.meta["val"].shape for n in (node.args[0], node))
+        if before[-1] != after[-1]:
+            return False
+        into = (
+            len(before) == 3 and len(after) == 2 and all(self.is_of(user, "router", "experts") for user in node.users)
+        )
+        back = len(before) == 2 and len(after) == 3 and self.is_of(source, "experts")
+        if into or back:
+            self.refs[node] = self.ref(source)
+        return into or back
+
+    def is_of(self, node: fx.Node, *ops: str) -> bool:
+        """Whether a node is a module that is one of these ops."""
+        if node.op != "call_module":
+            return False
+        leaf = self.recogniser.leaf(f"{self.path}.{node.target}".lstrip("."))
+        return leaf is not None and leaf.op in ops
 
     def splits_heads(self, node: fx.Node) -> bool:
         view, *dims = node.args
@@ -363,6 +399,16 @@ class _Reader:
         self.add(node, "activation", "activation", {"x": self.ref(source_of(node))}, {"fn": fn})
         return True
 
+    def softens(self, node: fx.Node) -> bool:
+        """A softmax along the last dimension, in the dtype that it is given."""
+        if node.target is not aten.softmax.int or len(node.args) != 2 or node.kwargs:
+            return False
+        source = source_of(node)
+        if node.args[1] not in (-1, source.meta["val"].dim() - 1):
+            return False
+        self.add(node, "probabilities", "softmax", {"x": self.ref(source)})
+        return True
+
     def _stream(self) -> set[str]:
         """The values that a residual path carries: the block's own stream, and sums onto it."""
         return {
@@ -371,6 +417,7 @@ class _Reader:
         }
 
 
+RESHAPES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.view_as.default)
 BINARY: Mapping[Any, str] = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
 FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
     aten.silu.default: "silu",
@@ -379,6 +426,13 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
     aten.tanh.default: "tanh",
     aten.sigmoid.default: "sigmoid",
 }
+
+
+def experts_ports(graph: fx.Graph) -> tuple[str, ...]:
+    """Which port each input of an experts module is: a trace gives them in an order of its own."""
+    call = next(node for node in graph.nodes if node.target is torch.ops.canvas_rt.experts.default)
+    feeds = dict(zip(call.args, OPS["experts"].inputs, strict=True))
+    return tuple(feeds[node] for node in graph.nodes if node.op == "placeholder" and node.users)
 
 
 def source_of(node: fx.Node) -> fx.Node:

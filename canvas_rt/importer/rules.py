@@ -1,6 +1,8 @@
 """Rules that know whole modules. Each is proved: the module runs beside our kernel, and must be equal to the last bit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor, nn
 
 from canvas_rt.importer.proof import generator, proved, same
 from canvas_rt.importer.trace import is_rotary, rotary_width
+from canvas_rt.ops.catalogue import SCORINGS
+from canvas_rt.ops.experts import one_by_one, route
 from canvas_rt.ops.kernels import ACTIVATION_KERNELS, KERNELS, Context, rms_norm
 
 Leaf = tuple[str, dict[str, Any]]
@@ -99,6 +103,82 @@ def _dropout(module: nn.Module) -> Leaf | None:
     return ("dropout", {"p": float(module.p)}) if type(module) is nn.Dropout else None
 
 
+def _router(module: nn.Module) -> Leaf | None:
+    weight, top_k = getattr(module, "weight", None), getattr(module, "top_k", None)
+    known = isinstance(weight, nn.Parameter) and weight.dim() == 2 and isinstance(top_k, int)
+    if not known or [name for name, _ in module.named_parameters()] != ["weight"]:
+        return None
+    assert isinstance(weight, nn.Parameter)
+    experts, size = weight.shape
+    for scoring, normalise in product(SCORINGS, (True, False)):
+        attrs = {"size": size, "num_experts": experts, "top_k": top_k, "scoring": scoring, "normalise": normalise}
+
+        def equal(dtype: torch.dtype, attrs: dict[str, Any] = attrs) -> bool:
+            x = torch.randn(7, size, generator=generator()).to(dtype)
+            # A fresh model's router is of zeros or nearly so: all experts would tie.
+            with weights_of(module, lambda p: torch.randn(p.shape, generator=generator()), dtype) as own:
+                _, weights, indices = module(x)
+                ours = route(x, own["weight"], attrs)
+            return torch.equal(indices, ours[0]) and same(weights, ours[1])
+
+        if proved(equal):
+            return "router", attrs
+    return None
+
+
+def _experts(module: nn.Module) -> Leaf | None:
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    if shapes.keys() != {"gate_up_proj", "down_proj"} or len(shapes["down_proj"]) != 3:
+        return None
+    experts, size, width = shapes["down_proj"]
+    act = _activation(getattr(module, "act_fn", nn.Identity()))
+    if shapes["gate_up_proj"] != (experts, 2 * width, size) or act is None:
+        return None
+    kernel = ACTIVATION_KERNELS[act[1]["fn"]]
+
+    def equal(dtype: torch.dtype) -> bool:
+        random = generator()
+        x = torch.randn(9, size, generator=random).to(dtype)
+        weights, indices = torch.rand(9, experts, generator=random).to(dtype).topk(min(2, experts))
+        with (
+            weights_of(module, lambda p: torch.randn(p.shape, generator=random) * 0.1, dtype) as own,
+            run_by_itself(module),
+        ):
+            theirs = module(x, indices, weights)
+            return same(theirs, one_by_one(x, indices, weights, own["gate_up_proj"], own["down_proj"], kernel))
+
+    attrs = {"size": size, "intermediate_size": width, "num_experts": experts, **act[1]}
+    return ("experts", attrs) if proved(equal) else None
+
+
+@contextmanager
+def weights_of(module: nn.Module, draw: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
+    """Give a module other weights for the while, of one dtype. Gives them by name."""
+    kept = {name: parameter.data for name, parameter in module.named_parameters()}
+    drawn = {name: draw(data).to(dtype) for name, data in kept.items()}
+    for name, parameter in module.named_parameters():
+        parameter.data = drawn[name]
+    try:
+        yield drawn
+    finally:
+        for name, parameter in module.named_parameters():
+            parameter.data = kept[name]
+
+
+@contextmanager
+def run_by_itself(module: nn.Module) -> Iterator[None]:
+    """Let an experts module compute by its own `forward`, whatever implementation its config names."""
+    config: Any = getattr(module, "config", None)
+    before = getattr(config, "_experts_implementation_internal", None)
+    if config is not None:
+        config._experts_implementation_internal = "eager"
+    try:
+        yield
+    finally:
+        if config is not None:
+            config._experts_implementation_internal = before
+
+
 MODULES: tuple[Callable[[nn.Module], Leaf | None], ...] = (
     _linear,
     _embedding,
@@ -106,5 +186,7 @@ MODULES: tuple[Callable[[nn.Module], Leaf | None], ...] = (
     _dropout,
     _rotary,
     _rms_norm,
+    _router,
+    _experts,
     _activation,
 )

@@ -18,14 +18,47 @@ UNPROBED = ("num_hidden_layers", "initializer_range", "pretraining_tp")
 """Numbers that shape no tensor of a layer: depth becomes a stack's count, the others act at initialisation or not at all."""
 
 
-def probe_assignments(config: Mapping[str, Any], pinned: Collection[str] = ()) -> tuple[dict[str, Any], ...]:
+def probe_assignments(
+    config: Mapping[str, Any], pinned: Collection[str] = (), overrides: Collection[Mapping[str, Any]] = ()
+) -> tuple[dict[str, Any], ...]:
     """Small, valid and mutually unlike values for every number in a config; those in `pinned` keep theirs.
 
-    Query heads stay a multiple of key/value heads, hidden_size an even multiple of query heads, and head_dim even.
+    Query heads stay a multiple of key/value heads, hidden_size an even multiple of query heads, and head_dim even. Other
+    integers, `overrides` of layers included, stay in order: experts chosen for a token are not more than there are.
     """
     names = [name for name, value in config.items() if is_probed(name, value)]
     kept = {name: config[name] for name in names if name in pinned}
-    return tuple({**_assignment(names, config, probe), **kept} for probe in range(PROBES))
+    ranks = _ranks(config, overrides)
+    return tuple({**_assignment(names, config, probe, ranks), **kept} for probe in range(PROBES))
+
+
+def probe_override(
+    name: str, value: int, probe: int, config: Mapping[str, Any], overrides: Collection[Mapping[str, Any]]
+) -> int | None:
+    """The value in a probe of a size that layers have for themselves; None where it goes by what it is called."""
+    rank = _ranks(config, overrides).get((name, value))
+    return None if rank is None else _unlike(rank, probe)
+
+
+Ranks = Mapping[tuple[str, int], int]
+
+
+def _ranks(config: Mapping[str, Any], overrides: Collection[Mapping[str, Any]]) -> Ranks:
+    """Integers without a rule of their own, smallest first."""
+    order = {name: index for index, name in enumerate(config)}
+    found = {
+        (name, value)
+        for table in (config, *overrides)
+        for name, value in table.items()
+        if isinstance(value, int) and is_probed(name, value) and name not in _known(0)
+    }
+    return {
+        pair: rank for rank, pair in enumerate(sorted(found, key=lambda pair: (pair[1], order.get(pair[0], 0), pair)))
+    }
+
+
+def _unlike(rank: int, probe: int) -> int:
+    return 2 * (17 + 23 * probe + 7 * rank) + probe
 
 
 def is_probed(name: str, value: Any) -> bool:
@@ -37,10 +70,11 @@ def is_probed(name: str, value: Any) -> bool:
     return not name.endswith(("_token_id", "_ids"))
 
 
-def _assignment(names: Sequence[str], config: Mapping[str, Any], probe: int) -> dict[str, Any]:
+def _known(probe: int) -> dict[str, int]:
+    """What must go together."""
     groups = (2, 3, 5)[probe]
     heads = groups * (2, 4, 3)[probe]
-    known = {
+    return {
         "num_key_value_heads": groups,
         "num_attention_heads": heads,
         "hidden_size": heads * (18, 8, 22)[probe],
@@ -50,6 +84,10 @@ def _assignment(names: Sequence[str], config: Mapping[str, Any], probe: int) -> 
         "max_position_embeddings": (256, 320, 448)[probe],
         "pad_token_id": (3, 7, 9)[probe],
     }
+
+
+def _assignment(names: Sequence[str], config: Mapping[str, Any], probe: int, ranks: Ranks) -> dict[str, Any]:
+    known = _known(probe)
     values: dict[str, Any] = {}
     for index, name in enumerate(names):
         if name in known:
@@ -57,7 +95,7 @@ def _assignment(names: Sequence[str], config: Mapping[str, Any], probe: int) -> 
         elif isinstance(config[name], float):
             values[name] = (1 + probe) * (0.011 + 0.0017 * index) * (1e-4 if name.endswith("eps") else 1)
         else:
-            values[name] = 2 * (17 + 23 * probe + 7 * index) + probe
+            values[name] = _unlike(ranks[name, config[name]], probe)
     return values
 
 

@@ -1,4 +1,4 @@
-"""Trace a transformers model into graphs, one per module, with attention and rotary embeddings as single nodes."""
+"""Trace a transformers model into graphs, one per module, with attention, rotary embeddings and experts as single nodes."""
 
 import contextlib
 import logging
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ATTENTION = "canvas"
-"""The name under which our attention and mask functions are registered with transformers."""
+TRACED = "canvas"
+"""The name under which our functions for attention, masks and experts are registered with transformers."""
 
 _library: Any = torch.library.Library("canvas_rt", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define("attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout) -> Tensor")
 _library.define("rotary_embedding(Tensor position_ids, int head_dim) -> (Tensor, Tensor)")
+_library.define("experts(Tensor x, Tensor indices, Tensor weights) -> Tensor")
 
 
 def _attention_shape(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, dropout: float) -> Tensor:
@@ -27,9 +28,14 @@ def _rotary_shape(position_ids: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
     return tuple(torch.empty(shape, dtype=dtype, device=position_ids.device) for _ in range(2))  # type: ignore[return-value]
 
 
+def _experts_shape(x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 # The tracer asks only for shapes; numbers come from canvas_rt.ops.kernels.
 _library.impl("attention", _attention_shape, "CompositeExplicitAutograd")
 _library.impl("rotary_embedding", _rotary_shape, "CompositeExplicitAutograd")
+_library.impl("experts", _experts_shape, "CompositeExplicitAutograd")
 
 
 class TraceError(Exception):
@@ -48,7 +54,8 @@ def _traced_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    known = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+    known = {"position_ids", "use_cache", "return_dict"}
+    known |= {"output_attentions", "output_hidden_states", "output_router_logits"}
     effective = {name for name, given in kwargs.items() if given is not None and name not in known}
     if effective:
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
@@ -64,13 +71,20 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     """Masks are no part of the graph: an attention node knows which keys each query may see."""
 
 
-def register_attention() -> None:
-    """Tell transformers of our attention and mask functions, through its public extension points."""
+def _traced_experts(module: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """Which tokens an expert serves depends on data: what the module computes is told by running it (`rules.py`)."""
+    return torch.ops.canvas_rt.experts(hidden_states, top_k_index, top_k_weights)  # type: ignore[no-any-return]
+
+
+def register_functions() -> None:
+    """Tell transformers of our functions, through its public extension points."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _traced_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _no_mask)
+    ALL_ATTENTION_FUNCTIONS.register(TRACED, _traced_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(TRACED, _no_mask)
+    ALL_EXPERTS_FUNCTIONS.register(TRACED, _traced_experts)
 
 
 @contextlib.contextmanager

@@ -1,104 +1,22 @@
 """The ops that a node can be: ports, settings, parameters, and what must hold for each. Needs no torch."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import display
 from canvas_rt.ir.frozen import FrozenMap
-
-Shape = tuple[int, ...]
-Problem = tuple[str, str]
-"""What is wrong, and a way out."""
+from canvas_rt.ops.op import Facts, Op, ParameterSpec, Problem, Setting, Shape, show
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "gelu_new", "relu", "relu2", "tanh", "sigmoid", "mish", "linear")
 """Pointwise functions by the names that configs give them (`hidden_act`)."""
 
+SCORINGS = ("softmax", "sigmoid")
+"""How a router turns scores into weights."""
+
 ALIASES = {"swish": "silu", "gelu_fast": "gelu_new"}
 """Other names in use for the same function."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One attribute of an op."""
-
-    kind: Literal["size", "number", "flag", "choice", "table"]
-    """`size`: a positive integer. `number`: finite. `flag`: true or false. `choice`: one of `options`. `table`: JSON."""
-
-    summary: str
-    """What it sets, in a few words."""
-
-    default: Any = None
-    """Its value where a node does not set it. None with `optional` unset: every node must set it."""
-
-    optional: bool = False
-    """Whether `null` is a value."""
-
-    options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterSpec:
-    """One learned tensor of a node."""
-
-    name: str
-    shape: Shape
-    init: Literal["normal", "ones", "zeros"]
-    """How the family initialises it: normal with the config's `initializer_range`, or constant."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What an op's rules may look at: settings as numbers and as written, and the shapes that arrive."""
-
-    attrs: Mapping[str, Any]
-    shown: Mapping[str, str]
-    shapes: Mapping[str, Shape]
-    labels: Mapping[str, tuple[str, ...]] = FrozenMap()
-    """The same shapes in the model's own sizes, where they are known: `("batch", "seq", "hidden_size")`."""
-
-    def show(self, port: str) -> str:
-        """What arrives, as people read it: `[batch, seq, hidden_size] = [1, 4096, 2048]`."""
-        numbers, label = show(self.shapes[port]), self.labels.get(port)
-        named = "[" + ", ".join(label) + "]" if label else numbers
-        return numbers if named == numbers else f"{named} = {numbers}"
-
-    def named(self, attr: str) -> str:
-        """A setting as people read it: `hidden_size (4096)`, or just the number where it is one."""
-        value = str(self.attrs[attr])
-        return value if self.shown[attr] == value else f"{self.shown[attr]} ({value})"
-
-
-@dataclass(frozen=True)
-class Op:
-    """What a node can be."""
-
-    name: str
-    title: str
-    """As shown to people and used for emitted classes: `RMSNorm`."""
-
-    group: Literal["embedding", "position", "attention", "norm", "mlp", "arithmetic", "shape"]
-    summary: str
-    """One line for the palette."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...] = ("out",)
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    parameters: Callable[[Mapping[str, Any]], tuple[ParameterSpec, ...]] = lambda attrs: ()
-    problems: Callable[[Facts], Iterator[Problem]] = lambda facts: iter(())
-    """What forbids running with these settings and shapes."""
-
-    recover: Callable[[Facts], tuple[Shape, ...]] = lambda facts: (next(iter(facts.shapes.values())),)
-    """The shapes that the op would most likely give, so that one flaw does not hide those after it."""
-
-    source: str = ""
-    """The paper."""
-
-
-def show(shape: Shape) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
 
 
 def _last_dim(size: str, port: str = "x") -> Callable[[Facts], Iterator[Problem]]:
@@ -182,6 +100,48 @@ def _rotary(facts: Facts) -> Iterator[Problem]:
         yield f"head_dim ({facts.attrs['head_dim']}) is odd", "Rotary positions turn pairs of channels: make it even."
 
 
+def _router(facts: Facts) -> Iterator[Problem]:
+    yield from _stream(facts)
+    experts, chosen = facts.attrs["num_experts"], facts.attrs["top_k"]
+    if chosen > experts:
+        yield (
+            f"chooses {facts.named('top_k')} of {facts.named('num_experts')} experts",
+            f"Set top_k to at most {experts}, or num_experts to at least {chosen}.",
+        )
+
+
+def _experts(facts: Facts) -> Iterator[Problem]:
+    yield from _stream(facts)
+    x, indices, weights = (facts.shapes[port] for port in ("x", "indices", "weights"))
+    if indices != weights:
+        yield (
+            f"indices {facts.show('indices')} and weights {facts.show('weights')} are not one for one",
+            "Take both from one router.",
+        )
+    elif len(indices) != 3 or indices[:2] != x[:2]:
+        yield (
+            f"indices {facts.show('indices')} choose for other tokens than those of x {facts.show('x')}",
+            "Let the router read a value of the same tokens.",
+        )
+
+
+def _stream(facts: Facts) -> Iterator[Problem]:
+    """A value for each token, as wide as `size` says."""
+    if len(facts.shapes["x"]) == 3:
+        yield from _last_dim("size")(facts)
+    else:
+        yield f"takes x as [batch, seq, size], but x is {facts.show('x')}", "Feed it the stream."
+
+
+def _expert_parameters(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
+    """All experts in one tensor each, as transformers keeps them: gate and up projection one above the other."""
+    experts, size, width = attrs["num_experts"], attrs["size"], attrs["intermediate_size"]
+    return (
+        ParameterSpec("gate_up_proj", (experts, 2 * width, size), "normal"),
+        ParameterSpec("down_proj", (experts, size, width), "normal"),
+    )
+
+
 def _same_but_last(facts: Facts, size: str) -> tuple[Shape, ...]:
     return ((*facts.shapes["x"][:-1], facts.attrs[size]),)
 
@@ -220,6 +180,7 @@ OPS: Mapping[str, Op] = {
             },
             parameters=lambda a: (ParameterSpec("weight", (a["num_embeddings"], a["embedding_dim"]), "normal"),),
             recover=lambda facts: ((*facts.shapes["ids"], facts.attrs["embedding_dim"]),),
+            whole=frozenset({"ids"}),
         ),
         Op(
             name="position_ids",
@@ -228,6 +189,7 @@ OPS: Mapping[str, Op] = {
             summary="Numbers the tokens, continuing after those that the cache holds.",
             inputs=(),
             recover=lambda facts: ((1, 1),),
+            whole=frozenset({"out"}),
         ),
         Op(
             name="rotary_embedding",
@@ -243,6 +205,7 @@ OPS: Mapping[str, Op] = {
             },
             problems=_rotary,
             recover=lambda facts: ((*facts.shapes["position_ids"], facts.attrs["head_dim"]),) * 2,
+            whole=frozenset({"position_ids"}),
             source="Su et al. 2021, RoFormer (arXiv:2104.09864)",
         ),
         Op(
@@ -354,6 +317,43 @@ OPS: Mapping[str, Op] = {
             settings={"fn": Setting("choice", "which function", "silu", options=ACTIVATIONS)},
         ),
         Op(
+            name="router",
+            title="Router",
+            group="mlp",
+            summary="Chooses the experts that serve each token, and how much each of them counts.",
+            inputs=("x",),
+            outputs=("indices", "weights"),
+            settings={
+                "size": Setting("size", "width of a vector"),
+                "num_experts": Setting("size", "experts to choose from"),
+                "top_k": Setting("size", "experts that serve a token"),
+                "scoring": Setting("choice", "what makes scores comparable", "softmax", options=SCORINGS),
+                "normalise": Setting("flag", "whether the weights of the chosen sum to one", True),
+            },
+            parameters=lambda a: (ParameterSpec("weight", (a["num_experts"], a["size"]), "normal"),),
+            problems=_router,
+            recover=lambda facts: ((*facts.shapes["x"][:-1], facts.attrs["top_k"]),) * 2,
+            source="Shazeer et al. 2017 (arXiv:1701.06538); Jiang et al. 2024, Mixtral (arXiv:2401.04088)",
+            whole=frozenset({"indices"}),
+        ),
+        Op(
+            name="experts",
+            title="Experts",
+            group="mlp",
+            summary="Gated MLPs side by side; each token passes through those that a router chose for it.",
+            inputs=("x", "indices", "weights"),
+            settings={
+                "size": Setting("size", "width of a vector"),
+                "intermediate_size": Setting("size", "width within each expert"),
+                "num_experts": Setting("size", "how many experts"),
+                "fn": Setting("choice", "the activation on the gate", "silu", options=ACTIVATIONS),
+            },
+            parameters=_expert_parameters,
+            problems=_experts,
+            source="Jiang et al. 2024, Mixtral (arXiv:2401.04088); Shazeer 2020, GLU variants (arXiv:2002.05202)",
+            whole=frozenset({"indices"}),
+        ),
+        Op(
             name="dropout",
             title="Dropout",
             group="arithmetic",
@@ -368,6 +368,13 @@ OPS: Mapping[str, Op] = {
             summary="Multiplies by a constant.",
             inputs=("x",),
             settings={"factor": Setting("number", "the constant", 1.0)},
+        ),
+        Op(
+            name="softmax",
+            title="Softmax",
+            group="arithmetic",
+            summary="Turns scores into probabilities that sum to one along the last dimension.",
+            inputs=("x",),
         ),
         _binary("add", "Add", "Adds two values: the residual connection."),
         _binary("sub", "Subtract", "Subtracts b from a."),
@@ -431,6 +438,7 @@ __all__ = [
     "ACTIVATIONS",
     "ALIASES",
     "OPS",
+    "SCORINGS",
     "Facts",
     "FrozenMap",
     "Op",

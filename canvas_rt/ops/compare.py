@@ -69,10 +69,14 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
 
 def environment_of(document: Document, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A document's environment with some sizes set, the others following."""
-    if not values:
-        return document.environment
+    return at_sizes(document, values).environment if values else document.environment
+
+
+def at_sizes(document: Document, values: Mapping[str, Any]) -> Document:
+    """A document with those of its sizes set that `values` has."""
     sizes = document.sizes.with_items({name: value for name, value in values.items() if name in document.sizes})
-    return document.replace(sizes=sizes).environment
+    changed: Document = document.replace(sizes=sizes)
+    return changed
 
 
 class _Comparison:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from canvas_rt.ops.catalogue import ALIASES
+from canvas_rt.ops.experts import grouped, one_by_one, route
 
 Backend = Literal["shape", "math", "sdpa", "flash", "efficient"]
 """How attention runs. `shape`: not at all, an empty result. `math`: separate matmuls. `sdpa`: as PyTorch chooses.
@@ -174,6 +175,25 @@ def _position_ids(inputs: Values, attrs: Mapping[str, Any], parameters: Values, 
     return ((torch.arange(context.sequence, device=context.device) + context.past).unsqueeze(0),)
 
 
+def _router(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    x = inputs["x"]
+    if context.backend == "shape":
+        shape = (*x.shape[:-1], attrs["top_k"])
+        return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape)
+    return route(x, parameters["weight"], attrs)
+
+
+def _experts(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    x = inputs["x"]
+    if context.backend == "shape":
+        return (torch.empty_like(x),)
+    # Where attention runs by the kernels of a GPU, so do experts.
+    run = grouped if context.backend in ("flash", "efficient") else one_by_one
+    tokens, indices, weights = (inputs[port].flatten(0, 1) for port in ("x", "indices", "weights"))
+    act = ACTIVATION_KERNELS[ALIASES.get(attrs["fn"], attrs["fn"])]
+    return (run(tokens, indices, weights, parameters["gate_up_proj"], parameters["down_proj"], act).view_as(x),)
+
+
 def _simple(function: Callable[[Values, Mapping[str, Any], Values], Tensor]) -> Kernel:
     return lambda inputs, attrs, parameters, context: (function(inputs, attrs, parameters),)
 
@@ -190,8 +210,11 @@ KERNELS: Mapping[str, Kernel] = {
     "merge_heads": _simple(lambda i, a, p: i["x"].reshape(*i["x"].shape[:2], -1)),
     "attention": _attention,
     "activation": _simple(lambda i, a, p: ACTIVATION_KERNELS[ALIASES.get(a["fn"], a["fn"])](i["x"])),
+    "router": _router,
+    "experts": _experts,
     "dropout": _simple(lambda i, a, p: i["x"]),
     "scale": _simple(lambda i, a, p: i["x"] * a["factor"]),
+    "softmax": _simple(lambda i, a, p: i["x"].softmax(dim=-1)),
     "add": _simple(lambda i, a, p: i["a"] + i["b"]),
     "sub": _simple(lambda i, a, p: i["a"] - i["b"]),
     "mul": _simple(lambda i, a, p: i["a"] * i["b"]),

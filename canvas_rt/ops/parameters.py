@@ -10,6 +10,7 @@ from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import own_names, parse_layers, walk
 from canvas_rt.ops.catalogue import OPS, Op, ParameterSpec, Shape, complete, parameter_shapes
+from canvas_rt.ops.routing import routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Parameters:
 
     total: int
     active: int
-    """Those that one token passes through. All of them, while no op chooses between experts."""
+    """Those that one token passes through: all but the experts that are not chosen for it."""
 
     by_node: Mapping[str, int]
     """For each node that has any; a tied tensor counts where it is stored."""
@@ -90,7 +91,16 @@ def count_parameters(document: Document) -> Parameters:
     for row in parameter_table(document):
         by_node[row.path] = by_node.get(row.path, 0) + row.count
     total = sum(by_node.values())
-    return Parameters(total, total, by_node)
+    return Parameters(total, total - _idle(document, by_node), by_node)
+
+
+def _idle(document: Document, by_node: Mapping[str, int]) -> int:
+    """Parameters of experts that serve another token. Where no router chooses, none is known to be idle."""
+    return sum(
+        by_node[route.experts] // route.held * max(0, route.held - route.choice.chosen)
+        for route in routes(document)
+        if route.choice is not None
+    )
 
 
 def parameter_keys(document: Document) -> dict[str, Shape]:

@@ -318,11 +318,21 @@ def _both(symbolic: tuple[str, ...], actual: Shape) -> str:
 
 def _fractions(op: Op, values: Mapping[str, Tensor], facts: Facts) -> Iterator[tuple[str, str]]:
     """On meta, PyTorch would look up anything."""
-    if op.name == "embedding" and values["ids"].is_floating_point():
-        yield (
-            f"looks up token ids, which are whole numbers, but ids is {facts.show('ids')} of fractions",
-            "Feed it input_ids.",
-        )
+    for port in op.inputs:
+        if port in op.whole and values[port].is_floating_point():
+            what, feed = WHOLE.get(port, ("whole numbers", "whole numbers"))
+            yield (
+                f"takes {what}, which are whole numbers, but {port} is {facts.show(port)} of fractions",
+                f"Feed it {feed}.",
+            )
+
+
+WHOLE = {
+    "ids": ("token ids", "input_ids"),
+    "position_ids": ("positions", "what a PositionIds node gives"),
+    "indices": ("the numbers of experts", "the indices that a Router gives"),
+}
+"""What ports of whole numbers take, and what gives it."""
 
 
 def _problems(op: Op, facts: Facts) -> Iterator[tuple[str, str]]:
@@ -346,8 +356,8 @@ def _recovered(op: Op, facts: Facts) -> Sequence[Tensor | None]:
         shapes = op.recover(facts)
         if len(shapes) != len(op.outputs) or not all(_is_shape(shape) for shape in shapes):
             return ()
-        whole = op.name == "position_ids"
-        return tuple(Flow(tuple(shape), whole).make() for shape in shapes)
+        flows = (Flow(tuple(s), port in op.whole) for port, s in zip(op.outputs, shapes, strict=True))
+        return tuple(flow.make() for flow in flows)
     except (*REFUSALS, StopIteration):
         return ()
 

@@ -136,6 +136,14 @@ def _silu_backward(grad: Tensor, x: Tensor) -> Any:
     return _binary(grad, x)
 
 
+def _softmax(x: Tensor, dim: int, half_to_float: bool) -> Any:
+    return NotImplemented if half_to_float or not x.is_contiguous() else _pointwise(x)
+
+
+def _softmax_backward(grad: Tensor, out: Tensor, dim: int, dtype: torch.dtype) -> Any:
+    return _binary(grad, out) if dtype == grad.dtype and grad.is_contiguous() else NotImplemented
+
+
 def _flash(
     q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, *args: Any, **kwargs: Any
 ) -> Any:
@@ -168,6 +176,8 @@ FAST: Mapping[Any, FastKernel] = {
     aten.relu.default: _pointwise,
     aten.gelu.default: lambda x, **kwargs: _pointwise(x),
     aten.silu_backward.default: _silu_backward,
+    aten._softmax.default: _softmax,
+    aten._softmax_backward_data.default: _softmax_backward,
     aten._to_copy.default: _to_copy,
     aten.sum.dim_IntList: _reduce,
     aten.mean.dim: _reduce,

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+import canvas_rt.ops.experts  # noqa: F401  (registers the grouped product)
 from canvas_rt.physics import meta
 
 GRANULE = 512
@@ -78,7 +79,14 @@ def _chosen(args: Sequence[Any], out: Tensor) -> int:
     return 2 * int(args[1].nbytes)
 
 
+def _grouped(args: Sequence[Any], out: Tensor) -> int:
+    """Of the experts' weights, those of at most as many experts as there are rows."""
+    x, weight = args[0], args[1]
+    return int(x.nbytes + out.nbytes + weight.nbytes * min(len(x), len(weight)) // len(weight))
+
+
 _MOVED: Mapping[Any, Callable[[Sequence[Any], Any], int]] = {
+    torch.ops.canvas_rt.grouped_mm.default: _grouped,
     aten.embedding.default: _gathered,
     aten.embedding_dense_backward.default: _scattered,
     aten.nll_loss_forward.default: lambda args, out: _chosen(args, out[0]),

@@ -377,7 +377,7 @@ def head_path(blocks: Blocks, root: str) -> str:
             return ""
         if item.op == "linear":
             return item.id
-        if item.op not in ("scale", "activation"):
+        if item.op not in ("scale", "activation", "softmax"):
             return ""
         ref = next(iter(item.inputs.values()))
 

@@ -1,15 +1,12 @@
 """The checks themselves, run in a process of their own on a folder that Canvas emitted."""
 
-import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from canvas_rt.codegen.blocks import Plan
@@ -25,10 +22,12 @@ from canvas_rt.ir.files import fingerprint, load, read_json, structure
 from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import walk
 from canvas_rt.ops.compare import difference
-from canvas_rt.ops.interpret import Interpreter, random_parameters
+from canvas_rt.ops.interpret import random_parameters
 from canvas_rt.ops.kernels import Context
 from canvas_rt.ops.parameters import parameter_keys
+from canvas_rt.ops.routing import routes
 from canvas_rt.verifier.certificate import Certificate, Finding
+from canvas_rt.verifier.runs import Recorder, Result, fill, first_difference, largest, loss_of, recording
 from canvas_rt.verifier.shrink import pinned, shrink, small_enough
 
 BATCH, SEQUENCE = 2, 40
@@ -40,18 +39,6 @@ builds none, and branches summed in another order. Against transformers' own cla
 SHRUNK_WITH_SIZES = ("pad_token_id", "bos_token_id", "eos_token_id", "attention_dropout", "rope_parameters")
 BF16_TOLERANCE = 0.1
 """Relative to the largest logit: bf16 keeps 8 bits, kernels sum in other orders, and errors grow with depth."""
-
-Gradients = Mapping[str, Tensor]
-
-
-@dataclass
-class Result:
-    """One forward and backward run."""
-
-    logits: Tensor
-    gradients: Gradients
-    values: Mapping[str, Tensor]
-    """What each module or node gave, by path, in order of execution."""
 
 
 class Verification:
@@ -101,6 +88,8 @@ class Verification:
         with quiet():
             config = config_class(**values)
             config._attn_implementation = attention
+            # What is verified is the emitted code; other ways to run experts refuse the small sizes.
+            config._experts_implementation = "eager"
             model: nn.Module = model_class(config).float().eval()
         return fill(model, self.weights, document.tied)
 
@@ -129,7 +118,10 @@ class Verification:
 
         config = StockFactory(self.origin.model_type).config({n: v for n, v in values.items() if n != "dtype"})
         with quiet():
-            model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation=attention).float().eval()
+            made = AutoModelForCausalLM.from_config(
+                config, attn_implementation=attention, experts_implementation="eager"
+            )
+            model: nn.Module = made.float().eval()
         tied: Any = model._tied_weights_keys if config.tie_word_embeddings else {}
         return fill(model, self.weights, tied)
 
@@ -152,7 +144,7 @@ class Verification:
                 leaves[key] = self.weights(key, shape).clone().requires_grad_()
             return leaves[key]
 
-        recorder = _Recorder(document, parameter, Context(BATCH, SEQUENCE, self.ids.device))
+        recorder = Recorder(document, parameter, Context(BATCH, SEQUENCE, self.ids.device))
         logits = recorder.run({"input_ids": self.ids})["logits"]
         torch.autograd.backward(loss_of(logits, self.ids))
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
@@ -232,7 +224,11 @@ class Verification:
         model: Any = self.emitted(self.small)
         with tempfile.TemporaryDirectory() as folder, quiet(), torch.no_grad():
             model.save_pretrained(folder)
-            again = type(model).from_pretrained(folder, attn_implementation="sdpa").float().eval()
+            own = {"attn_implementation": "sdpa", "experts_implementation": "eager"}
+            again = type(model).from_pretrained(folder, **own).float().eval()
+            for parameter in again.parameters():
+                # What is read from a file may lie at odd addresses, where matrix products round in another order.
+                parameter.data = parameter.data.clone()
             return largest(model(input_ids=self.ids).logits, again(input_ids=self.ids).logits)
 
     def numbers(self) -> tuple[Finding, Finding]:
@@ -325,7 +321,8 @@ class Verification:
         if not torch.cuda.is_available():
             return Finding(None, "no GPU here")
         apart = self.half_precision("cuda")
-        told = f"bf16 on the GPU is within {apart:.1%} of fp32 on the CPU (8 bits, other kernels)"
+        where = " for nine tokens in ten (others may be served by other experts)" if routes(self.small) else ""
+        told = f"bf16 on the GPU is within {apart:.1%} of fp32 on the CPU{where} (8 bits, other kernels)"
         return Finding(apart <= BF16_TOLERANCE, told, apart)
 
     @torch.no_grad()
@@ -336,7 +333,10 @@ class Verification:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
         ours = model.to(device)(input_ids=self.ids.to(device), use_cache=False).logits
-        return largest(ours.float().cpu(), reference) / max(1e-6, float(reference.abs().max()))
+        apart = (ours.float().cpu() - reference).abs().amax(-1).flatten() / max(1e-6, float(reference.abs().max()))
+        # Where two experts score nearly alike, 8 bits choose another: such a token tells nothing of the code.
+        worst = float(apart.quantile(0.9) if routes(self.small) else apart.max())
+        return worst if worst == worst else float("inf")
 
     def change(self) -> tuple[str, str]:
         """What became of the origin: its label, and what tells."""
@@ -414,76 +414,12 @@ class Verification:
             return failed, failed
 
 
-class _Recorder(Interpreter):
-    """An interpreter that keeps what every item gives."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.values: dict[str, Tensor] = {}
-
-    def item(self, item: Any, environment: Any, inputs: Any, prefix: str) -> Any:
-        results = super().item(item, environment, inputs, prefix)
-        if len(results) == 1:
-            self.values[prefix + item.id] = next(iter(results.values())).detach()
-        return results
-
-
 def guarded(check: Callable[[], Finding]) -> Finding:
     """A check's finding; a model that raises has failed it."""
     try:
         return check()
     except Exception as error:
         return Finding(False, f"the model does not run: {type(error).__name__}: {str(error)[:300]}")
-
-
-def loss_of(logits: Tensor, ids: Tensor) -> Tensor:
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
-
-
-def largest(a: Tensor, b: Tensor) -> float:
-    """The largest difference, infinite where shapes differ or a number is none."""
-    if a.shape != b.shape:
-        return float("inf")
-    apart = float((a.float() - b.float()).abs().max()) if a.numel() else 0.0
-    return apart if apart == apart else float("inf")
-
-
-def first_difference(ours: Result, theirs: Result) -> str:
-    """The path of the first module or node at which two runs differ."""
-    for path, value in theirs.values.items():
-        mine = ours.values.get(path)
-        if mine is not None and largest(mine, value):
-            return path
-    return "the logits" if largest(ours.logits, theirs.logits) else ""
-
-
-@contextlib.contextmanager
-def recording(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
-    """Keep what every module gives, by its path."""
-
-    def keep(path: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) else output
-            if isinstance(first, Tensor):
-                values[path] = first.detach()
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(path)) for path, module in model.named_modules() if path]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def fill(model: nn.Module, weights: Callable[[str, tuple[int, ...]], Tensor], tied: Mapping[str, str]) -> nn.Module:
-    """Give every parameter the weights of its key; tied ones share."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name not in tied:
-                parameter.copy_(weights(name, tuple(parameter.shape)))
-    return model
 
 
 def source_key(document: Document, key: str) -> str | None:

@@ -1,14 +1,17 @@
 """Make a model small enough to run, and keep it the same model: unlike sizes, all layers, all ratios of heads."""
 
+import ast
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from canvas_rt.errors import CanvasError
-from canvas_rt.ir.document import Document, Stack
-from canvas_rt.ir.expressions import is_expression
+from canvas_rt.importer.symbols import probe_assignments
+from canvas_rt.ir.document import Block, Document, Node, Stack
+from canvas_rt.ir.expressions import expression, is_expression, names_in
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item
+from canvas_rt.ops.compare import at_sizes
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics.shapes import check
 
@@ -28,18 +31,51 @@ TOGETHER = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_d
 def pinned(document: Document) -> frozenset[str]:
     """Sizes that must keep their values, because the graph holds literal numbers that go with them.
 
-    Found by trying: the fewest of one at a time, those that divide one another, all.
+    Found by trying, at the small sizes and at those of the probes: the fewest of one at a time, those that divide one
+    another, all.
     """
     names = [name for name in document.sizes if name not in KEPT]
     attempts = [frozenset[str](), *(frozenset([name]) for name in names if name not in TOGETHER)]
-    attempts += [
-        frozenset(TOGETHER) & set(names),
-        frozenset(TOGETHER) & set(names) | {"intermediate_size"},
-        frozenset(names),
-    ]
-    return next(
-        (attempt for attempt in attempts if check(shrink(document, (), attempt)[0], sequence=4).ok), frozenset(names)
+    experts = frozenset(expert_counts(document)[0] & set(names))
+    together = frozenset(TOGETHER) & set(names)
+    attempts += [experts, together, together | {"intermediate_size"}, frozenset(names)]
+    return next((attempt for attempt in attempts if _stands(document, attempt)), frozenset(names))
+
+
+def _stands(document: Document, kept: frozenset[str]) -> bool:
+    """Whether the graph holds when all other sizes change."""
+    alike = document.replace(
+        blocks=FrozenMap({name: _changed(b, lambda *_: None) for name, b in document.blocks.items()})
     )
+    probes = probe_assignments(dict(document.environment), kept)
+    small, probed = shrink(document, (), kept)[0], [at_sizes(alike, values) for values in probes]
+    return all(check(tried, sequence=4).ok for tried in (small, *probed)) and all(map(_divides, probed))
+
+
+def _divides(document: Document) -> bool:
+    """Whether every quotient in a setting is exact: from a rounded one, no probe could tell what it is of."""
+    settings = [v for b in document.blocks.values() for i in b.nodes if isinstance(i, Node) for v in i.attrs.values()]
+    for value in settings:
+        for part in ast.walk(expression(value).tree) if is_expression(value) else ():
+            if isinstance(part, ast.BinOp) and isinstance(part.op, ast.FloorDiv):
+                rest = expression("=" + ast.unparse(ast.BinOp(part.left, ast.Mod(), part.right)))
+                if rest.evaluate(document.environment):
+                    return False
+    return True
+
+
+def _changed(block: Block, change: Callable[[str, Any], Any]) -> Block:
+    """A block with other values for the sizes that its layers have for themselves; None takes one away."""
+    items: list[Item] = []
+    for item in block.nodes:
+        if isinstance(item, Stack):
+            own = [{name: change(name, value) for name, value in kind.sizes.items()} for kind in item.kinds]
+            kept = [FrozenMap({name: value for name, value in sizes.items() if value is not None}) for sizes in own]
+            kinds = (kind.replace(sizes=sizes) for kind, sizes in zip(item.kinds, kept, strict=True))
+            items.append(item.replace(kinds=tuple(kinds)))
+        else:
+            items.append(item)
+    return block.replace(nodes=tuple(items))
 
 
 def shrink(
@@ -50,26 +86,18 @@ def shrink(
     `also`: further sizes that must follow the same map, such as those of the origin. `kept`: sizes that keep their values.
     """
     values = _values(document, also)
+    few = _few_experts(document, values, kept)
     table = {
-        name: {value: value for value in found} if name in kept else _small(name, sorted(found), values)
+        name: {value: value for value in found}
+        if name in kept
+        else few.get(name) or _small(name, sorted(found), values)
         for name, found in values.items()
     }
 
     def size(name: str, value: Any) -> Any:
         return value if is_expression(value) else table.get(name, {}).get(value, value)
 
-    blocks = {}
-    for name, block in document.blocks.items():
-        items: list[Item] = []
-        for item in block.nodes:
-            if isinstance(item, Stack):
-                kinds = tuple(
-                    kind.replace(sizes=FrozenMap({n: size(n, v) for n, v in kind.sizes.items()})) for kind in item.kinds
-                )
-                items.append(item.replace(kinds=kinds))
-            else:
-                items.append(item)
-        blocks[name] = block.replace(nodes=tuple(items))
+    blocks = {name: _changed(block, size) for name, block in document.blocks.items()}
     sizes = FrozenMap({name: size(name, value) for name, value in document.sizes.items()})
     small = document.replace(sizes=sizes, blocks=FrozenMap(blocks), config=_config(document.config))
     return small, table
@@ -99,6 +127,30 @@ def _values(document: Document, also: Iterable[Mapping[str, Any]]) -> dict[str, 
             if isinstance(value, int):  # an expression follows from others
                 found.setdefault(name, set()).add(value)
     return found
+
+
+def _few_experts(
+    document: Document, values: Mapping[str, set[int]], kept: Collection[str]
+) -> dict[str, dict[int, int]]:
+    """Numbers of experts, there and chosen, small and in order: a token must not be served by more than there are."""
+    names, numbers = expert_counts(document)
+    known = sorted(numbers.union(*(values[name] for name in names & values.keys())))
+    fixed = bool(numbers or names & set(kept))  # what stays as it is must stay in order with the rest
+    small = {real: real if fixed else min(real, 2 + 3 * index) for index, real in enumerate(known)}
+    return {name: {real: small[real] for real in values[name]} for name in names & values.keys()}
+
+
+def expert_counts(document: Document) -> tuple[set[str], set[int]]:
+    """The sizes that say how many experts there are or are chosen, and the numbers that do."""
+    names: set[str] = set()
+    numbers: set[int] = set()
+    for block in document.blocks.values():
+        for node in block.nodes:
+            if isinstance(node, Node) and node.op in ("router", "experts"):
+                counts = [value for name, value in node.attrs.items() if name in ("num_experts", "top_k")]
+                names.update(*map(names_in, counts))
+                numbers.update(value for value in counts if isinstance(value, int))
+    return names, numbers
 
 
 def _small(name: str, reals: list[int], values: Mapping[str, set[int]]) -> dict[int, int]:
