@@ -44,7 +44,8 @@ def test_everything_can_be_added_free_without_breaking_the_model(what: str, leve
 
 @pytest.mark.parametrize(
     "what", ["op:rms_norm", "op:layer_norm", "op:linear", "op:dropout", "op:scale", "op:activation", "recipe:gated_mlp",
-             "recipe:mlp", "recipe:mixture_of_experts", "recipe:grouped_query_attention", "recipe:multi_query_attention", "recipe:decoder_layer",
+             "recipe:mlp", "recipe:mixture_of_experts",
+             "recipe:grouped_query_attention", "recipe:multi_query_attention", "recipe:decoder_layer",
              "recipe:sliding_window_attention", "block:LlamaMLP", "block:LlamaAttention", "op:softmax"],
 )  # fmt: skip
 def test_what_is_dropped_on_the_stream_of_a_layer_fits(what: str) -> None:
