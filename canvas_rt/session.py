@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.edits import Edit, apply, difference, dump, parse_edits
 from canvas_rt.errors import CanvasError
 from canvas_rt.gestures.words import in_words
@@ -37,7 +38,10 @@ class State:
 
     @cached_property
     def check(self) -> Check:
-        return check(self.document, batch=self.setting.batch, sequence=self.setting.sequence)
+        try:
+            return check(self.document, batch=self.setting.batch, sequence=self.setting.sequence)
+        except Exception as error:  # a flaw of ours must not take the document away from its owner
+            return Check({}, (_flaw("cannot be checked", error),))
 
     @cached_property
     def report(self) -> Report | None:
@@ -55,8 +59,19 @@ class State:
                 dtype=s.dtype,
                 optimizer=s.optimizer,
             )
-        except CanvasError:
-            return None  # a scenario that the model or the card has no numbers for
+        except Exception as error:  # a scenario without numbers, or a flaw of ours
+            self._flaws.append(_flaw("has no cost in this scenario", error))
+            return None
+
+    @cached_property
+    def _flaws(self) -> list[Diagnostic]:
+        return []
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """All that is wrong, with what keeps a sound graph from having a cost."""
+        assert self.report is None or not self._flaws
+        return (*self.check.diagnostics, *self._flaws)
 
     @cached_property
     def parameters(self) -> int | None:
@@ -67,6 +82,13 @@ class State:
             return count_parameters(self.document).total
         except (CanvasError, KeyError, TypeError):
             return None
+
+
+def _flaw(what: str, error: Exception) -> Diagnostic:
+    if isinstance(error, CanvasError):
+        return Diagnostic("error", error.path, f"the model {what}: {error.message}", error.hint)
+    message = f"the model {what}: a flaw of Canvas itself, {type(error).__name__}: {str(error)[:200]}"
+    return Diagnostic("error", "", message, "Undo the last change and go on; please report it.")
 
 
 @dataclass(slots=True)
@@ -96,6 +118,14 @@ class Session:
     @property
     def document(self) -> Document:
         return self.state.document
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """What `restore` brings back."""
+        return self.state, self.revision, list(self.past), list(self.future)
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Be as if nothing had happened since the snapshot."""
+        self.state, self.revision, self.past, self.future = snapshot
 
     def edit(self, edits: Sequence[Edit], *, gesture: str | None = None) -> None:
         """Make edits, all or none, as one step of undo.

@@ -317,8 +317,13 @@ def _both(symbolic: tuple[str, ...], actual: Shape) -> str:
 
 
 def _fractions(op: Op, values: Mapping[str, Tensor], facts: Facts) -> Iterator[tuple[str, str]]:
-    """On meta, PyTorch would look up anything."""
+    """On meta, PyTorch would look up anything, and multiply whole numbers as if they were fractions."""
     for port in op.inputs:
+        if port not in op.whole and op.name not in ARITHMETIC and not values[port].is_floating_point():
+            yield (
+                f"takes fractions, but {port} is {facts.show(port)} of whole numbers, such as token ids",
+                "Put an embedding before it.",
+            )
         if port in op.whole and values[port].is_floating_point():
             what, feed = WHOLE.get(port, ("whole numbers", "whole numbers"))
             yield (
@@ -326,6 +331,9 @@ def _fractions(op: Op, values: Mapping[str, Tensor], facts: Facts) -> Iterator[t
                 f"Feed it {feed}.",
             )
 
+
+ARITHMETIC = frozenset({"add", "sub", "mul", "scale", "dropout"})
+"""What whole numbers may go through as well."""
 
 WHOLE = {
     "ids": ("token ids", "input_ids"),

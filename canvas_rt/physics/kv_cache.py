@@ -3,7 +3,7 @@
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import parse_layers
+from canvas_rt.ir.graph import live, parse_layers
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.physics.block_run import BlockRun, Flow
 from canvas_rt.physics.shapes import checked_run
@@ -30,8 +30,12 @@ def kv_cache_bytes(document: Document, *, batch: int, sequence: int, dtype: str 
 
 
 def _elements(run: BlockRun) -> int:
-    own = sum(_of_node(run, node) for node in run.block.nodes if isinstance(node, Node) and node.op == "attention")
-    return own + sum(_times(key) * _elements(inner) for key, inner in run.inside)
+    running = live(run.block)  # what no output depends on attends to nothing, and may not even be wired
+    nodes = [
+        node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention" and node.id in running
+    ]
+    inside = [(key, inner) for key, inner in run.inside if key.partition(".")[0] in running]
+    return sum(_of_node(run, node) for node in nodes) + sum(_times(key) * _elements(inner) for key, inner in inside)
 
 
 def _times(key: str) -> int:

@@ -85,7 +85,7 @@ def _known(what: str, value: str, known: Iterable[str]) -> None:
 
 def _time(total: Cost, by_node: Mapping[str, NodeCost], tokens: int) -> Time:
     seconds = sum(cost.time_s for cost in by_node.values())
-    return Time(seconds, total.compute_s, total.memory_s, tokens / seconds)
+    return Time(seconds, total.compute_s, total.memory_s, tokens / seconds if seconds else 0.0)
 
 
 def _costs(

@@ -37,7 +37,7 @@ def timeline(
     held = sum(input_bytes(document, whole.setup)) + resident_bytes(
         parameter_table(document), item_bytes(dtype), scenario
     )
-    run = np.fromiter(accumulate((nbytes for nbytes, _ in events(whole)), initial=held), dtype=np.int64)
+    run = np.fromiter(accumulate((nbytes for nbytes, _ in events(whole)), initial=held), dtype=np.float64)
     groups = np.array_split(run, min(MOST_POINTS, len(run)))
     starts = np.cumsum([0, *(len(group) for group in groups)])[:-1] / max(1, len(run) - 1)
     return tuple((float(x), int(group.max())) for x, group in zip(starts, groups, strict=True))

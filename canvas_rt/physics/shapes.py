@@ -65,7 +65,12 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     diagnostics += _block_flaws(document)
     if any(d.path in ("batch", "sequence", "root") for d in diagnostics if d.severity == "error"):
         return Check({}, tuple(diagnostics))
-    run, named, sizes = _run(document, environment, batch, sequence)
+    try:
+        run, named, sizes = _run(document, environment, batch, sequence)
+    except (RuntimeError, OverflowError) as error:  # PyTorch counts a tensor's bytes in 64 bits
+        message = f"a value would be larger than any tensor can be: {str(error).splitlines()[0]}"
+        hint = "Make sizes, batch or sequence smaller."
+        return Check({}, (*diagnostics, Diagnostic("error", "", message, hint)))
     whole = FrozenMap(environment)
     shapes: dict[str, tuple[ValueShape | None, ...]] = {}
     for name, flow in run.given.items():

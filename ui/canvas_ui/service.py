@@ -1,6 +1,7 @@
 """Answer the browser's requests: many sessions, each with a document of its own, none of which sees another."""
 
 import gc
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -47,6 +48,9 @@ UNDO_KEPT = 20
 
 
 MOST_ANSWERS = 8
+LARGEST_WHOLE = 2**53
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -93,13 +97,8 @@ class Service:
             return _dumped(self._answer(parsed))
         except CanvasError as error:
             return _failed(error)
-        except Exception as error:  # a flaw of ours must not look like a lost connection
-            return _failed(
-                CanvasError(
-                    f"a flaw of Canvas itself: {type(error).__name__}: {error}",
-                    hint="Undo and go on; please report it.",
-                )
-            )
+        except Exception as error:
+            return _failed(_flaw(error))
 
     def _answer(self, envelope: m.Envelope) -> m.Reply:
         tab = self._tab(envelope.session)
@@ -111,10 +110,15 @@ class Service:
         with tab.lock:
             if envelope.serial in tab.answered:
                 return tab.answered[envelope.serial]
+            kept = tab.session.snapshot()
             try:
                 reply = ANSWERS[type(request)](self, tab, request)
             except CanvasError as error:
                 reply = m.Reply(ok=False, error=_failure(error))
+            except Exception as error:  # a flaw of ours must not look like a lost connection, nor change anything
+                tab.session.restore(kept)
+                tab.shown = Shown()
+                reply = m.Reply(ok=False, error=_failure(_flaw(error)))
             tab.answered[envelope.serial] = reply
             while len(tab.answered) > MOST_ANSWERS:
                 tab.answered.popitem(last=False)
@@ -161,12 +165,28 @@ def _failure(error: CanvasError) -> m.Failure:
     return m.Failure(message=error.message, path=error.path, hint=error.hint)
 
 
+def _flaw(error: Exception) -> CanvasError:
+    log.error("a flaw of Canvas itself", exc_info=error)
+    text = f"a flaw of Canvas itself: {type(error).__name__}: {str(error)[:200]}"
+    return CanvasError(text, hint="Nothing was changed: go on, and please report it.")
+
+
 def _failed(error: CanvasError) -> dict[str, Any]:
     return _dumped(m.Reply(ok=False, error=_failure(error)))
 
 
 def _dumped(reply: m.Reply) -> dict[str, Any]:
-    return {"ok": reply.ok, **reply.model_dump(mode="json", exclude_defaults=True)}
+    dumped: dict[str, Any] = _readable({"ok": reply.ok, **reply.model_dump(mode="json", exclude_defaults=True)})
+    return dumped
+
+
+def _readable(value: Any) -> Any:
+    """JSON that a browser reads as it is meant: its numbers hold 53 bits, and Gradio sends no more than 64."""
+    if isinstance(value, dict):
+        return {name: _readable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item) for item in value]
+    return float(value) if type(value) is int and abs(value) > LARGEST_WHOLE else value
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -178,7 +198,7 @@ def update(tab: Tab, *, fresh: bool = False, select: Sequence[str] | None = None
     """All that the tab does not know yet; everything, if `fresh`."""
     session, state = tab.session, tab.session.state
     document = session.document
-    found = problems(document, state.check.diagnostics)
+    found = problems(document, state.diagnostics)
     level = draw(state, tab.path, tab.expanded, found)
     tab.path, tab.expanded = level.path, tuple(level.expanded)
     if fresh:
