@@ -62,10 +62,10 @@ class Score:
 @lru_cache(maxsize=512)
 def score(trace: Trace) -> Score:
     """Prepare a trace."""
-    shared = {trace.given, *trace.given_others, trace.result, trace.gradient, trace.passed}
+    shared = {trace.given, *trace.given_others, trace.result, trace.gradient, trace.passed, *trace.passed_others}
     shared |= {number for _, number in trace.cached}
     for gap in trace.gaps:
-        shared |= {gap.given, *gap.given_others, gap.result, gap.gradient, gap.passed}
+        shared |= {gap.given, *gap.given_others, gap.result, gap.gradient, gap.passed, *gap.passed_others}
     shared -= {-1}
     events = (*trace.forward, *trace.backward)
     return Score(
@@ -125,6 +125,8 @@ class Part:
     tokens: dict[int, Token]
     offset: int
     layers: list[list["Part"]] = field(default_factory=list)
+    added: list[int] = field(default_factory=list)
+    """Gradients that are added to those of other layers, and freed, when its backward is done."""
 
 
 class Sink(Protocol):
@@ -207,6 +209,7 @@ class Tiling:
         self._join(parent, gap.result, carried)
         if gap.gradient >= 0:
             self._join_gradients(parent, gap, traces, parts)
+            self._join_others(parent, gap, traces, parts)
         return parts
 
     def _join_gradients(self, parent: Part, gap: Gap, traces: list[Trace], parts: list[Part]) -> None:
@@ -218,6 +221,20 @@ class Tiling:
             carried = part.tokens[trace.passed]
         if gap.passed >= 0:
             self._join(parent, gap.passed, carried)
+
+    def _join_others(self, parent: Part, gap: Gap, traces: list[Trace], parts: list[Part]) -> None:
+        """What goes to every layer gets a gradient from each: the first stays, the others are added to it and go."""
+        for index, number in enumerate(gap.passed_others):
+            first = True
+            for trace, part in zip(reversed(traces), reversed(parts), strict=True):
+                own = trace.passed_others[index] if index < len(trace.passed_others) else -1
+                if own < 0:
+                    continue
+                if first and number >= 0:
+                    self._join(parent, number, part.tokens[own])
+                else:
+                    part.added.append(own)
+                first = False
 
     def _join(self, part: Part, number: int, token: Token) -> None:
         """The part's storage is the one that `token` stands for."""
@@ -240,8 +257,20 @@ class Tiling:
                 layers = part.layers[step.gap]
                 for layer in layers if forward else reversed(layers):
                     self._play(layer, layer.score.forward if forward else layer.score.backward, sink, forward=forward)
+                    if not forward:
+                        self._free_added(layer, sink)
             else:
                 self._shared(part.tokens[step.number].resolved(), step.nbytes, sink)
+
+    def _free_added(self, part: Part, sink: Sink) -> None:
+        sizes = {
+            step.number: step.nbytes for step in part.score.backward if isinstance(step, Shared) and step.nbytes > 0
+        }
+        for number in part.added:
+            token = part.tokens[number].resolved()
+            if token.allocated:
+                token.allocated = False
+                sink.one(-sizes.get(number, 0), token.number)
 
     def _shared(self, token: Token, nbytes: int, sink: Sink) -> None:
         if nbytes > 0:

@@ -88,6 +88,8 @@ class Gap:
     """The result's gradient, on its way into the last layer's backward."""
     passed: int = -1
     """The gradient that comes out of the first layer."""
+    passed_others: tuple[int, ...] = ()
+    """The gradients of `given_others`, summed over the layers; -1 for those that need none."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,6 +110,7 @@ class Trace:
     result: int = -1
     gradient: int = -1
     passed: int = -1
+    passed_others: tuple[int, ...] = ()
 
 
 class _Gradients(Function):
@@ -122,7 +125,7 @@ class _Gradients(Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         tape = ctx.tracer.tape
         numbers = [-1 if gradient is None else tape.forget(gradient) for gradient in gradients]
-        ctx.tracer.passed = numbers[0]
+        ctx.tracer.passed, ctx.tracer.passed_others = numbers[0], tuple(numbers[1:])
         return None, None, None
 
 
@@ -162,7 +165,7 @@ class _Gap(Function):
         with tape.unseen():
             gradients = [like.make() if like.requires_grad else None for like in ctx.like]
         numbers = [-1 if g is None else tape.adopt(g) for g in gradients]
-        ctx.tracer.gap_gradients[ctx.index] = (number, numbers[0])
+        ctx.tracer.gap_gradients[ctx.index] = (number, numbers[0], tuple(numbers[1:]))
         return (None, None, *gradients)
 
 
@@ -181,8 +184,9 @@ class Tracer(Interpreter):
         self.cached: list[Event] = []
         """What the cache held before, as allocations."""
         self.gaps: list[Gap] = []
-        self.gap_gradients: dict[int, tuple[int, int]] = {}
+        self.gap_gradients: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         self.gradient = self.passed = -1
+        self.passed_others: tuple[int, ...] = ()
         self.head = ""
         """The projection onto the vocabulary, which needs only the last token when a prompt is read."""
 
@@ -261,8 +265,8 @@ class Tracer(Interpreter):
         events = self.tape.events
         gaps = []
         for index, gap in enumerate(self.gaps):
-            gradient, passed = self.gap_gradients.get(index, (-1, -1))
-            gaps.append(replace(gap, gradient=gradient, passed=passed))
+            gradient, passed, others_passed = self.gap_gradients.get(index, (-1, -1, ()))
+            gaps.append(replace(gap, gradient=gradient, passed=passed, passed_others=others_passed))
         return Trace(
             tuple(events[:split]),
             tuple(events[split:]),
@@ -274,6 +278,7 @@ class Tracer(Interpreter):
             result,
             self.gradient,
             self.passed,
+            self.passed_others,
         )
 
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from canvas_rt.edits import AddNode, Connect, apply
 from canvas_rt.ir.document import Block, Document, LayerKind, Node, Run, Stack, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.files import load
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.interpret import Interpreter
 from canvas_rt.ops.kernels import Context
-from canvas_rt.physics import tape, trace
+from canvas_rt.physics import measure, tape, trace
 from canvas_rt.physics.keys import below, relevant
 from canvas_rt.physics.tiling import Running, Tiling
 from canvas_rt.physics.trace import DTYPES, Setup, Tracer, causal_loss, head_path, run_root
@@ -222,3 +223,17 @@ def test_the_traced_peak_is_that_of_a_real_step_on_the_cpu(
     real = really_allocated(whole, dtype, torch.zeros(2, 64, dtype=torch.long))
     # Scalars of 8 bytes that Python numbers become are tensors on the CPU and not on meta.
     assert 0 <= real - traced <= 64
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_gradients_of_what_goes_to_every_layer_are_summed_as_they_come(layers: int) -> None:
+    """A norm on the cosines: each layer sends a gradient back to it."""
+    norm = Node(id="turned", op="rms_norm", attrs=FrozenMap(size="=head_dim"), inputs=FrozenMap(x="rotary_emb.cos"))
+    whole = apply(
+        document("llama", num_hidden_layers=layers),
+        AddNode("model", norm, before="layers"),
+        Connect("model.layers", "cos", "turned"),
+    )
+    setup = Setup("train", 2, 16, "bf16")
+    assert tiled(whole, setup) == untiled(whole, setup)
+    assert measure(whole, batch=2, sequence=16).memory.peak_reserved > 0
