@@ -185,7 +185,7 @@ class Session:
         return steps
 
     def retrace(self, steps: Sequence[Any]) -> None:
-        """Take up a history that `way_back` gave. Steps from the first that does not fit on are left out."""
+        """Take up a history that `way_back` gave, on top of what there is. Steps from the first that does not fit on are left out."""
         past: list[Step] = []
         document = self.document
         for step in steps[:MOST_STEPS]:
@@ -195,4 +195,4 @@ class Session:
             except (CanvasError, KeyError, TypeError):
                 break
             past.append(Step(document, words))
-        self.past = past[::-1]
+        self.past = [*self.past, *past[::-1]][-MOST_STEPS:]

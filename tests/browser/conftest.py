@@ -35,10 +35,12 @@ def tab(server: Server, chromium: Browser) -> Iterator[OpenTab]:
     contexts: list[BrowserContext] = []
     opened: list[Tab] = []
 
-    def open_tab(*, like: Tab | None = None, url: str | None = None, **options: Any) -> Tab:
+    def open_tab(*, like: Tab | None = None, url: str | None = None, script: str = "", **options: Any) -> Tab:
         if like is None:
             options.setdefault("viewport", {"width": 1440, "height": 900})
             contexts.append(chromium.new_context(accept_downloads=True, **options))
+            if script:
+                contexts[-1].add_init_script(script)
         made = Tab(like.context if like else contexts[-1], url or server.url)
         opened.append(made)
         return made.open()

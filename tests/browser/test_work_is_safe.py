@@ -1,5 +1,6 @@
 """Nothing that people did is lost: not by a reload, a crash, a restart of the server, or another visitor."""
 
+import pytest
 from editor import OpenTab, Server, Tab, field, sizes, type_in
 from playwright.sync_api import Browser
 
@@ -50,6 +51,9 @@ def test_work_of_a_tab_that_crashed_is_offered_to_the_next(tab: OpenTab) -> None
     next_one.page.wait_for_function("() => window.__canvas.useCanvas.getState().orphans.length === 0")
     next_one.settled()
     assert sizes(next_one)["vocab_size"] == 1000
+    next_one.page.get_by_role("button", name="Undo").first.click()
+    next_one.settled()
+    assert sizes(next_one)["vocab_size"] == 128256 and next_one.state("edits") == 0
 
 
 def test_a_restart_of_the_server_loses_nothing(tab: OpenTab, chromium: Browser) -> None:
@@ -68,6 +72,8 @@ def test_a_restart_of_the_server_loses_nothing(tab: OpenTab, chromium: Browser) 
         one.page.wait_for_function("() => window.__canvas.useCanvas.getState().status === 'offline'")
         server.start()
         one.settled()
+        one.page.wait_for_timeout(3000)  # Gradio loads the page anew when its server does
+        one.settled()
         assert sizes(one)["vocab_size"] == 2000
         for expected in (1500, 1000, 128256):
             one.page.keyboard.press("Escape")
@@ -77,3 +83,34 @@ def test_a_restart_of_the_server_loses_nothing(tab: OpenTab, chromium: Browser) 
     finally:
         one.flaws = [flaw for flaw in one.flaws if "ERR_CONNECTION" not in flaw and "Failed to fetch" not in flaw]
         server.kill()
+
+
+@pytest.mark.parametrize("storage", ["throws", "is missing"])
+def test_a_browser_that_keeps_nothing_can_edit_all_the_same(tab: OpenTab, storage: str) -> None:
+    gives = "throw new DOMException('denied')" if storage == "throws" else "return null"
+    script = f"for (const name of ['localStorage', 'sessionStorage']) Object.defineProperty(window, name, {{ get() {{ {gives} }} }})"
+    one = tab(script=script)
+    change(one, 1000)
+    assert sizes(one)["vocab_size"] == 1000
+    assert "Not kept" in one.page.get_by_role("status").first.inner_text()
+    one.flaws = [flaw for flaw in one.flaws if "gradio" not in flaw.lower()]
+
+
+def test_kept_work_that_cannot_be_read_is_put_aside_and_the_page_begins(tab: OpenTab) -> None:
+    one = tab()
+    change(one, 1000)
+    one.page.wait_for_timeout(1200)
+    one.page.evaluate("""() => {
+        const key = Object.keys(localStorage).find((name) => name.startsWith("canvas-rt:work:"));
+        const kept = JSON.parse(localStorage.getItem(key));
+        kept.keep.autosave.document = kept.keep.autosave.document.slice(0, 200);
+        localStorage.setItem(key, JSON.stringify(kept));
+        sessionStorage.setItem("canvas-rt:session", "0".repeat(32));
+        localStorage.setItem("canvas-rt:work:" + "0".repeat(32), JSON.stringify({ ...kept, session: "0".repeat(32) }));
+        localStorage.removeItem(key);
+    }""")
+    one.page.reload()
+    one.settled()
+    assert sizes(one)["vocab_size"] == 128256
+    assert one.page.get_by_test_id("toast").is_visible()
+    assert one.page.evaluate("() => Object.keys(localStorage).some((name) => name.startsWith('canvas-rt:unreadable:'))")

@@ -4,6 +4,7 @@ import json
 import threading
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -154,6 +155,26 @@ def test_a_server_that_forgot_takes_the_work_back(browser: Browser) -> None:
     assert anew.ask(type="save")["autosave"] == kept
     anew.ask(type="undo")
     assert anew.ask(type="undo")["update"]["edits"] == 0
+
+
+def test_what_was_done_after_the_autosave_is_done_again_with_hello(browser: Browser) -> None:
+    kept = browser.ask(type="save")["autosave"]
+    wire = {"path": "model.norm", "port": "x"}
+    journal: list[dict[str, Any]] = [
+        {"type": "set", "field": "size:hidden_size", "path": "", "value": 1024},
+        {"type": "insert", "what": "op:dropout", "path": "model", "wire": wire},
+        {"type": "delete", "paths": ["model.nothing"]},
+        {"type": "nonsense"},
+        {"type": "undo"},
+    ]
+    for request in journal[:2]:
+        browser.ask(**request)
+    browser.ask(type="undo")
+    anew = Browser(Service())
+    anew.ask(type="hello", autosave=kept, journal=journal)
+    assert anew.ask(type="save")["autosave"]["document"] == browser.ask(type="save")["autosave"]["document"]
+    assert anew.ask(type="redo")["update"]["edits"] == 3
+    assert Browser(Service()).ask(type="hello", journal=journal[:1])["update"]["edits"] == 1
 
 
 def test_hello_again_goes_on_where_the_tab_was(browser: Browser) -> None:
@@ -350,3 +371,66 @@ def test_a_file_from_a_stranger_opens_or_is_refused_in_words(browser: Browser) -
     answer = browser.ask(type="open", source="text", name="tiny/config.json", text=json.dumps(config))
     assert answer["update"]["step"]["undo"] and answer["update"]["sizes"]
     assert browser.ask(type="undo")["update"]["name"] == "llama-3.2-1b"
+
+
+@pytest.mark.parametrize("model", ["llama-3.2-1b", "llama-3.1-405b"])
+def test_a_scenario_of_any_size_is_answered_in_numbers_that_json_holds(browser: Browser, model: str) -> None:
+    browser.ask(type="open", source="zoo", name=model)
+    for batch, sequence in ((2**20, 2**24), (64, 131072), (1024, 8192)):
+        for mode in ("train", "prefill", "decode"):
+            scenario = {"batch": batch, "sequence": sequence, "mode": mode}
+            answer = browser.ask(type="scenario", scenario=scenario)
+            orjson.dumps(answer)
+            assert answer["update"]["totals"]["headline"]
+            orjson.dumps(browser.ask(type="figures"))
+    browser.ask(type="scenario", scenario={"batch": 2**20, "sequence": 2**24})
+    orjson.dumps(browser.ask(type="set", field="size:hidden_size", path="", value=10**9))
+
+
+@pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
+@pytest.mark.parametrize(
+    "what", ["op:attention", "recipe:sliding_window_attention", "recipe:decoder_layer", "recipe:moe_decoder_layer"]
+)
+def test_what_nothing_reads_yet_does_not_take_the_cost_away(browser: Browser, what: str, mode: str) -> None:
+    browser.ask(type="scenario", scenario={"mode": mode})
+    before = browser.ask(type="hello")["update"]["totals"]
+    browser.ask(type="insert", what=what, path=LAYERS)
+    assert browser.ask(type="hello")["update"]["totals"] == before
+
+
+def test_token_ids_do_not_go_into_what_takes_fractions(browser: Browser) -> None:
+    wire = {"path": "model.embed_tokens", "port": "ids"}
+    update = browser.ask(type="insert", what="op:linear", path="model", wire=wire)["update"]
+    assert any("whole numbers" in problem["message"] for problem in update["problems"])
+
+
+def test_a_flaw_of_ours_changes_nothing(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = browser.ask(type="save")
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "draw", lambda *arguments: 1 / 0)
+        answer = browser.raw(type="set", field="size:hidden_size", path="", value=1024)
+        assert not answer["ok"] and "flaw of Canvas" in answer["error"]["message"]
+    assert browser.ask(type="save") == before
+    assert browser.ask(type="undo")["update"]["level"]["whole"], "the page is told everything anew"
+
+
+def test_work_of_another_tab_comes_with_its_history(browser: Browser) -> None:
+    browser.ask(type="set", field="size:hidden_size", path="", value=1024)
+    browser.ask(type="set", field="size:hidden_size", path="", value=512)
+    kept = browser.ask(type="save")["autosave"]
+    other = Browser(browser.service, "other-" + "x" * 16)
+    other.ask(type="hello", source="llama-2-7b")
+    other.ask(type="open", source="text", name="mine", text=kept["document"], undo=kept["undo"])
+    shown = [other.ask(type="undo")["update"] for _ in range(3)]
+    assert [update["edits"] for update in shown] == [1, 0, 0]
+    assert [update["name"] for update in shown] == ["llama-3.2-1b", "llama-3.2-1b", "llama-2-7b"]
+
+
+def test_a_proof_goes_stale_with_the_next_change(browser: Browser) -> None:
+    service, document = browser.service, browser.service.document(browser.name)
+    assert document is not None and service.prove(browser.name, document)
+    assert not service.stale_proof(browser.name)
+    browser.ask(type="set", field="size:hidden_size", path="", value=1024)
+    assert service.stale_proof(browser.name)
+    assert not service.stale_proof(browser.name), "told once"
+    assert not service.prove(browser.name, document)

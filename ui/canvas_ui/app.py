@@ -41,6 +41,9 @@ A Hugging Face model: `model.py`, `config.json`, its card, and the document to g
 `AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` once it has weights."""
 
 
+CHANGED = "Not verified since the last change."
+
+
 def _file(name: str, text: str, language: Literal["python", "json"], scale: int) -> gr.Code:
     """A file to read."""
     return gr.Code(
@@ -119,9 +122,14 @@ def build(service: Service) -> gr.Blocks:
 
         def revised(event: gr.EventData) -> Any:
             name = str(event._data.get("session", ""))[:64]
-            return (name, *_code(service, name), *_package(service, name, Path(shelf.name)))
+            told = (
+                (CHANGED, _rows({check: ["", ""] for check in CHECKS}))
+                if service.stale_proof(name)
+                else (gr.skip(), gr.skip())
+            )
+            return (name, *_code(service, name), *_package(service, name, Path(shelf.name)), *told)
 
-        shown = [session, state, model, config, package, contents]
+        shown = [session, state, model, config, package, contents, verdict, certificate]
         canvas.revised(revised, outputs=shown, queue=False, show_progress="hidden", api_visibility="private")
 
         def run_proof(name: str) -> Iterator[Any]:
@@ -215,7 +223,8 @@ def proof(service: Service, session: str) -> Iterator[tuple[str, list[list[str]]
                 for name, finding in news.findings.items():
                     rows[name] = [{True: "passed", False: "FAILED", None: "not run"}[finding.passed], finding.detail]
                 verdict = "Proved" if news.passed else "NOT proved"
-                yield f"{verdict} against {news.reference}. {news.label}: {news.change}", _rows(rows)
+                later = "" if service.prove(session, document) else " This was before your latest change: verify again."
+                yield f"{verdict} against {news.reference}. {news.label}: {news.change}.{later}", _rows(rows)
                 return
             if isinstance(news, CanvasError):
                 yield f"Cannot be verified. {news}", _rows(rows)

@@ -63,6 +63,9 @@ class Tab:
     path: str = ""
     expanded: tuple[str, ...] | None = None
     inspected: str | None = None
+    proven: Document | None = None
+    """What the certificate on the page is of."""
+
     shown: Shown = field(default_factory=Shown)
     answered: OrderedDict[int, m.Reply] = field(default_factory=OrderedDict)
     """The latest answers by the number of their request, for the case that one did not arrive."""
@@ -145,16 +148,41 @@ class Service:
         elif hello.source:
             session = Session.begin(open_zoo(hello.source))
         tab = Tab(session, used=time.monotonic())
+        for request in hello.journal:
+            self._repeat(tab, request)
         with self.lock:
             self.tabs[name] = tab
             while len(self.tabs) > MOST_SESSIONS:
                 self.tabs.popitem(last=False)
         return tab
 
+    def _repeat(self, tab: Tab, request: Any) -> None:
+        """Carry out again what a session that is lost had carried out; what it had refused is refused again."""
+        try:
+            known = m.REQUEST.validate_python(request, strict=False)
+            ANSWERS[type(known)](self, tab, known)
+        except (CanvasError, ValidationError):
+            log.info("a request of a journal was refused")
+
     def document(self, session: str) -> Document | None:
         """The document that a session has open, for the other parts of the page."""
         tab = self._tab(session)
         return None if tab is None else tab.session.document
+
+    def prove(self, session: str, document: Document) -> bool:
+        """Note of what the page's certificate is. False where the session has gone on to another document meanwhile."""
+        tab = self._tab(session)
+        if tab is not None:
+            tab.proven = document
+        return tab is not None and tab.session.document == document
+
+    def stale_proof(self, session: str) -> bool:
+        """Whether the page's certificate is of another document than the one that is open; told once."""
+        tab = self._tab(session)
+        if tab is None or tab.proven is None or tab.proven == tab.session.document:
+            return False
+        tab.proven = None
+        return True
 
     def setting(self, session: str) -> Setting:
         tab = self._tab(session)
@@ -401,6 +429,7 @@ def search(service: Service, tab: Tab, request: m.Find) -> m.Reply:
 
 def open_document(service: Service, tab: Tab, request: m.Open) -> m.Reply:
     tab.session.open(_opened(request))
+    tab.session.retrace(request.undo)
     tab.path, tab.expanded, tab.inspected = "", None, None
     return m.Reply(ok=True, update=update(tab, fresh=True))
 

@@ -33,6 +33,7 @@ from canvas_ui.messages.replies import (
 )
 from canvas_ui.messages.requests import (
     ENVELOPE,
+    REQUEST,
     Autosave,
     Copy,
     Delete,
@@ -62,6 +63,7 @@ from canvas_ui.messages.requests import (
 __all__ = [
     "ENVELOPE",
     "MOST_TEXT",
+    "REQUEST",
     "Autosave",
     "Card",
     "Catalogue",

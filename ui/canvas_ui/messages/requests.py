@@ -35,7 +35,11 @@ class Hello(Message):
 
     type: Literal["hello"]
     autosave: Autosave | None = None
-    """Used only where the server does not know the session."""
+    """Used, like `journal`, only where the server does not know the session."""
+
+    journal: list[Any] = Field(default=[], max_length=5000)
+    """Requests that were carried out since the autosave, to be carried out again: all with this one, or a page that is
+    closed between them would leave the session without the rest."""
 
     scenario: Scenario | None = None
     source: Short | None = None
@@ -195,6 +199,9 @@ class Open(Message):
     text: Text = ""
     """A config.json or a document."""
 
+    undo: list[Any] = Field(default=[], max_length=200)
+    """With a document: its history, as in an autosave."""
+
 
 class Save(Message):
     """Ask for the autosave."""
@@ -251,3 +258,4 @@ class Envelope(Message):
 
 
 ENVELOPE: TypeAdapter[Envelope] = TypeAdapter(Envelope)
+REQUEST: TypeAdapter[Request] = TypeAdapter(Request)

@@ -2,8 +2,9 @@
 import type { Keep } from "./transport";
 
 const PREFIX = "canvas-rt:work:";
+const BROKEN = "canvas-rt:unreadable:";
 const TAB = "canvas-rt:session";
-const MOST = 8;
+const MOST = 24;
 const OLDEST = 14 * 24 * 3600 * 1000;
 
 export interface Kept {
@@ -13,9 +14,49 @@ export interface Kept {
   keep: Keep;
 }
 
+/** A browser's storage, or nothing where the page may have none: every touch of it may throw. */
+class Drawer {
+  constructor(private readonly storage: () => Storage) {}
+
+  get(key: string): string | null {
+    try {
+      return this.storage().getItem(key);
+    } catch {
+      return null;
+    }
+  }
+
+  put(key: string, text: string): boolean {
+    try {
+      this.storage().setItem(key, text);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  drop(key: string): void {
+    try {
+      this.storage().removeItem(key);
+    } catch {}
+  }
+
+  keys(): string[] {
+    try {
+      const storage = this.storage();
+      return Array.from({ length: storage.length }, (_, index) => storage.key(index) ?? "");
+    } catch {
+      return [];
+    }
+  }
+}
+
+const local = new Drawer(() => localStorage);
+const tab = new Drawer(() => sessionStorage);
+
 function read(key: string): Kept | null {
   try {
-    const kept = JSON.parse(localStorage.getItem(key) ?? "null") as Kept | null;
+    const kept = JSON.parse(local.get(key) ?? "null") as Kept | null;
     return kept && kept.keep ? kept : null;
   } catch {
     return null;
@@ -23,8 +64,7 @@ function read(key: string): Kept | null {
 }
 
 function all(): Kept[] {
-  const keys = Array.from({ length: localStorage.length }, (_, index) => localStorage.key(index)!);
-  const found = keys.filter((key) => key.startsWith(PREFIX)).map(read);
+  const found = local.keys().filter((key) => key.startsWith(PREFIX)).map(read);
   return found.filter((kept): kept is Kept => kept !== null).sort((a, b) => b.time - a.time);
 }
 
@@ -32,32 +72,32 @@ export function load(session: string): Kept | null {
   return read(PREFIX + session);
 }
 
-export function store(session: string, name: string, keep: Keep): void {
-  const text = JSON.stringify({ session, name, time: Date.now(), keep } satisfies Kept);
-  for (const old of all().slice(MOST)) localStorage.removeItem(PREFIX + old.session);
-  try {
-    localStorage.setItem(PREFIX + session, text);
-  } catch {
-    // Full: what other tabs left goes first, then the history; a page that may store nothing works all the same.
-    for (const other of all()) if (other.session !== session) localStorage.removeItem(PREFIX + other.session);
-    try {
-      localStorage.setItem(PREFIX + session, text);
-    } catch {}
-  }
+/** Keep a tab's work; false where the browser has no room for it. */
+export function store(session: string, name: string, keep: Keep): boolean {
+  const kept = (part: Keep) => local.put(PREFIX + session, JSON.stringify({ session, name, time: Date.now(), keep: part } satisfies Kept));
+  // Where it is full the history goes first. The work of other tabs is theirs.
+  return kept(keep) || kept({ ...keep, autosave: keep.autosave && { ...keep.autosave, undo: [] } });
 }
 
 export function forget(session: string): void {
-  localStorage.removeItem(PREFIX + session);
+  local.drop(PREFIX + session);
+}
+
+/** Put work aside that the server cannot read: it is not offered again, and not lost. */
+export function putAside(session: string): void {
+  const text = local.get(PREFIX + session);
+  if (text !== null && local.put(BROKEN + session, text)) local.drop(PREFIX + session);
 }
 
 /** Hold a session for as long as this tab lives; false where another tab has it (a tab that was duplicated). */
 function hold(session: string): Promise<boolean> {
   if (!navigator.locks) return Promise.resolve(true); // plain http to another machine has none
   return new Promise((answer) => {
-    void navigator.locks.request(PREFIX + session, { ifAvailable: true }, (lock) => {
+    const held = navigator.locks.request(PREFIX + session, { ifAvailable: true }, (lock) => {
       answer(lock !== null);
       return lock ? new Promise(() => {}) : undefined;
     });
+    held.catch(() => answer(true)); // a frame that may not lock
   });
 }
 
@@ -68,20 +108,29 @@ function fresh(): string {
 
 /** This tab's session, and the work that it may go on with. */
 export async function claim(): Promise<{ session: string; kept: Kept | null; reloaded: boolean }> {
-  const known = sessionStorage.getItem(TAB);
+  for (const old of all().slice(MOST)) forget(old.session);
+  const known = tab.get(TAB);
   if (known && (await hold(known))) return { session: known, kept: load(known), reloaded: true };
   const session = fresh();
-  sessionStorage.setItem(TAB, session);
+  tab.put(TAB, session);
   await hold(session);
   return { session, kept: known ? load(known) : null, reloaded: false };
 }
 
 /** Work of tabs that are gone, newest first. */
 export async function orphans(session: string): Promise<Kept[]> {
-  const held = new Set((navigator.locks ? (await navigator.locks.query()).held : [])?.map((lock) => lock.name));
+  const held = new Set((await locks()).map((lock) => lock.name));
   return all().filter((kept) => {
     const age = Date.now() - kept.time;
     if (age > OLDEST) forget(kept.session);
     return kept.session !== session && age <= OLDEST && kept.keep.autosave !== null && !held.has(PREFIX + kept.session);
   });
+}
+
+async function locks(): Promise<LockInfo[]> {
+  try {
+    return (await navigator.locks.query()).held ?? [];
+  } catch {
+    return [];
+  }
 }

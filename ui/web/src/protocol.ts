@@ -279,8 +279,10 @@ export type GroupNodes = {
 
 export type Hello = {
   type: "hello";
-  /** Used only where the server does not know the session. */
+  /** Used, like `journal`, only where the server does not know the session. */
   autosave?: Autosave | null;
+  /** Requests that were carried out since the autosave, to be carried out again: all with this one, or a page that is closed between them would leave the session without the rest. */
+  journal?: unknown[];
   scenario?: Scenario | null;
   /** A zoo model to begin with; without it, what the server was started with. */
   source?: string | null;
@@ -451,6 +453,8 @@ export type Open = {
   name?: string;
   /** A config.json or a document. */
   text?: string;
+  /** With a document: its history, as in an autosave. */
+  undo?: unknown[];
 };
 
 export type Origin = {

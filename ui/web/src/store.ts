@@ -1,7 +1,7 @@
 /** What the page knows: the server's view of the document, and what is only here (selection, places, open panels). */
 import { create } from "zustand";
 
-import { claim, forget, load, orphans, store as keepWork, type Kept } from "./autosave";
+import { claim, forget, load, orphans, putAside, store as keepWork, type Kept } from "./autosave";
 import type {
   Catalogue, Crumb, Details, Failure, FieldView, LayerRange, Level, NodeView, Offer, PaletteEntry, Port,
   Problem, Reply, Scenario, Step, Totals, Update, WireView,
@@ -65,6 +65,8 @@ export interface State {
   toast: Toast | null;
   menu: AddMenu | null;
   dialog: "open" | "find" | "keys" | null;
+  /** Whether the browser has room for the work. */
+  kept: boolean;
   showShapes: boolean;
   dark: boolean;
   orphans: Kept[];
@@ -90,7 +92,7 @@ export const useCanvas = create<State>((set, get) => ({
   status: "working", ready: false, revision: -1, name: "", origin: "", edits: 0, step: { undo: null, redo: null },
   path: "", crumbs: [], block: "", linked: 0, layers: null, expanded: [], nodes: new Map(), order: [], wires: new Map(),
   problems: [], totals: null, details: null, sizes: [], palette: [], catalogue: null, scenario: SCENARIO,
-  selection: new Set(), selectedWires: new Set(), goal: null, toast: null, menu: null, dialog: null, showShapes: false,
+  selection: new Set(), selectedWires: new Set(), goal: null, toast: null, menu: null, dialog: null, kept: true, showShapes: false,
   dark: false, orphans: [],
 
   async send(request) {
@@ -129,7 +131,9 @@ export const useCanvas = create<State>((set, get) => ({
 
   async recover(kept) {
     const { send } = get();
-    await send({ type: "open", source: "text", name: kept.name, text: kept.keep.autosave!.document });
+    const autosave = kept.keep.autosave!;
+    const opened = await send({ type: "open", source: "text", name: kept.name, text: autosave.document, undo: autosave.undo ?? [] });
+    if (!opened.ok) return; // it says why, and the work stays on offer
     for (const request of kept.keep.journal) await send(request);
     for (const { request } of kept.keep.pending ?? []) await send(request);
     get().discard(kept);
@@ -199,7 +203,7 @@ export async function begin(hooks: Hooks): Promise<void> {
   const state = useCanvas.getState;
   channel = new Channel(session, hooks.exchange, kept?.keep ?? { autosave: null, journal: [], pending: [] }, {
     status: (status) => useCanvas.setState({ status }),
-    kept: (keep) => keepWork(session, state().name, keep),
+    kept: (keep) => useCanvas.setState({ kept: keepWork(session, state().name, keep) }),
     hello: () => ({ scenario: state().scenario, source: hooks.source }),
     reply(reply) {
       const before = state().revision;
@@ -213,10 +217,16 @@ export async function begin(hooks: Hooks): Promise<void> {
       saving = setTimeout(() => void state().send({ type: "save" }), 600);
     },
   });
-  const first = await channel.call({ type: "hello", scenario: null, source: hooks.source, autosave: kept?.keep.autosave ?? null });
-  if (!first.ok && first.error) complain(first.error);
+  const hello = { type: "hello", scenario: null } as const;
+  const first = await channel.call({ ...hello, source: hooks.source, autosave: kept?.keep.autosave ?? null, journal: kept?.keep.journal ?? [] });
+  if (!first.ok && first.error) {
+    // Kept work, or a link, that this server cannot read: say so, put it aside, and begin.
+    complain(first.error);
+    putAside(session);
+    channel.startAfresh();
+    await channel.call({ ...hello, autosave: null });
+  }
   if (first.ok && kept) {
-    if (!first.resumed) for (const request of kept.keep.journal) await channel.call(request);
     // What the page that was here before had asked for without being answered. The server knows what it has done already.
     for (const { serial, request } of kept.keep.pending ?? []) await channel.call(request, serial);
   }

@@ -29,6 +29,8 @@ interface Waiting extends Sent {
   settle: ((reply: Reply) => void)[];
 }
 
+const PATIENCE = 4;
+const UNANSWERABLE = { message: "the server could not answer this request", hint: "It was left out. Undo the last change, or go on." };
 const PAUSES = [300, 700, 1500, 3000, 5000];
 const pause = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds));
 
@@ -48,12 +50,17 @@ export class Channel {
       /** Each answer, in order, those of a recovery too. */
       reply(reply: Reply, request: Request): void;
       /** What to say when a session begins anew. */
-      hello(): Omit<Hello, "type" | "autosave">;
+      hello(): Omit<Hello, "type" | "autosave" | "journal">;
     },
   ) {}
 
   get kept(): Keep {
     return this.keep;
+  }
+
+  /** Leave the kept work that cannot be read. */
+  startAfresh(): void {
+    this.keep = { autosave: null, journal: [], pending: [] };
   }
 
   /** Changes that the server has not confirmed yet. */
@@ -110,20 +117,23 @@ export class Channel {
         if (failures) this.on.status("working");
         return reply;
       }
+      if (failures >= PATIENCE && (await this.answersOthers())) return { ok: false, error: UNANSWERABLE };
       this.on.status("offline");
       await pause(PAUSES[Math.min(failures, PAUSES.length - 1)]!);
     }
   }
 
+  /** Whether the server is there, so that it is this one request that it fails on. */
+  private async answersOthers(): Promise<boolean> {
+    const probe = await this.exchange({ session: this.session, serial: this.serial++, request: { type: "find", text: "" } }).catch(() => null);
+    return Boolean(probe);
+  }
+
   private async restore(): Promise<Reply | null> {
-    const hello: Request = { type: "hello", ...this.on.hello(), autosave: this.keep.autosave };
+    const hello: Request = { type: "hello", ...this.on.hello(), autosave: this.keep.autosave, journal: this.keep.journal };
     const first = await this.attempt({ session: this.session, serial: this.serial++, request: hello });
     if (!first.ok) return first;
     this.on.reply(first, hello);
-    for (const request of first.resumed ? [] : this.keep.journal) {
-      const reply = await this.attempt({ session: this.session, serial: this.serial++, request });
-      this.on.reply(reply, request);
-    }
     return null;
   }
 

@@ -70,6 +70,7 @@ function Title(): ReactNode {
 /** Answers that come at once are not worth a word: "Working…" is for those that take a while. */
 function Status(): ReactNode {
   const status = useCanvas((state) => state.status);
+  const kept = useCanvas((state) => state.kept);
   const ready = useCanvas((state) => state.ready);
   const [slow, setSlow] = useState(false);
   useEffect(() => {
@@ -84,7 +85,9 @@ function Status(): ReactNode {
       {status === "restoring" && <><i className="cp-spin" /><span>Restoring your work…</span></>}
       {status === "working" && slow && <><i className="cp-spin" /><span className="cp-aside" title="Working…">Working…</span></>}
       {(status === "ready" || (status === "working" && !slow)) && ready && (
-        <><Icon name="check" /><span className="cp-aside" title="Kept in this browser as you go">Saved</span></>
+        kept
+          ? <><Icon name="check" /><span className="cp-aside" title="Kept in this browser as you go">Saved</span></>
+          : <><Icon name="warning" /><span className="cp-aside" title="This browser has no room for it: save the document as a file">Not kept</span></>
       )}
     </div>
   );
