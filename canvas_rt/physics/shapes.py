@@ -78,6 +78,8 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     _gather(run, named, whole, sizes, "", shapes)
     diagnostics += _located(run, "")
     diagnostics += _tie_flaws(document)
+    if not any(diagnostic.severity == "error" for diagnostic in diagnostics):
+        diagnostics += _logits_flaws(run, batch, sequence)
     if all(diagnostic.severity != "error" for diagnostic in diagnostics):
         diagnostics += _routing_flaws(document)
     return Check(shapes, tuple(diagnostics))
@@ -237,6 +239,14 @@ def _value_shape(
     if reader is None:
         return ValueShape(tuple(map(str, shape)), shape)
     return ValueShape(reader.read(None if there is None else there.shape, shape, environment), shape)
+
+
+def _logits_flaws(run: BlockRun, batch: int, sequence: int) -> Iterator[Diagnostic]:
+    """Loss and generation take one row of scores for each token of the batch."""
+    logits = run.outputs.get("logits")
+    if logits is not None and logits.shape[:2] != (batch, sequence):
+        message = f"logits are {show(logits.shape)}, but a language model gives [{batch}, {sequence}, vocab_size]"
+        yield Diagnostic("error", "return", message, "Let the output depend on input_ids: they bring the batch.")
 
 
 def _located(run: BlockRun, prefix: str, *, running: bool = True) -> Iterator[Diagnostic]:

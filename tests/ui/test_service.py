@@ -398,6 +398,14 @@ def test_what_nothing_reads_yet_does_not_take_the_cost_away(browser: Browser, wh
     assert browser.ask(type="hello")["update"]["totals"] == before
 
 
+def test_logits_must_bring_the_batch(browser: Browser) -> None:
+    browser.ask(type="scenario", scenario={"batch": 2})
+    source, target = {"path": "model.position_ids", "port": "out"}, {"path": "model.embed_tokens", "port": "ids"}
+    update = browser.ask(type="connect", source=source, target=target)["update"]
+    errors = [problem for problem in update["problems"] if problem["severity"] == "error"]
+    assert [problem["node"] for problem in errors] == ["return"] and "[1, 4096, 128256]" in errors[0]["message"]
+
+
 def test_token_ids_do_not_go_into_what_takes_fractions(browser: Browser) -> None:
     wire = {"path": "model.embed_tokens", "port": "ids"}
     update = browser.ask(type="insert", what="op:linear", path="model", wire=wire)["update"]

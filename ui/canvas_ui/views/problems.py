@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from canvas_rt.diagnostics import Diagnostic
+from canvas_rt.edits.data import OUTPUTS
 from canvas_rt.gestures.scope import Scope, lies_in, nearest_scope, scope_at
 from canvas_rt.ir.document import Block, Document, Node
 from canvas_rt.ir.graph import blocks_of, parse_layers
@@ -22,7 +23,7 @@ def _problem(document: Document, diagnostic: Diagnostic) -> Problem:
     scope = nearest_scope(document, diagnostic.path.rpartition(".")[0])
     rest = diagnostic.path[len(scope.path) :].strip(".")
     name = rest.partition(".")[0]
-    known = name in scope.block.by_id or name in scope.block.inputs
+    known = name in scope.block.by_id or name in scope.block.inputs or name == OUTPUTS
     level, node = scope.path, scope.inside(name) if known else ""
     parent = level.rpartition(".")[0]
     if (

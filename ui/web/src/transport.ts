@@ -117,7 +117,10 @@ export class Channel {
         if (failures) this.on.status("working");
         return reply;
       }
-      if (failures >= PATIENCE && (await this.answersOthers())) return { ok: false, error: UNANSWERABLE };
+      if (failures >= PATIENCE && (await this.answersOthers())) {
+        // It may have come back just now: only what fails beside others that are answered is given up.
+        return (await this.exchange(envelope).catch(() => null)) ?? { ok: false, error: UNANSWERABLE };
+      }
       this.on.status("offline");
       await pause(PAUSES[Math.min(failures, PAUSES.length - 1)]!);
     }
@@ -140,7 +143,7 @@ export class Channel {
   private note(request: Request, reply: Reply): void {
     if (reply.autosave) this.remember({ autosave: reply.autosave, journal: [] });
     else if (CHANGES.has(request.type)) {
-      this.remember(reply.ok && reply.update ? { journal: [...this.keep.journal, request] } : {});
+      this.remember(reply.ok && reply.update ? { journal: extended(this.keep.journal, request) } : {});
     }
   }
 
@@ -149,6 +152,12 @@ export class Channel {
     this.keep = { ...this.keep, ...part, pending };
     this.on.kept(this.keep);
   }
+}
+
+/** A journal with one more request; of a gesture, the last alone counts. */
+function extended(journal: Request[], request: Request): Request[] {
+  const last = journal.at(-1);
+  return [...(last && supersedes(request, last) ? journal.slice(0, -1) : journal), request];
 }
 
 function supersedes(later: Request, earlier: Request): boolean {
