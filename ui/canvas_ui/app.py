@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,7 +127,7 @@ def build(service: Service) -> gr.Blocks:
                 if service.stale_proof(name)
                 else (gr.skip(), gr.skip())
             )
-            return (name, *_code(service, name), *_package(service, name, Path(shelf.name)), *told)
+            return (name, *_emitted(service.document(name), name, Path(shelf.name)), *told)
 
         shown = [session, state, model, config, package, contents, verdict, certificate]
         canvas.revised(revised, outputs=shown, queue=False, show_progress="hidden", api_visibility="private")
@@ -147,17 +147,31 @@ def build(service: Service) -> gr.Blocks:
     return page
 
 
-def _code(service: Service, session: str) -> tuple[str, str, str]:
-    """What the code tab shows: a word on its state, `model.py` and `config.json`."""
-    document = service.document(session)
+def _emitted(document: Document | None, session: str, shelf: Path) -> tuple[str, str, str, Any, str]:
+    """What the other tabs show of a document: a word on its code, `model.py`, `config.json`, the zip, and what is in it."""
+    nothing = gr.DownloadButton(interactive=False, value=None)
     if document is None:
-        return "", EMPTY, "{}"
+        return "", EMPTY, "{}", nothing, ""
     try:
         files = emit(document).files
     except CanvasError as error:
-        return f"This graph cannot be written as code yet. {error}", f"# {error.message}", "{}"
+        said = f"This graph cannot be written as code yet. {error}"
+        return said, f"# {error.message}", "{}", nothing, f"Nothing to download yet. {error}"
     lines = files["model.py"].count("\n")
-    return f"{document.name}: model.py has {lines} lines.", files["model.py"], files["config.json"]
+    said = f"{document.name}: model.py has {lines} lines."
+    sizes = "\n".join(f"{name}  {len(text.encode()):,} bytes" for name, text in files.items())
+    package = gr.DownloadButton(interactive=True, value=_shelved(document, files, session, shelf))
+    return said, files["model.py"], files["config.json"], package, sizes
+
+
+def _shelved(document: Document, files: Mapping[str, str], session: str, shelf: Path) -> str:
+    """The package as a file to download: one for each session, its last."""
+    own = shelf / hashlib.sha256(session.encode()).hexdigest()[:16]
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(exist_ok=True)
+    target = own / f"{file_name(document)}.zip"
+    target.write_bytes(zipped(files, file_name(document)))
+    return str(target)
 
 
 def file_name(document: Document) -> str:
@@ -165,26 +179,7 @@ def file_name(document: Document) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", document.name).strip("-.")[:80] or "model"
 
 
-def _package(service: Service, session: str, shelf: Path) -> tuple[Any, str]:
-    """The package as a file to download, and what is in it."""
-    document = service.document(session)
-    nothing = gr.DownloadButton(interactive=False, value=None)
-    if document is None:
-        return nothing, ""
-    try:
-        files = emit(document).files
-    except CanvasError as error:
-        return nothing, f"Nothing to download yet. {error}"
-    own = shelf / hashlib.sha256(session.encode()).hexdigest()[:16]  # one for each session, its last
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir()
-    target = own / f"{file_name(document)}.zip"
-    target.write_bytes(zipped(files, file_name(document)))
-    sizes = "\n".join(f"{name}  {len(text.encode()):,} bytes" for name, text in files.items())
-    return gr.DownloadButton(interactive=True, value=str(target)), sizes
-
-
-def zipped(files: Any, folder: str) -> bytes:
+def zipped(files: Mapping[str, str], folder: str) -> bytes:
     """Files as a zip with one folder. The same files give the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:

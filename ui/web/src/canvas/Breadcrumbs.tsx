@@ -3,7 +3,6 @@ import type { ReactNode } from "react";
 
 import { Icon } from "../panels/icons";
 import { useCanvas, type State } from "../store";
-import { Glyph } from "./glyphs";
 import { LayerPicker } from "./LayerPicker";
 
 export function Breadcrumbs(): ReactNode {
@@ -23,7 +22,7 @@ export function Breadcrumbs(): ReactNode {
         <ol>
           {crumbs.map((crumb, index) => (
             <li key={crumb.path} className={index === crumbs.length - 1 ? "cn-last" : undefined}>
-              {index > 0 && <Glyph name="chevron" size={10} />}
+              {index > 0 && <Icon name="chevron" size={10} />}
               {index === holder && layers ? (
                 <LayerPicker layers={layers} here={index === crumbs.length - 1} crumb={crumb} />
               ) : index === crumbs.length - 1 ? (

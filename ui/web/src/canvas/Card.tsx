@@ -7,7 +7,6 @@ import { Icon } from "../panels/icons";
 import type { NodeView, PortView } from "../protocol";
 import { enter, expand, openPort } from "./commands";
 import type { CanvasNode } from "./elements";
-import { Glyph } from "./glyphs";
 import { besideId, fieldsOf, hasBody, portAt } from "./measure";
 import { percent } from "./metrics";
 import { Variants } from "./Variants";
@@ -48,7 +47,7 @@ function Head({ node }: { node: NodeView }): ReactNode {
       {(node.linked ?? 0) > 0 && <Linked count={node.linked!} />}
       {node.repeat != null && <span className="cn-repeat" title={`${node.repeat} layers`}>×{node.repeat}</span>}
       {node.kind === "use" && (
-        <HeadButton label={`Open ${node.id} in place`} onClick={() => expand(node.path)}><Glyph name="expand" size={13} /></HeadButton>
+        <HeadButton label={`Open ${node.id} in place`} onClick={() => expand(node.path)}><Icon name="expand" size={13} /></HeadButton>
       )}
       {node.enter != null && <HeadButton label={`Go into ${node.id}`} onClick={() => enter(node)}><Icon name="enter" size={13} /></HeadButton>}
     </div>

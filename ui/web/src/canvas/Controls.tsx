@@ -5,7 +5,6 @@ import type { ReactNode } from "react";
 import { Icon } from "../panels/icons";
 import { useCanvas } from "../store";
 import { arrange, fit, zoomBy } from "./commands";
-import { Glyph } from "./glyphs";
 import { COLOURINGS } from "./metrics";
 import { useView, type Colouring } from "./view";
 
@@ -15,13 +14,13 @@ export function Controls(): ReactNode {
   const colouring = useView((state) => state.colouring);
   return (
     <div className="cn-controls" role="toolbar" aria-label="View" data-testid="controls">
-      <Tool label="Zoom out" keys="−" onClick={() => zoomBy(1 / 1.3)}><Glyph name="minus" /></Tool>
+      <Tool label="Zoom out" keys="−" onClick={() => zoomBy(1 / 1.3)}><Icon name="minus" /></Tool>
       <span className="cn-zoom" aria-label={`Zoom ${percent} %`} role="img">{percent} %</span>
       <Tool label="Zoom in" keys="+" onClick={() => zoomBy(1.3)}><Icon name="plus" /></Tool>
       <hr />
-      <Tool label="Fit the level into view" keys="F" onClick={() => fit()}><Glyph name="fit" /></Tool>
-      <Tool label="Lay the level out again" keys="L" onClick={() => void arrange()}><Glyph name="arrange" /></Tool>
-      <Tool label="Shapes on all wires" keys="S" pressed={shapes} onClick={() => useCanvas.setState({ showShapes: !shapes })}><Glyph name="shapes" /></Tool>
+      <Tool label="Fit the level into view" keys="F" onClick={() => fit()}><Icon name="fit" /></Tool>
+      <Tool label="Lay the level out again" keys="L" onClick={() => void arrange()}><Icon name="arrange" /></Tool>
+      <Tool label="Shapes on all wires" keys="S" pressed={shapes} onClick={() => useCanvas.setState({ showShapes: !shapes })}><Icon name="shapes" /></Tool>
       <hr />
       <label className="cn-colouring">
         <span>Colour</span>

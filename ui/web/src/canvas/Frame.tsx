@@ -6,7 +6,6 @@ import { Icon } from "../panels/icons";
 import { flagOf, HeadButton, Linked } from "./Card";
 import { collapse, enter } from "./commands";
 import type { CanvasNode } from "./elements";
-import { Glyph } from "./glyphs";
 import { besideId } from "./measure";
 import { percent } from "./metrics";
 import { useView } from "./view";
@@ -32,7 +31,7 @@ function FrameOf({ data, selected }: NodeProps<CanvasNode>): ReactNode {
           </span>
         )}
         {(node.linked ?? 0) > 0 && <Linked count={node.linked!} />}
-        <HeadButton label={`Close ${node.id}: show it as one card`} onClick={() => collapse(node.path)}><Glyph name="collapse" size={13} /></HeadButton>
+        <HeadButton label={`Close ${node.id}: show it as one card`} onClick={() => collapse(node.path)}><Icon name="collapse" size={13} /></HeadButton>
         {node.enter != null && <HeadButton label={`Go into ${node.id}`} onClick={() => enter(node)}><Icon name="enter" size={13} /></HeadButton>}
       </div>
     </div>
