@@ -1,7 +1,7 @@
 """One open document: its history, and what is known of it in a scenario. What the editor talks to."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -48,17 +48,9 @@ class State:
         """What it costs; None while shapes disagree."""
         if not self.check.ok:
             return None
-        s = self.setting
+        settings = asdict(self.setting)
         try:
-            return measure(
-                self.document,
-                hardware=s.hardware,
-                mode=s.mode,
-                batch=s.batch,
-                sequence=s.sequence,
-                dtype=s.dtype,
-                optimizer=s.optimizer,
-            )
+            return measure(self.document, hardware=settings.pop("hardware"), **settings)
         except Exception as error:  # a scenario without numbers, or a flaw of ours
             self._flaws.append(_flaw("has no cost in this scenario", error))
             return None

@@ -12,9 +12,10 @@ from torch import Tensor
 from canvas_rt.ops.catalogue import ALIASES
 from canvas_rt.ops.experts import grouped, one_by_one, route
 
-Backend = Literal["shape", "math", "sdpa", "flash", "efficient"]
-"""How attention runs. `shape`: not at all, an empty result. `math`: separate matmuls. `sdpa`: as PyTorch chooses.
-`flash` and `efficient`: the CUDA kernels by name, which on meta allocate what the real ones do."""
+Backend = Literal["shape", "sdpa", "eager", "math", "flash", "efficient", "cpu"]
+"""How attention runs. `shape`: not at all, an empty result. `sdpa`: as PyTorch chooses. `eager`: as transformers'
+`eager_attention_forward`. `math`: PyTorch's composite. `flash`, `efficient` and `cpu`: the fused kernels by name, which on
+meta allocate what the real ones do."""
 
 
 @dataclass(slots=True)
@@ -35,6 +36,15 @@ class Context:
 
     cache: "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None" = None
     """Appends new keys and values to the cache of the layer at hand and gives back all of them."""
+
+    grouped: bool = False
+    """Whether experts run all in grouped products, whatever the backend."""
+
+    linear: "Callable[[Tensor, Tensor, Tensor | None], Tensor] | None" = None
+    """How a linear multiplies, where it is not `F.linear`: in 8 bits, dequantised, with an adapter."""
+
+    mask: "Callable[[Tensor, Tensor, int | None], Tensor] | None" = None
+    """Gives the mask of visible pairs for queries and keys, where the model made it before."""
 
 
 Values = Mapping[str, Tensor]
@@ -127,13 +137,92 @@ def attention_mask(queries: int, keys: int, window: int | None, device: torch.de
     return visible[None, None]
 
 
-def _math_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+def repeat_heads(x: Tensor, groups: int) -> Tensor:
+    """Each key/value head as often as query heads share it, as transformers' `repeat_kv` does."""
+    if groups == 1:
+        return x
+    batch, heads, length, width = x.shape
+    return x[:, :, None].expand(batch, heads, groups, length, width).reshape(batch, heads * groups, length, width)
+
+
+def needs_mask(queries: int, keys: int, window: int | None) -> bool:
+    """Whether plain causality does not say which keys are visible: transformers builds a mask then."""
+    return queries > 1 and window is not None and keys >= window
+
+
+def _visible(q: Tensor, k: Tensor, window: int | None, context: Context) -> Tensor:
+    if context.mask is not None:
+        return context.mask(q, k, window)
+    return attention_mask(q.shape[2], k.shape[2], window, q.device)
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
     groups = q.shape[1] // k.shape[1]
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    scores = q @ k.transpose(2, 3) * scale
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype) @ v
+    keys, values = repeat_heads(k, groups), repeat_heads(v, groups)
+    scores = torch.matmul(q, keys.transpose(2, 3)) * attrs["scale"]
+    mask = _visible(q, k, attrs["window"], context)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype is torch.bool else scores + mask
+    scores = F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    return torch.matmul(scores, values)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
+    # Where plain causality says it all, no mask is built: faster, and what transformers does too.
+    limited = needs_mask(q.shape[2], k.shape[2], attrs["window"])
+    mask = _visible(q, k, attrs["window"], context) if limited else None
+    groups = q.shape[1] // k.shape[1]
+    if limited:
+        k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    causal = q.shape[2] > 1 and not limited
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, 0.0, causal, scale=attrs["scale"], enable_gqa=groups > 1 and not limited
+    )
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
+    # The kernel serves grouped heads as they are, and windows without a mask.
+    aten = torch.ops.aten
+    return aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
+        q, k, v, 0.0, q.shape[2] > 1, False, scale=attrs["scale"]
+    )[0]
+
+
+def _bias(q: Tensor, k: Tensor, window: int | None, context: Context) -> Tensor | None:
+    """A mask as the numbers that PyTorch makes of it, once in each attention, and keeps for the backward."""
+    if not needs_mask(q.shape[2], k.shape[2], window):
+        return None
+    visible = _visible(q, k, window, context).expand(q.shape[0], 1, -1, -1)
+    bias = torch.zeros_like(visible, dtype=q.dtype, memory_format=torch.contiguous_format)
+    return bias.masked_fill_(visible.logical_not(), float("-inf")).expand(-1, q.shape[1], -1, -1)
+
+
+def _efficient(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
+    groups, bias = q.shape[1] // k.shape[1], _bias(q, k, attrs["window"], context)
+    k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    keep = q.requires_grad or k.requires_grad or v.requires_grad
+    run = torch.ops.aten._scaled_dot_product_efficient_attention
+    causal = q.shape[2] > 1 and bias is None
+    return run(q, k, v, bias, keep, 0.0, causal, scale=attrs["scale"])[0]  # type: ignore[no-any-return]
+
+
+def _cpu(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
+    groups, bias = q.shape[1] // k.shape[1], _bias(q, k, attrs["window"], context)
+    if bias is not None:  # transformers repeats heads where there is a mask
+        k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    causal = q.shape[2] > 1 and bias is None
+    return run(q, k, v, 0.0, causal, attn_mask=bias, scale=attrs["scale"])[0]  # type: ignore[no-any-return]
+
+
+ATTENTION: Mapping[str, Callable[[Tensor, Tensor, Tensor, Mapping[str, Any], Context], Tensor]] = {
+    "eager": _eager,
+    "sdpa": _sdpa,
+    "math": _sdpa,  # on meta PyTorch chooses the composite
+    "flash": _flash,
+    "efficient": _efficient,
+    "cpu": _cpu,
+}
+"""Attention by backend: [batch, heads, queries, width] of q, and k and v with their own heads, to the same of v's width."""
 
 
 def _attention(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
@@ -142,28 +231,12 @@ def _attention(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
         return (q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]),)
     if context.cache is not None:
         k, v = context.cache(k, v)
-    scale, aten = attrs["scale"], torch.ops.aten
-    causal = q.shape[2] > 1
-    if context.backend == "flash":
-        # The kernel serves grouped heads as they are, and windows without a mask.
-        out = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[0]
-    elif context.backend == "efficient":
-        groups = q.shape[1] // k.shape[1]
-        k, v = (k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)) if groups > 1 else (k, v)
-        out = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal, scale=scale)[0]
-    else:
-        queries, keys, window = q.shape[2], k.shape[2], attrs["window"]
-        if context.backend == "math":
-            out = _math_attention(q, k, v, attention_mask(queries, keys, window, q.device), scale)
-        else:
-            # Where plain causality says it all, no mask is built: faster, and what transformers does too.
-            limited = window is not None and keys > window
-            mask = attention_mask(queries, keys, window, q.device) if limited else None
-            grouped = k.shape[1] != q.shape[1]
-            out = F.scaled_dot_product_attention(
-                q, k, v, mask, 0.0, causal and mask is None, scale=scale, enable_gqa=grouped
-            )
-    return (out.transpose(1, 2).contiguous(),)
+    return (ATTENTION[context.backend](q, k, v, attrs, context).transpose(1, 2).contiguous(),)
+
+
+def _linear(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    multiply = context.linear or F.linear
+    return (multiply(inputs["x"], parameters["weight"], parameters.get("bias")),)
 
 
 def _split_heads(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
@@ -187,8 +260,8 @@ def _experts(inputs: Values, attrs: Mapping[str, Any], parameters: Values, conte
     x = inputs["x"]
     if context.backend == "shape":
         return (torch.empty_like(x),)
-    # Where attention runs by the kernels of a GPU, so do experts.
-    run = grouped if context.backend in ("flash", "efficient") else one_by_one
+    # Where shapes must not depend on what is chosen, as on meta, experts run as a GPU's kernels do.
+    run = grouped if context.grouped or context.backend in ("flash", "efficient") else one_by_one
     tokens, indices, weights = (inputs[port].flatten(0, 1) for port in ("x", "indices", "weights"))
     act = ACTIVATION_KERNELS[ALIASES.get(attrs["fn"], attrs["fn"])]
     return (run(tokens, indices, weights, parameters["gate_up_proj"], parameters["down_proj"], act).view_as(x),)
@@ -203,7 +276,7 @@ KERNELS: Mapping[str, Kernel] = {
     "position_ids": _position_ids,
     "rotary_embedding": _rotary_embedding,
     "apply_rotary": _apply_rotary,
-    "linear": _simple(lambda i, a, p: F.linear(i["x"], p["weight"], p.get("bias"))),
+    "linear": _linear,
     "rms_norm": _simple(lambda i, a, p: rms_norm(i["x"], p["weight"], a["eps"])),
     "layer_norm": _simple(lambda i, a, p: F.layer_norm(i["x"], (a["size"],), p["weight"], p.get("bias"), a["eps"])),
     "split_heads": _split_heads,

@@ -1,41 +1,59 @@
 """The memory of keys and values that generation keeps."""
 
+from dataclasses import dataclass
+
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import live, parse_layers
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.physics.block_run import BlockRun, Flow
+from canvas_rt.physics.cache import cache_bytes
+from canvas_rt.physics.scenario import CACHES, ITEM_BYTES
 from canvas_rt.physics.shapes import checked_run
 
-ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of one number."""
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """How a cache keeps keys and values."""
+
+    cache: str
+    page: int
+    item: int
+
+    def bytes(self, count: int, tokens: int) -> int:
+        """Of so many numbers for each token."""
+        slots = -(-tokens // self.page) * self.page if self.page else tokens
+        return cache_bytes(count * slots, self.cache, self.item)
 
 
-def item_bytes(dtype: str) -> int:
-    if dtype not in ITEM_BYTES:
-        raise CanvasError(f"unknown dtype '{dtype}'", path="dtype", hint=suggest(dtype, ITEM_BYTES))
-    return ITEM_BYTES[dtype]
-
-
-def kv_cache_bytes(document: Document, *, batch: int, sequence: int, dtype: str = "bf16") -> int:
+def kv_cache_bytes(
+    document: Document, *, batch: int, sequence: int, dtype: str = "bf16", cache: str = "same", page: int = 0
+) -> int:
     """Bytes that the key/value cache holds once `sequence` tokens are in it.
 
-    A layer with a sliding window keeps at most `window` tokens.
+    A layer with a sliding window keeps at most `window` tokens. `cache` is the kind of number that it keeps
+    (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole ones; 0 for no pages.
 
     Raises `UnresolvedShape` where `check` would report an error.
     Source: Ainslie et al. 2023 (GQA); checked against the traced cache in tests/physics/test_kv_cache.py.
     """
-    return _elements(checked_run(document, batch, sequence)) * item_bytes(dtype)
+    if dtype not in ITEM_BYTES:
+        raise CanvasError(f"unknown dtype '{dtype}'", path="dtype", hint=suggest(dtype, ITEM_BYTES))
+    if cache not in CACHES:
+        raise CanvasError(f"unknown cache '{cache}'", path="cache", hint=suggest(cache, CACHES))
+    return _bytes(checked_run(document, batch, sequence), _Store(cache, page, ITEM_BYTES[dtype]))
 
 
-def _elements(run: BlockRun) -> int:
+def _bytes(run: BlockRun, store: _Store) -> int:
     running = live(run.block)  # what no output depends on attends to nothing, and may not even be wired
     nodes = [
         node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention" and node.id in running
     ]
     inside = [(key, inner) for key, inner in run.inside if key.partition(".")[0] in running]
-    return sum(_of_node(run, node) for node in nodes) + sum(_times(key) * _elements(inner) for key, inner in inside)
+    return sum(_of_node(run, node, store) for node in nodes) + sum(
+        _times(key) * _bytes(inner, store) for key, inner in inside
+    )
 
 
 def _times(key: str) -> int:
@@ -44,14 +62,14 @@ def _times(key: str) -> int:
     return span[1] - span[0]
 
 
-def _of_node(run: BlockRun, node: Node) -> int:
+def _of_node(run: BlockRun, node: Node, store: _Store) -> int:
     window = resolve(complete(node)["window"], run.environment)
     total = 0
     for port in ("k", "v"):
         flow = flow_of(run, node.inputs[port])
         assert flow is not None, node.id
         batch, heads, tokens, width = flow.shape
-        total += batch * heads * (tokens if window is None else min(tokens, window)) * width
+        total += store.bytes(batch * heads * width, tokens if window is None else min(tokens, window))
     return total
 
 

@@ -29,26 +29,75 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 def _like(x: Tensor, dtype: torch.dtype | None = None) -> Any:
     """A tensor laid out like `x`, as pointwise operations and `empty_like` give."""
-    if x.stride() == contiguous_strides(x.shape):
-        return empty(x.shape, dtype or x.dtype)
-    if 1 in x.shape[1:] or (x.shape[0] == 1 and not _canonical(x)) or not _dense(x):
-        return NotImplemented
-    return torch.empty_strided(x.shape, x.stride(), dtype=dtype or x.dtype, device="meta")
+    if 1 in x.shape[1:] and x.stride() != contiguous_strides(x.shape) and not _dense(x.shape, x.stride()):
+        return NotImplemented  # several orders are as good, and `empty_like` takes another than operations on two
+    return _laid_out(x.shape, (x.stride(),), dtype or x.dtype)
 
 
-def _dense(x: Tensor) -> bool:
-    """Whether its elements fill their storage without gaps or overlap."""
+def _laid_out(shape: Sequence[int], strides: Sequence[Sequence[int]], dtype: torch.dtype) -> Tensor:
+    """What a pointwise operation over tensors of a shape and these strides gives."""
+    natural = contiguous_strides(shape)
+    if any(given != natural for given in strides):
+        natural = _ordered(shape, strides)
+    return torch.empty_strided(shape, natural, dtype=dtype, device="meta")
+
+
+def _ordered(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Dense strides in the order in which the tensors' dimensions lie in memory.
+
+    Source: `TensorIteratorBase::reorder_dimensions` of PyTorch, which leaves open what strides alone do not tell.
+    """
+    if len(strides) == 1 and _dense(shape, strides[0]):
+        return tuple(strides[0])
+    if all(_contiguous(shape, given) for given in strides):
+        return contiguous_strides(shape)
+    order = list(reversed(range(len(shape))))
+    for place in range(1, len(order)):
+        here = place
+        for before in reversed(range(place)):
+            comparison = _compare(order[before], order[here], shape, strides)
+            if comparison > 0:
+                order[before], order[here] = order[here], order[before]
+                here = before
+            elif comparison < 0:
+                break
+    found, step = [0] * len(order), 1
+    for axis in order:
+        found[axis] = step
+        step *= max(shape[axis], 1)
+    return tuple(found)
+
+
+def _compare(a: int, b: int, shape: Sequence[int], strides: Sequence[Sequence[int]]) -> int:
+    """Whether dimension `a` lies within `b` (-1), around it (1), or either way (0)."""
+    for given in strides:
+        inner, outer = given[a], given[b]
+        if not inner or not outer or (inner == outer and shape[a] <= shape[b]):
+            continue
+        if inner == outer:
+            return 1
+        return -1 if inner < outer else 1
+    return 0
+
+
+def _contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """As `is_contiguous` has it: the stride of a dimension of 1 says nothing."""
     step = 1
-    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         if size != 1 and stride != step:
             return False
         step *= size
     return True
 
 
-def _canonical(x: Tensor) -> bool:
-    """Whether a first dimension of 1 has the stride that PyTorch would give it: that of all the rest."""
-    return x.stride(0) == x.numel()
+def _dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements fill their storage without gaps or overlap."""
+    step = 1
+    for stride, size in sorted(zip(strides, shape, strict=True)):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
 
 
 def _pointwise(x: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -62,20 +111,30 @@ def _binary(x: Any, y: Any, **kwargs: Any) -> Any:
         return NotImplemented
     if not isinstance(y, Tensor):
         return _like(x)
-    if y.dtype != x.dtype:
+    if y.dtype != x.dtype or not x.dim() or not y.dim():
         return NotImplemented
     if x.shape == y.shape:
-        return _like(x) if x.stride() == y.stride() or (x.is_contiguous() and y.is_contiguous()) else NotImplemented
-    if _spreads(y, x):
-        return _like(x)
-    return _like(y) if _spreads(x, y) and x.is_contiguous() and y.is_contiguous() else NotImplemented
+        return _laid_out(x.shape, (x.stride(), y.stride()), x.dtype)
+    shape = _spread(x.shape, y.shape)
+    if shape is None:
+        return NotImplemented
+    return _laid_out(shape, tuple(_expanded(z, shape) for z in (x, y)), x.dtype)
 
 
-def _spreads(small: Tensor, large: Tensor) -> bool:
-    """Whether `small` is repeated to the shape of `large` and leaves that shape as it is."""
-    if small.dim() > large.dim():
-        return False
-    return all(s in (1, w) for s, w in zip(reversed(small.shape), reversed(large.shape), strict=False))
+def _spread(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...] | None:
+    """The shape that both are repeated to, or None."""
+    long, short = (a, b) if len(a) >= len(b) else (b, a)
+    short = (1,) * (len(long) - len(short)) + tuple(short)
+    if any(m != n and 1 not in (m, n) for m, n in zip(long, short, strict=True)):
+        return None
+    return tuple(n if m == 1 else m for m, n in zip(long, short, strict=True))
+
+
+def _expanded(x: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of a tensor that is repeated to a shape."""
+    missing = len(shape) - x.dim()
+    own = zip(x.shape, x.stride(), shape[missing:], strict=True)
+    return (0,) * missing + tuple(0 if size == 1 and wanted != 1 else stride for size, stride, wanted in own)
 
 
 def _to_copy(x: Tensor, **kwargs: Any) -> Any:
@@ -144,6 +203,24 @@ def _softmax_backward(grad: Tensor, out: Tensor, dim: int, dtype: torch.dtype) -
     return _binary(grad, out) if dtype == grad.dtype and grad.is_contiguous() else NotImplemented
 
 
+def _log_softmax(x: Tensor, dim: int, half_to_float: bool) -> Any:
+    return NotImplemented if half_to_float or not x.is_contiguous() else empty(x.shape, x.dtype)
+
+
+def _log_softmax_backward(grad: Tensor, out: Tensor, dim: int, dtype: torch.dtype) -> Any:
+    return empty(out.shape, dtype) if dtype == grad.dtype and grad.is_contiguous() else NotImplemented
+
+
+def _nll_loss(x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignored: int) -> Any:
+    if weight is not None or reduction == 0 or x.dim() != 2:
+        return NotImplemented
+    return empty((), x.dtype), empty((), x.dtype)
+
+
+def _nll_loss_backward(grad: Tensor, x: Tensor, *args: Any) -> Any:
+    return empty(x.shape, x.dtype) if x.is_contiguous() else NotImplemented
+
+
 def _flash(
     q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, *args: Any, **kwargs: Any
 ) -> Any:
@@ -178,6 +255,10 @@ FAST: Mapping[Any, FastKernel] = {
     aten.silu_backward.default: _silu_backward,
     aten._softmax.default: _softmax,
     aten._softmax_backward_data.default: _softmax_backward,
+    aten._log_softmax.default: _log_softmax,
+    aten._log_softmax_backward_data.default: _log_softmax_backward,
+    aten.nll_loss_forward.default: _nll_loss,
+    aten.nll_loss_backward.default: _nll_loss_backward,
     aten._to_copy.default: _to_copy,
     aten.sum.dim_IntList: _reduce,
     aten.mean.dim: _reduce,

@@ -4,25 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Bound = Literal["compute", "memory"]
+from canvas_rt.diagnostics import Diagnostic
+from canvas_rt.physics.scenario import Scenario
 
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """How the model is run."""
-
-    mode: str
-    """`train`: one step. `prefill`: read a prompt. `decode`: one new token."""
-
-    batch: int
-    sequence: int
-    """Tokens of each sequence; in `decode`, those that the cache holds already."""
-
-    dtype: str
-    """Of weights, gradients, activations, cache and the optimizer's moments."""
-
-    optimizer: str
-    """In `train`; its fused implementation, which needs no temporaries."""
+Bound = Literal["compute", "memory", "launch", "communication"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +18,9 @@ class ParameterCount:
     active: int
     """Those that one token passes through."""
 
+    trained: int
+    """Those that a step changes, adapters among them; 0 where nothing is trained."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flops:
@@ -42,21 +30,26 @@ class Flops:
     """As `torch.utils.flop_counter.FlopCounterMode` counts: attention over the full square of positions."""
 
     backward: int
+    """What is recomputed is among it."""
+
+    recomputed: int
     executed: int
     """What the kernels run: flash attention skips pairs that the mask hides and recomputes scores in its backward."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes. The first five sum up to `peak_allocated`."""
+    """Bytes, on one card. The first five sum up to `peak_allocated`."""
 
     weights: int
     gradients: int
-    """Of all parameters, as they stand when the backward is done."""
+    """Of all that is trained, as they stand when the backward is done."""
 
     optimizer: int
+    """State that lives from step to step."""
+
     activations: int
-    """What the peak holds beyond the rest: activations, temporaries, token ids, rounding to 512 bytes."""
+    """What the peak holds beyond the rest: activations, temporaries, token ids, cuBLAS' workspaces, rounding to 512."""
 
     kv_cache: int
     peak_allocated: int
@@ -66,12 +59,16 @@ class Memory:
     """The most that PyTorch's caching allocator takes from the driver."""
 
     device_total: int
-    """With the CUDA context and cuBLAS workspaces: what the card must have."""
+    """With the CUDA context and NCCL's buffers: what the card must have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Time:
-    """Seconds, by the roofline: each kernel takes as long as its arithmetic or its traffic, whichever is longer."""
+    """Seconds of one run (of a step, all its accumulated batches; of a chat, prompt and answer), by the roofline.
+
+    Each kernel takes as long as its arithmetic, its traffic or its launch, whichever is longest: with datasheet peaks a
+    lower bound, with a calibration an estimate.
+    """
 
     total_s: float
     compute_s: float
@@ -80,7 +77,45 @@ class Time:
     memory_s: float
     """In kernels that memory traffic bounds."""
 
+    launch_s: float
+    """In kernels so short that the host cannot issue them fast enough."""
+
+    communication_s: float
+    """Waiting for other cards."""
+
     tokens_per_s: float
+    """Of all cards together; in a chat, of those that are generated."""
+
+    mfu: float
+    """Share of the cards' peak that the model's own FLOPs take: recomputation is not among them."""
+
+    first_token_s: float = 0.0
+    """From the prompt to its first token."""
+
+    next_token_s: float = 0.0
+    """From one generated token to the next; in a chat on average."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """How the caching allocator fared on a card of that capacity."""
+
+    retries: int
+    """How often it gave back what it had cached, and asked again."""
+
+    out_of_memory: bool
+    allocated: int
+    """The most that it handed out: with what was too little to be split off, more than tensors asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a number of tokens costs."""
+
+    tokens: int
+    gpu_hours: float
+    energy_kwh: float
+    """At the card's board power."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +130,12 @@ class NodeCost:
 
     time_s: float
     bound: Bound
+    weights: int
+    """Bytes of its weights, and of the gradients and optimizer state that belong to them."""
+    gradients: int
+    optimizer: int
+    memory: int
+    """Bytes that are its own when the model holds most: over all nodes, exactly `memory.peak_allocated`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +152,17 @@ class Report:
     hardware: str
     scenario: Scenario
     by_node: Mapping[str, NodeCost]
-    """Parameters, FLOPs and time of the nodes sum up to the totals."""
+    """Over the nodes, everything sums up to the totals: parameters, FLOPs, bytes, time and memory. Beside the model's own
+    nodes there are `loss`, `labels`, `optimizer`, `cublas` and the model's inputs, where they take something."""
+
+    diagnostics: tuple[Diagnostic, ...] = ()
+    """What is odd about the scenario, though it runs."""
+
+    allocator: Allocation | None = None
+    """How the allocator fared, where it was followed through every layer."""
+
+    budget: Budget | None = None
+    """Where the scenario says how many tokens are to be processed."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -121,6 +172,10 @@ class Report:
             "time": asdict(self.time),
             "fits": self.fits,
             "hardware": self.hardware,
+            "cards": self.scenario.cards,
             "scenario": asdict(self.scenario),
+            "allocator": None if self.allocator is None else asdict(self.allocator),
+            "budget": None if self.budget is None else asdict(self.budget),
+            "diagnostics": [diagnostic.to_json() for diagnostic in self.diagnostics],
             "by_node": {path: asdict(cost) for path, cost in self.by_node.items()},
         }

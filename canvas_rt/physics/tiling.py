@@ -5,7 +5,8 @@ last of those that hold it lets go. All others are the layer's own, and between 
 and the highest running sum of a layer's events matter.
 """
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -14,13 +15,16 @@ from typing import Protocol
 from canvas_rt.physics.tape import Event
 from canvas_rt.physics.trace import GAP, Gap, Trace
 
-Lookup = Callable[[Gap, int], Trace]
-"""The trace of a layer of the kind with that index in a gap."""
+Placed = tuple[str, Trace]
+"""A layer's trace, and the path of the layers that are like it, with a dot at its end: `model.layers.0-31.`"""
+
+Layering = Callable[[Gap, str], Sequence[Placed]]
+"""The layers of a gap, in their order. The text is the path of the block around the gap, with a dot at its end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Chunk:
-    """A stretch of events on storages of the layer's own."""
+    """A stretch of events on storages of the layer's own. Equal only to itself."""
 
     net: int
     peak: int
@@ -46,17 +50,20 @@ class Layers:
 Step = Chunk | Shared | Layers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class Score:
     """A trace, prepared for being put together."""
 
     forward: tuple[Step, ...]
+    between: tuple[Step, ...]
     backward: tuple[Step, ...]
     shared: frozenset[int]
     released: frozenset[int]
     """The shared storages that it lets go of."""
     count: int
     """How many numbers it uses."""
+    makers: tuple[str, ...]
+    """Whose each storage is."""
 
 
 @lru_cache(maxsize=512)
@@ -67,13 +74,15 @@ def score(trace: Trace) -> Score:
     for gap in trace.gaps:
         shared |= {gap.given, *gap.given_others, gap.result, gap.gradient, gap.passed, *gap.passed_others}
     shared -= {-1}
-    events = (*trace.forward, *trace.backward)
+    events = (*trace.forward, *trace.between, *trace.backward)
     return Score(
         _steps(trace.forward, shared),
+        _steps(trace.between, shared),
         _steps(trace.backward, shared),
         frozenset(shared),
         frozenset(number for nbytes, number in events if nbytes < 0 and number in shared),
         max((number for _, number in events), default=-1) + 1,
+        trace.makers,
     )
 
 
@@ -107,6 +116,8 @@ class Token:
     holders: int = 0
     allocated: bool = False
     number: int = -1
+    owner: str = ""
+    """The path of the node that made it."""
     same: "Token | None" = None
     """The token that this one turned out to be: layers are built before the gradients that join them are known."""
 
@@ -124,6 +135,8 @@ class Part:
     score: Score
     tokens: dict[int, Token]
     offset: int
+    path: str
+    """Of the layers that it is like, or nothing for the root; with a dot at its end."""
     layers: list[list["Part"]] = field(default_factory=list)
     added: list[int] = field(default_factory=list)
     """Gradients that are added to those of other layers, and freed, when its backward is done."""
@@ -132,25 +145,56 @@ class Part:
 class Sink(Protocol):
     """What is done with the events of the whole model."""
 
-    def chunk(self, chunk: Chunk, offset: int) -> None: ...
+    def chunk(self, chunk: Chunk, part: Part) -> None: ...
 
-    def one(self, nbytes: int, number: int) -> None: ...
+    def one(self, nbytes: int, number: int, owner: str) -> None: ...
 
 
 @dataclass(slots=True)
 class Running:
-    """The sum of allocated bytes, and the highest that it was."""
+    """The sum of allocated bytes, the highest that it was, and whose the bytes were then."""
 
     now: int = 0
     peak: int = 0
+    played: list[tuple[Chunk, Part] | tuple[int, str]] = field(default_factory=list)
+    at: int = 0
+    """How much was played when the sum was highest."""
 
-    def chunk(self, chunk: Chunk, offset: int) -> None:
-        self.peak = max(self.peak, self.now + chunk.peak)
+    def chunk(self, chunk: Chunk, part: Part) -> None:
+        self.played.append((chunk, part))
+        if self.now + chunk.peak > self.peak:
+            self.peak, self.at = self.now + chunk.peak, len(self.played)
         self.now += chunk.net
 
-    def one(self, nbytes: int, number: int) -> None:
+    def one(self, nbytes: int, number: int, owner: str) -> None:
+        self.played.append((nbytes, owner))
         self.now += nbytes
-        self.peak = max(self.peak, self.now)
+        if self.now > self.peak:
+            self.peak, self.at = self.now, len(self.played)
+
+    def by_owner(self) -> dict[str, int]:
+        """Bytes at the peak, by the path of the node that made them."""
+        total: Counter[str] = Counter()
+        chunks: Counter[tuple[Chunk, str, Score]] = Counter()
+        for what, whose in self.played[: self.at]:
+            if isinstance(what, int):
+                total[whose] += what  # type: ignore[index]
+            else:
+                chunks[what, whose.path, whose.score] += 1  # type: ignore[union-attr]
+        last = self.played[self.at - 1] if self.at else (0, "")
+        if isinstance(last[0], Chunk) and isinstance(last[1], Part):
+            chunk, part = last[0], last[1]
+            chunks[chunk, part.path, part.score] -= 1
+            sums = list(accumulate(nbytes for nbytes, _ in chunk.events))
+            _add(total, chunk, part.path, part.score, sums.index(max(sums)) + 1, 1)
+        for (chunk, path, prepared), times in chunks.items():
+            _add(total, chunk, path, prepared, len(chunk.events), times)
+        return {path: nbytes for path, nbytes in total.items() if nbytes}
+
+
+def _add(total: Counter[str], chunk: Chunk, path: str, prepared: Score, length: int, times: int) -> None:
+    for number, nbytes in _living(chunk, length):
+        total[path + prepared.makers[number]] += times * nbytes
 
 
 @dataclass(slots=True)
@@ -159,52 +203,61 @@ class Listed:
 
     events: list[Event] = field(default_factory=list)
 
-    def chunk(self, chunk: Chunk, offset: int) -> None:
+    def chunk(self, chunk: Chunk, part: Part) -> None:
+        offset = part.offset
         self.events += [(nbytes, number + offset) for nbytes, number in chunk.events]
 
-    def one(self, nbytes: int, number: int) -> None:
+    def one(self, nbytes: int, number: int, owner: str) -> None:
         self.events.append((nbytes, number))
+
+
+@lru_cache(maxsize=4096)
+def _living(chunk: Chunk, length: int) -> tuple[tuple[int, int], ...]:
+    """Storages, and the bytes by which a stretch's first events change what they hold: freed earlier ones are negative."""
+    found: dict[int, int] = {}
+    for nbytes, number in chunk.events[:length]:
+        found[number] = found.get(number, 0) + nbytes
+    return tuple((number, nbytes) for number, nbytes in found.items() if nbytes)
 
 
 class Tiling:
     """The whole model, part by part. Plays once."""
 
-    def __init__(self, root: Trace, lookup: Lookup, kinds: Callable[[Gap], tuple[int, ...]]) -> None:
-        self.lookup = lookup
-        self.kinds = kinds
+    def __init__(self, root: Trace, layering: Layering) -> None:
+        self.layering = layering
         self.offset = 0
-        self.before: list[tuple[int, Token]] = []
-        """What the cache holds from the start."""
-        self.root = self._part(root, {})
+        self.before: list[tuple[int, Token, str]] = []
+        """What the cache holds from the start, and whose it is."""
+        self.root = self._part(root, {}, "")
 
     def play(self, sink: Sink) -> None:
-        for nbytes, token in self.before:
-            self._allocate(sink, nbytes, token)
+        for nbytes, token, owner in self.before:
+            self._allocate(sink, nbytes, token, owner)
         self._play(self.root, self.root.score.forward, sink, forward=True)
+        self._between(self.root, sink)
         self._play(self.root, self.root.score.backward, sink, forward=False)
 
-    def _part(self, trace: Trace, given: Mapping[int, Token]) -> Part:
+    def _part(self, trace: Trace, given: Mapping[int, Token], path: str) -> Part:
         prepared = score(trace)
         tokens = {number: given.get(number) or Token() for number in prepared.shared}
         for number in prepared.released:
             tokens[number].resolved().holders += 1
-        part = Part(prepared, tokens, self.offset)
+        part = Part(prepared, tokens, self.offset, path)
         self.offset += prepared.count
-        self.before += [(nbytes, tokens[number]) for nbytes, number in trace.cached]
+        self.before += [(nbytes, tokens[number], path + trace.makers[number]) for nbytes, number in trace.cached]
         for gap in trace.gaps:
             part.layers.append(self._layers(part, gap))
         return part
 
     def _layers(self, parent: Part, gap: Gap) -> list[Part]:
-        kinds = self.kinds(gap)
-        known = {kind: self.lookup(gap, kind) for kind in dict.fromkeys(kinds)}
-        traces = [known[kind] for kind in kinds]
+        placed = self.layering(gap, parent.path)
+        traces = [trace for _, trace in placed]
         carried = parent.tokens[gap.given]
         others = [parent.tokens[number] for number in gap.given_others]
         parts = []
-        for trace in traces:
+        for path, trace in placed:
             given = {trace.given: carried, **dict(zip(trace.given_others, others, strict=True))}
-            parts.append(self._part(trace, given))
+            parts.append(self._part(trace, given, path))
             carried = parts[-1].tokens[trace.result]
         self._join(parent, gap.result, carried)
         if gap.gradient >= 0:
@@ -215,6 +268,8 @@ class Tiling:
     def _join_gradients(self, parent: Part, gap: Gap, traces: list[Trace], parts: list[Part]) -> None:
         carried = parent.tokens[gap.gradient]
         for trace, part in zip(reversed(traces), reversed(parts), strict=True):
+            if trace.gradient < 0:
+                return  # nothing is trained here or before
             self._join(part, trace.gradient, carried)
             if trace.passed < 0:
                 return
@@ -243,16 +298,22 @@ class Tiling:
             token.holders += old.holders
             old.same = token
 
-    def _allocate(self, sink: Sink, nbytes: int, token: Token) -> None:
+    def _allocate(self, sink: Sink, nbytes: int, token: Token, owner: str) -> None:
         token = token.resolved()
-        token.allocated, token.number = True, self.offset
+        token.allocated, token.number, token.owner = True, self.offset, owner
         self.offset += 1
-        sink.one(nbytes, token.number)
+        sink.one(nbytes, token.number, owner)
+
+    def _between(self, part: Part, sink: Sink) -> None:
+        self._play(part, part.score.between, sink, forward=True)
+        for layers in part.layers:
+            for layer in layers:
+                self._between(layer, sink)
 
     def _play(self, part: Part, steps: tuple[Step, ...], sink: Sink, *, forward: bool) -> None:
         for step in steps:
             if isinstance(step, Chunk):
-                sink.chunk(step, part.offset)
+                sink.chunk(step, part)
             elif isinstance(step, Layers):
                 layers = part.layers[step.gap]
                 for layer in layers if forward else reversed(layers):
@@ -260,7 +321,8 @@ class Tiling:
                     if not forward:
                         self._free_added(layer, sink)
             else:
-                self._shared(part.tokens[step.number].resolved(), step.nbytes, sink)
+                token, owner = part.tokens[step.number].resolved(), part.path + part.score.makers[step.number]
+                self._shared(token, step.nbytes, owner, sink)
 
     def _free_added(self, part: Part, sink: Sink) -> None:
         sizes = {
@@ -270,13 +332,13 @@ class Tiling:
             token = part.tokens[number].resolved()
             if token.allocated:
                 token.allocated = False
-                sink.one(-sizes.get(number, 0), token.number)
+                sink.one(-sizes.get(number, 0), token.number, token.owner)
 
-    def _shared(self, token: Token, nbytes: int, sink: Sink) -> None:
+    def _shared(self, token: Token, nbytes: int, owner: str, sink: Sink) -> None:
         if nbytes > 0:
-            self._allocate(sink, nbytes, token)
+            self._allocate(sink, nbytes, token, owner)
             return
         token.holders -= 1
         if token.allocated and token.holders == 0:
             token.allocated = False
-            sink.one(nbytes, token.number)
+            sink.one(nbytes, token.number, token.owner)

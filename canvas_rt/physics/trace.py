@@ -1,73 +1,35 @@
 """Trace one block on meta, forward and backward; a stack inside it is a gap where its layers' own traces go."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from canvas_rt.ir.document import Node, Stack, layer_environment
+from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import head, own_names
-from canvas_rt.ops.catalogue import OPS
+from canvas_rt.ir.graph import head, own_names, running_order, walk
+from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.interpret import Interpreter
-from canvas_rt.ops.kernels import Backend, Context
+from canvas_rt.ops.kernels import needs_mask
+from canvas_rt.physics import linears
+from canvas_rt.physics.autocast import Autocast
+from canvas_rt.physics.cache import cache_bytes
 from canvas_rt.physics.keys import Blocks, Environment, relevant, stand_in
-from canvas_rt.physics.tape import Event, Tape, Work, rounded
+from canvas_rt.physics.losses import causal_loss, chunked_loss, fused_loss
+from canvas_rt.physics.regimes import PLAIN, Regime
+from canvas_rt.physics.setup import META, Arriving, Setup, arriving
+from canvas_rt.physics.tape import Event, Tape, Work
 
-Mode = Literal["train", "prefill", "decode"]
-META = torch.device("meta")
-DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GAP = -1
 """In place of a storage's number: the layers of a stack stand here. The event's bytes are the stack's index."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """How a model is run, as far as a trace depends on it."""
-
-    mode: Mode
-    batch: int
-    sequence: int
-    """Tokens of a sequence; in `decode`, those that the cache holds already."""
-
-    dtype: str
-
-    @property
-    def new_tokens(self) -> int:
-        return 1 if self.mode == "decode" else self.sequence
-
-    @property
-    def train(self) -> bool:
-        return self.mode == "train"
-
-    def context(self) -> Context:
-        # Flash attention has no fp32 kernel; PyTorch then takes the memory-efficient one.
-        backend: Backend = "efficient" if self.dtype == "fp32" else "flash"
-        past = self.sequence if self.mode == "decode" else 0
-        return Context(self.batch, self.new_tokens, META, DTYPES[self.dtype], backend, past)
-
-
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """A tensor that a block is given."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    dtype: torch.dtype
-    requires_grad: bool
-
-    def make(self) -> Tensor:
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=META)
-
-
-def arriving(tensor: Tensor) -> Arriving:
-    return Arriving(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, tensor.requires_grad)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +54,16 @@ class Gap:
     """The gradients of `given_others`, summed over the layers; -1 for those that need none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A parameter's gradient, as the backward leaves it."""
+
+    key: str
+    """The parameter's, within the block."""
+    number: int
+    nbytes: int
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Trace:
     """What one block does. Storages are numbered; those that it shares with its surroundings are named here.
@@ -100,11 +72,16 @@ class Trace:
     """
 
     forward: tuple[Event, ...]
+    between: tuple[Event, ...]
+    """What happens when the whole model's forward is done: casts of weights are dropped."""
     backward: tuple[Event, ...]
     work: tuple[Work, ...]
     gaps: tuple[Gap, ...]
+    makers: tuple[str, ...]
+    """Whose each storage is, by its number."""
     cached: tuple[Event, ...] = ()
     """What the cache holds before this runs."""
+    learned: tuple[Learned, ...] = ()
     given: int = -1
     given_others: tuple[int, ...] = ()
     result: int = -1
@@ -150,7 +127,7 @@ class _Gap(Function):
     """A stack's layers, as their surroundings see them: a new value forward, new gradients backward."""
 
     @staticmethod
-    def forward(ctx: Any, tracer: "Tracer", index: int, carried: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, tracer: "Tracer", index: int, carried: Tensor, *others: Tensor) -> Tensor:
         ctx.tracer, ctx.index = tracer, index
         like = [arriving(value) for value in (carried, *others)]
         ctx.like = like
@@ -162,23 +139,56 @@ class _Gap(Function):
         tape = ctx.tracer.tape
         number = tape.forget(gradient)
         tape.events.append((ctx.index, GAP))
+        ctx.tracer.masks.clear()
         with tape.unseen():
             gradients = [like.make() if like.requires_grad else None for like in ctx.like]
         numbers = [-1 if g is None else tape.adopt(g) for g in gradients]
         ctx.tracer.gap_gradients[ctx.index] = (number, numbers[0], tuple(numbers[1:]))
-        return (None, None, *gradients)
+        return (None, None, None, *gradients)
+
+
+_PRODUCTS = {
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten._scaled_mm.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.canvas_rt.grouped_mm.default,
+}
+"""What selective recomputation keeps: the dear ones, as torchtitan's operator policy does."""
+
+
+def _keep_products(ctx: Any, func: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if func in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 class Tracer(Interpreter):
     """Interprets on meta under a tape; does not run the layers of stacks."""
 
     def __init__(
-        self, blocks: Blocks, root: str, environment: Environment, setup: Setup, ties: Mapping[str, str]
+        self,
+        blocks: Blocks,
+        root: str,
+        environment: Environment,
+        setup: Setup,
+        ties: Mapping[str, str],
+        regime: Regime = PLAIN,
+        layers_learn: Callable[[str], bool] = lambda path: True,
     ) -> None:
         super().__init__(stand_in(blocks, root, environment, ties), self.learned, setup.context())
-        self.tape = Tape()
+        self.tape = Tape(granule=setup.granule)
+        self.tape.flex = setup.attention == "flex"
         self.setup = setup
+        self.regime = regime
+        self.layers_learn = layers_learn
+        """Whether anything in the stack at a path is trained."""
+        self.autocast = Autocast() if setup.dtype == "mixed" else None
+        self.context.mask = self.mask
         self.weights: dict[str, Tensor] = {}
+        self.masks: dict[tuple[int, int, int | None], Tensor] = {}
+        """Those that the model made before its first layer."""
         self.kept: list[Tensor] = []
         """What the cache holds from now on."""
         self.cached: list[Event] = []
@@ -189,51 +199,268 @@ class Tracer(Interpreter):
         self.passed_others: tuple[int, ...] = ()
         self.head = ""
         """The projection onto the vocabulary, which needs only the last token when a prompt is read."""
+        self.tail: dict[str, Callable[[Tensor], Tensor]] = {}
+        """The head and what comes after it, where the loss runs them on parts of the tokens."""
+
+    # -- weights
 
     def learned(self, key: str, shape: tuple[int, ...]) -> Tensor:
+        path = key.rpartition(".")[0]
+        return self.weight(key, shape, self.setup.weight_dtype, trained=path not in self.regime.frozen, path=path)
+
+    def weight(self, key: str, shape: tuple[int, ...], dtype: torch.dtype, *, trained: bool, path: str = "") -> Tensor:
+        """The learned tensor of a key: it lives throughout, and so does its gradient where gradients accumulate."""
         if key not in self.weights:
+            trained = trained and self.setup.train
+            if path in self.regime.quantised and self.setup.eight and len(shape) == 2:
+                dtype = linears.FP8
             with self.tape.unseen():
-                weight = torch.empty(shape, dtype=self.context.dtype, device=META, requires_grad=self.setup.train)
+                weight = torch.empty(shape, dtype=dtype, device=META, requires_grad=trained)
+                if trained and self.setup.accumulating:
+                    weight.grad = torch.empty_like(weight)
+                    self.tape.resident(weight.grad)
             self.tape.resident(weight)
+            if path in self.regime.quantised:
+                self.tape.stored(weight, sum(linears.stored_sizes(shape, self.regime.storage, weight.element_size())))
             self.weights[key] = weight
         return self.weights[key]
+
+    def multiply(self, path: str, attrs: Mapping[str, Any]) -> linears.Multiply | None:
+        """How the linear at a path multiplies; None for plainly."""
+        run: linears.Multiply | None = None
+        if path in self.regime.quantised:
+            run = self._few_bits()
+        elif self.setup.dtype == "fp8" and path != self.head:
+            run = linears.float8
+        if path not in self.regime.adapted:
+            return run
+        shape = attrs["out_features"], attrs["in_features"]
+        pair = (
+            self.weight(f"{path}.{name}", small, torch.float32, trained=True)
+            for name, small in linears.adapter_shapes(shape, self.regime.rank)
+        )
+        return linears.Adapter(run or F.linear, *pair)
+
+    def _few_bits(self) -> linears.Multiply | None:
+        if self.setup.train:
+            return linears.dequantised
+        return linears.served_in_eight if self.setup.eight else None  # engines dequantise as they multiply
+
+    # -- nodes
+
+    def item(
+        self, item: Node | Use | Stack, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str
+    ) -> Mapping[str, Tensor]:
+        if not self._recomputed(item):
+            return super().item(item, environment, inputs, prefix)
+        return self.again(partial(super().item, item, environment, prefix=prefix), inputs)
+
+    def _recomputed(self, item: Node | Use | Stack) -> bool:
+        names = self.setup.recompute
+        if not names or names in (("full",), ("selective",)) or isinstance(item, Stack):
+            return False
+        return item.id in names or (item.op if isinstance(item, Node) else item.block) in names
+
+    def again(
+        self, run: Callable[..., Mapping[str, Tensor]], inputs: Mapping[str, Tensor], *, selective: bool = False
+    ) -> Mapping[str, Tensor]:
+        """Run now, and again in the backward. `run` takes `inputs` by that name."""
+        names, values = list(inputs), list(inputs.values())
+        if isinstance(inputs, dict):
+            inputs.clear()
+        ports: list[str] = []
+
+        def forward(*values: Tensor) -> tuple[Tensor, ...]:
+            with self.cast(), self._recomputing():
+                made = dict(run(inputs=dict(zip(names, values, strict=True))))
+            ports[:] = made
+            return tuple(made.values())
+
+        settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+        if selective:
+            settings["context_fn"] = partial(create_selective_checkpoint_contexts, _keep_products)
+        results = checkpoint(forward, *values, **settings)
+        return dict(zip(ports, results, strict=True))
+
+    @contextmanager
+    def _recomputing(self) -> Iterator[None]:
+        before = self.tape.again
+        self.tape.again = self.tape.backward
+        try:
+            yield
+        finally:
+            self.tape.again = before
+
+    def cast(self) -> AbstractContextManager[Any]:
+        """What a forward runs under: nothing, or autocast. In a recomputation it forgets its casts at the end."""
+        if self.autocast is None:
+            return nullcontext()
+        return _forgetting() if self.tape.backward else self.autocast
 
     def node(
         self, node: Node, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], path: str
     ) -> Mapping[str, Tensor]:
+        if path in self.tail:
+            return self._postponed(node, environment, inputs, path)
         self.tape.owner = path
         if node.op == "attention":
-            attrs = resolve(dict(node.attrs), environment)
-            self.tape.window = attrs.get("window")
-            self.context.cache = self.cache if self.setup.mode != "train" else None
+            inputs = self._attending(node, environment, inputs)
+        elif node.op == "linear":
+            self.context.linear = self.multiply(path, resolve(complete(node), environment))
         if path == self.head and self.setup.mode == "prefill":
             inputs = {"x": inputs["x"][:, -1:]}
         results = super().node(node, environment, inputs, path)
-        if self.setup.train:
+        if self.setup.train and not self.tape.again:
             self.tape.finished(path, tuple(results.values()))
         return results
+
+    def _postponed(
+        self, node: Node, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], path: str
+    ) -> Mapping[str, Tensor]:
+        """The loss runs this node; until then, what it is given goes past it."""
+        (port,) = inputs
+        run = super().node
+
+        def later(value: Tensor) -> Tensor:
+            self.tape.owner = path
+            if node.op == "linear":
+                self.context.linear = self.multiply(path, resolve(complete(node), environment))
+            results = run(node, environment, {port: value}, path)
+            if not self.tape.again:
+                self.tape.finished(path, tuple(results.values()))
+            return next(iter(results.values()))
+
+        self.tail[path] = later
+        return {OPS[node.op].outputs[0]: inputs[port]}
+
+    def _attending(
+        self, node: Node, environment: Mapping[str, Any], inputs: Mapping[str, Tensor]
+    ) -> Mapping[str, Tensor]:
+        """Choose the kernel for what arrives."""
+        self.tape.window = window = resolve(complete(node)["window"], environment)
+        self.context.cache = None if self.setup.train else self.cache
+        keys = self._past(window) + inputs["k"].shape[2]
+        self.context.backend = self.setup.backend(inputs["q"], inputs["k"], keys, window)
+        if self.autocast is not None and self.context.backend != "eager":
+            return {port: self.autocast.narrow(inputs[port]) for port in inputs}
+        return inputs
+
+    # -- masks
+
+    def mask(self, q: Tensor, k: Tensor, window: int | None) -> Tensor:
+        """The mask that the model made before its first layer."""
+        key = q.shape[2], k.shape[2], window
+        if key not in self.masks:
+            with self.tape.unseen():
+                mask = self.make_mask(*key)
+            self.tape.resident(mask)
+            self.masks[key] = mask
+        return self.masks[key]
+
+    def make_mask(self, queries: int, keys: int, window: int | None) -> Tensor:
+        """As transformers' `sdpa_mask` and `eager_mask` make it: booleans, which eager attention turns into numbers."""
+        query = torch.arange(queries, device=META)[:, None]
+        key = torch.arange(keys, device=META)[None, :]
+        if window is None:
+            visible = (key <= query)[None, None]
+        else:
+            visible = ((key > query - window) & (key <= query))[None, None]
+        if self.setup.attention != "eager":
+            return visible
+        visible = visible.expand(self.setup.batch, 1, -1, -1)
+        least = torch.finfo(self.setup.weight_dtype).min
+        zero = torch.zeros((), dtype=self.setup.weight_dtype, device=META)
+        return torch.where(visible, zero, least)
+
+    def _masks_before(self, stack: Stack, environment: Mapping[str, Any], tokens: int) -> None:
+        """Make the masks that layers will ask for, and whatever flex attention keeps instead."""
+        mode, setup = self.setup.attention, self.setup
+        windows = windows_within(self.document.blocks, stack, environment)
+        if mode in ("flash",) or setup.mode == "decode" or self.masks:
+            return
+        for window in windows:
+            if mode == "flex":
+                tiles = -(-tokens // 128)
+                self.masks[tokens, tokens, window] = torch.empty(
+                    4 * tiles + 4 * tiles**2, dtype=torch.int32, device=META
+                )
+            elif mode == "eager" or needs_mask(tokens, tokens, window):
+                self.masks[tokens, tokens, window] = self.make_mask(tokens, tokens, window)
+
+    # -- the cache
+
+    def _past(self, window: int | None) -> int:
+        past = self.context.past
+        return past if window is None else min(past, window - 1)
 
     def cache(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values with those of the cache before them. What stays in the cache outlives the trace."""
         window = self.tape.window
+        if self.setup.page:
+            return self._paged(k, window), self._paged(v, window)
         grown = tuple(self._grow(new, window) for new in (k, v))
         return grown[0], grown[1]
 
     def _grow(self, new: Tensor, window: int | None) -> Tensor:
-        past = self.context.past if window is None else min(self.context.past, window - 1)
+        past = self._past(window)
+        if self.setup.cache != "same":
+            return self._requantise(new, past, window)
         if not past:
             whole = torch.cat([new], dim=-2)
         else:
             with self.tape.unseen():
                 old = torch.empty(*new.shape[:2], past, new.shape[3], dtype=new.dtype, device=META)
             # From the step before: it dies here, and the new one takes its place.
-            self.cached.append((rounded(old.nbytes), self.tape.adopt(old)))
+            self._held(old)
             whole = torch.cat([old, new], dim=-2)
         if window is not None and whole.shape[-2] > window:
             self.kept.append(whole[:, :, -window:].clone(memory_format=torch.contiguous_format))
         else:
             self.kept.append(whole)
         return whole
+
+    def _requantise(self, new: Tensor, past: int, window: int | None) -> Tensor:
+        """A cache of fewer bits: made wide to be read, with the new tokens at its end, and stored anew."""
+        whole = new
+        if past:
+            with self.tape.unseen():
+                old = self._few(new, past)
+            self._held(old)
+            wide = torch.empty(*new.shape[:2], past, new.shape[3], dtype=new.dtype, device=META)
+            wide.copy_(old[:1].view(1, 1, 1, 1).expand_as(wide))
+            whole = torch.cat([wide, new], dim=-2)
+        tokens = whole.shape[-2] if window is None else min(window, whole.shape[-2])
+        self.kept.append(self._few(new, tokens))
+        return whole
+
+    def _few(self, like: Tensor, tokens: int) -> Tensor:
+        """Storage for keys or values of so many tokens."""
+        count = like.shape[0] * like.shape[1] * tokens * like.shape[3]
+        return torch.empty(cache_bytes(count, self.setup.cache, like.element_size()), dtype=torch.uint8, device=META)
+
+    def _held(self, old: Tensor) -> None:
+        """What the cache held before this run."""
+        self.cached.append((self.tape.rounded(old.untyped_storage().nbytes()), self.tape.adopt(old)))
+
+    def _paged(self, new: Tensor, window: int | None) -> Tensor:
+        """Pages that stand ready: new tokens are written to them, and the kernel reads them where they lie."""
+        page = self.setup.page
+        tokens = self._past(window) + new.shape[2]
+        slots = -(-(tokens if window is None else min(tokens, window)) // page) * page
+        with self.tape.unseen():
+            pool = self._few(new, slots)
+            whole = torch.empty(*new.shape[:2], tokens, new.shape[3], dtype=new.dtype, device=META)
+        self._held(pool)
+        self.kept.append(pool)
+        self.tape.resident(whole)
+        self.tape.stored(whole, cache_bytes(whole.numel(), self.setup.cache, new.element_size()))
+        with self.tape.unseen():
+            slot = torch.empty_like(new)
+        self.tape.resident(slot)
+        slot.copy_(new)
+        return whole
+
+    # -- stacks
 
     def stack(self, stack: Stack, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], path: str) -> Tensor:
         index = len(self.gaps)
@@ -243,17 +470,23 @@ class Tracer(Interpreter):
         carried = values.pop(ports[0])
         others = FrozenMap({port: arriving(value) for port, value in sorted(values.items())})
         tape = self.tape
+        tape.owner = path
+        self._masks_before(stack, environment, carried.shape[1] if carried.dim() > 1 else 1)
         given = tape.number(carried)
         given_others = tuple(tape.number(values[port]) for port in others)
         carry = arriving(carried)
         if self.setup.train:
-            result = _Gap.apply(self, index, carried, *(values[port] for port in others))  # type: ignore[no-untyped-call]
+            with tape.unseen():
+                anchor = torch.empty((), device=META, requires_grad=self.layers_learn(path))
+            result = _Gap.apply(anchor, self, index, carried, *(values[port] for port in others))  # type: ignore[no-untyped-call]
         else:
             with tape.unseen():
                 result = carry.make()
         del carried
         tape.events.append((index, GAP))
         values.clear()
+        if not (self.setup.train and self.setup.recompute):
+            self.masks.clear()  # checkpoints hold them until the last layer has run again
         names = frozenset().union(
             *(relevant(self.document.blocks, kind.block, environment).keys() for kind in stack.kinds)
         )
@@ -261,25 +494,84 @@ class Tracer(Interpreter):
         self.gaps.append(Gap(path, stack, FrozenMap(scope), carry, others, given, given_others, tape.adopt(result)))
         return result  # type: ignore[no-any-return]
 
-    def trace(self, given: int = -1, others: tuple[int, ...] = (), result: int = -1, split: int = 0) -> Trace:
+    # -- what came of it
+
+    def end_forward(self) -> None:
+        """The whole model's forward is done."""
+        if self.autocast is not None:
+            self.autocast.drop()
+
+    def gradients(self) -> tuple[Learned, ...]:
+        """The gradients that the backward has left."""
+        if self.setup.accumulating:
+            return ()
+        return tuple(
+            Learned(key, self.tape.number(weight.grad), self.tape.rounded(weight.grad.nbytes))
+            for key, weight in self.weights.items()
+            if weight.grad is not None
+        )
+
+    def trace(self, splits: tuple[int, int], learned: tuple[Learned, ...] = (), **shared: Any) -> Trace:
         events = self.tape.events
         gaps = []
         for index, gap in enumerate(self.gaps):
             gradient, passed, others_passed = self.gap_gradients.get(index, (-1, -1, ()))
             gaps.append(replace(gap, gradient=gradient, passed=passed, passed_others=others_passed))
         return Trace(
-            tuple(events[:split]),
-            tuple(events[split:]),
-            tuple(self.tape.work),
-            tuple(gaps),
-            tuple(self.cached),
-            given,
-            others,
-            result,
-            self.gradient,
-            self.passed,
-            self.passed_others,
+            forward=tuple(events[: splits[0]]),
+            between=tuple(events[splits[0] : splits[1]]),
+            backward=tuple(events[splits[1] :]),
+            work=tuple(self.tape.work),
+            gaps=tuple(gaps),
+            makers=tuple(self.tape.makers),
+            cached=tuple(self.cached),
+            learned=learned,
+            gradient=self.gradient,
+            passed=self.passed,
+            passed_others=self.passed_others,
+            **shared,
         )
+
+
+@contextmanager
+def _forgetting() -> Iterator[None]:
+    autocast = Autocast()
+    with autocast:
+        yield
+    autocast.drop()
+
+
+@lru_cache(maxsize=1024)
+def _attentions(blocks: Blocks, block: str) -> tuple[Node, ...]:
+    """Attention nodes that run inside a block, stacks included."""
+    found: list[Node] = []
+    for item in running_order(blocks[block])[0]:
+        if isinstance(item, Node):
+            found += [item] if item.op == "attention" else []
+        else:
+            names = [item.block] if isinstance(item, Use) else [kind.block for kind in item.kinds]
+            found += [node for name in names for node in _attentions(blocks, name)]
+    return tuple(found)
+
+
+def windows_within(blocks: Blocks, stack: Stack, environment: Mapping[str, Any]) -> tuple[int | None, ...]:
+    """The windows of the attentions in a stack's layers, each once."""
+    found: dict[int | None, None] = {}
+    for kind in stack.kinds:
+        scope = layer_environment(environment, kind)
+        for node in _attentions(blocks, kind.block):
+            found[resolve(complete(node)["window"], scope)] = None
+    return tuple(found)
+
+
+def windows_of(document: Document) -> frozenset[int]:
+    """The windows of all attentions of a document."""
+    found = {
+        resolve(complete(visit.item)["window"], visit.environment)
+        for visit in walk(document)
+        if isinstance(visit.item, Node) and visit.item.op == "attention"
+    }
+    return frozenset(window for window in found if window is not None)
 
 
 @lru_cache(maxsize=256)
@@ -290,9 +582,10 @@ def trace_layer(
     carry: Arriving,
     others: FrozenMap[str, Arriving],
     setup: Setup,
+    regime: Regime = PLAIN,
 ) -> Trace:
     """One layer of a stack by itself, given `carry` and the values that go to every layer alike."""
-    tracer = Tracer(blocks, block, environment, setup, FrozenMap())
+    tracer = Tracer(blocks, block, environment, setup, FrozenMap(), regime)
     tape = tracer.tape
     port = blocks[block].inputs[0]
     arrivals = {port: carry, **others}
@@ -306,7 +599,7 @@ def trace_layer(
             del values
         numbers = {name: tape.adopt(made[name]) for name in arrivals}
         with tape:
-            outputs = dict(tracer.block(block, environment, made, ""))
+            outputs = dict(run_layer(tracer, block, environment, made))
             made.clear()
             result = outputs.popitem()[1] if len(outputs) == 1 else next(iter(outputs.values()))
             outputs.clear()
@@ -315,27 +608,58 @@ def trace_layer(
                 last = _Result.apply(result, tracer)  # type: ignore[no-untyped-call]
             del result
             split = len(tape.events)
+            tracer.end_forward()
+            middle = len(tape.events)
+            learned: tuple[Learned, ...] = ()
             if setup.train and last.requires_grad:
                 tape.backward = True
                 with tape.unseen():
                     start = torch.empty((), dtype=last.dtype, device=META)
                 torch.autograd.backward(last, start)
+                learned = tracer.gradients()
         tape.close()
-    return tracer.trace(numbers[port], tuple(numbers[name] for name in others), number, split)
+    given_others = tuple(numbers[name] for name in others)
+    return tracer.trace((split, middle), learned, given=numbers[port], given_others=given_others, result=number)
+
+
+def run_layer(
+    tracer: Tracer, block: str, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str = ""
+) -> Mapping[str, Tensor]:
+    """A layer's forward; where layers are recomputed, under a checkpoint, as transformers has it."""
+    names = tracer.setup.recompute
+    if names in (("full",), ("selective",)):
+        run = partial(tracer.block, block, environment, prefix=prefix)
+        return tracer.again(run, inputs, selective=names == ("selective",))
+    with tracer.cast():
+        return tracer.block(block, environment, inputs, prefix)
 
 
 @lru_cache(maxsize=128)
-def trace_root(blocks: Blocks, root: str, environment: Environment, ties: FrozenMap[str, str], setup: Setup) -> Trace:
-    """The whole model but the layers of its stacks; in `train` with the loss and its backward."""
-    tracer = Tracer(blocks, root, environment, setup, ties)
+def trace_root(
+    blocks: Blocks,
+    root: str,
+    environment: Environment,
+    ties: FrozenMap[str, str],
+    setup: Setup,
+    regime: Regime = PLAIN,
+    idle: frozenset[str] = frozenset(),
+) -> Trace:
+    """The whole model but the layers of its stacks; in `train` with the loss and its backward.
+
+    `idle` are the paths of stacks in which nothing is trained.
+    """
+    tracer = Tracer(blocks, root, environment, setup, ties, regime, lambda path: path not in idle)
     tracer.head = head_path(blocks, root)
     with torch.set_grad_enabled(setup.train):
-        split = run_root(tracer, blocks, root)
-    return tracer.trace(split=split)
+        splits, learned = run_root(tracer, blocks, root)
+    return tracer.trace(splits, learned)
 
 
-def run_root(tracer: Tracer, blocks: Blocks, root: str) -> int:
-    """Run a root under the tracer's tape, in `train` with loss and backward. Gives the forward's event count."""
+def run_root(tracer: Tracer, blocks: Blocks, root: str) -> tuple[tuple[int, int], tuple[Learned, ...]]:
+    """Run a root under the tracer's tape, in `train` with loss and backward.
+
+    Gives how many events there were at the forward's end and at the backward's start, and the gradients.
+    """
     tape, setup = tracer.tape, tracer.setup
     shape = (setup.batch, setup.new_tokens)
     inputs = {name: torch.empty(shape, dtype=torch.int64, device=META) for name in blocks[root].inputs}
@@ -343,47 +667,91 @@ def run_root(tracer: Tracer, blocks: Blocks, root: str) -> int:
     for tensor in (*inputs.values(), *(() if labels is None else (labels,))):
         tape.resident(tensor)
     with tape:
-        outputs = dict(tracer.run(inputs))
         if labels is None:
+            logits = tracer.run(inputs)
             tape.close()
-            return len(tape.events)
-        tape.owner = LOSS
-        loss = causal_loss(outputs.pop(next(iter(outputs))), labels)
-        tape.finished(LOSS, (loss,))
-        outputs.clear()
+            del logits  # they outlive the run
+            return (len(tape.events), len(tape.events)), ()
+        with tracer.cast():
+            loss = run_loss(tracer, blocks, root, inputs, labels)
         split = len(tape.events)
+        tracer.end_forward()
+        middle = len(tape.events)
         tape.backward = True
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
+        learned = tracer.gradients()
         del loss
     tape.close()
-    return split
+    return (split, middle), learned
 
 
 LOSS = "loss"
 """Whose the work of the loss is, in tables by node."""
 
 
-def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the next token, as transformers' ForCausalLMLoss computes it: in fp32, labels shifted."""
-    logits = logits.float()
-    labels = F.pad(labels, (0, 1), value=-100)
-    shifted = labels[..., 1:].contiguous()
-    return F.cross_entropy(logits.view(-1, logits.shape[-1]), shifted.view(-1), ignore_index=-100, reduction="mean")
+def run_loss(tracer: Tracer, blocks: Blocks, root: str, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """The model's forward with the loss that the setup asks for."""
+    setup, tape = tracer.setup, tracer.tape
+    after = tail_paths(blocks, root) if setup.loss != "plain" else ()
+    tracer.tail = dict.fromkeys(after, lambda x: x)
+    outputs = dict(tracer.run(inputs))
+    hidden = outputs.pop(next(iter(outputs)))
+    outputs.clear()
+    if not after:
+        tape.owner = LOSS
+        loss = causal_loss(hidden, labels)
+    elif setup.loss == "fused":
+        tape.owner = after[0]
+        key = tracer.tied.get(f"{after[0]}.weight", f"{after[0]}.weight")
+        shape = _head_shape(tracer, blocks, root)
+        weight = tracer.learned(key, shape)
+        if tracer.autocast is not None:
+            hidden, weight = tracer.autocast.narrow(hidden), tracer.autocast.narrow(weight)
+        loss = fused_loss(hidden, weight, labels)
+    else:
+        tape.owner = LOSS
+        loss = chunked_loss(hidden, labels, partial(_tail, tracer, after), setup.loss_chunks)
+    tape.finished(tape.owner, (loss,))
+    return loss
+
+
+def _tail(tracer: Tracer, after: Sequence[str], hidden: Tensor) -> Tensor:
+    """Logits of some of the tokens; what follows is the loss's again."""
+    with tracer._recomputing():
+        for path in after:
+            hidden = tracer.tail[path](hidden)
+    tracer.tape.owner = LOSS
+    return hidden
+
+
+def _head_shape(tracer: Tracer, blocks: Blocks, root: str) -> tuple[int, int]:
+    node = blocks[root].node(tail_paths(blocks, root)[0])
+    assert isinstance(node, Node)
+    attrs = resolve(complete(node), tracer.document.environment)
+    return attrs["out_features"], attrs["in_features"]
 
 
 def head_path(blocks: Blocks, root: str) -> str:
     """The root's projection that its first output comes from, through operations that treat each token alone."""
+    return next(iter(tail_paths(blocks, root)), "")
+
+
+@lru_cache(maxsize=256)
+def tail_paths(blocks: Blocks, root: str) -> tuple[str, ...]:
+    """The head and the operations after it, in their order; nothing where no projection gives the logits."""
     block = blocks[root]
     ref = next(iter(block.outputs.values()), "")
+    found: list[str] = []
     while True:
         item = block.node(head(ref))
         if not isinstance(item, Node) or len(OPS[item.op].inputs) != 1:
-            return ""
+            return ()
+        found.insert(0, item.id)
         if item.op == "linear":
-            return item.id
+            return tuple(found)
         if item.op not in ("scale", "activation", "softmax"):
-            return ""
+            return ()
         ref = next(iter(item.inputs.values()))
 
 

@@ -1,29 +1,38 @@
 """The whole model out of traces of its parts: what it allocates, what the allocator reserves, what each node costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from math import prod
+from itertools import pairwise
 
-from canvas_rt.ir.document import Document
+from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import layer_runs, parse_layers
-from canvas_rt.ops.parameters import ParameterRow
-from canvas_rt.physics.allocator import Replay
+from canvas_rt.ir.graph import layer_runs, parse_layers, walk
 from canvas_rt.physics.keys import Blocks, below, relevant
+from canvas_rt.physics.regimes import TRAINED, USUAL, Treatment, boundaries, regime, weighted
 from canvas_rt.physics.roofline import Cost, Roof, trace_costs
-from canvas_rt.physics.tape import GRANULE, Event, rounded
-from canvas_rt.physics.tiling import Listed, Running, Tiling
-from canvas_rt.physics.trace import Gap, Setup, Trace, layer_scope, trace_layer, trace_root
+from canvas_rt.physics.setup import Arriving, Setup
+from canvas_rt.physics.tape import Event
+from canvas_rt.physics.tiling import Listed, Placed, Running, Tiling
+from canvas_rt.physics.trace import Gap, Trace, layer_scope, trace_layer, trace_root
 
-EXACT = 80
-"""Layers up to which the allocator is simulated as it is: about 0.4 ms each."""
 
-FEW, MORE = 16, 32
-"""Layers of the shallower models from which its overhead is extrapolated beyond that: at 126 layers within 1 %."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Layers in a row that are alike."""
 
-Kinds = Callable[[Gap], tuple[int, ...]]
+    first: int
+    last: int
+    kind: int
+    carry: Arriving
+    """What flows into each of them."""
+
+    path: str
+    """`model.layers.0-31.`"""
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +42,80 @@ class Model:
     blocks: Blocks
     root: Trace
     setup: Setup
+    treatment: Treatment = USUAL
 
-    def layer(self, gap: Gap, kind: int) -> Trace:
-        """One layer of that kind."""
+    def layer(self, gap: Gap, span: Span) -> Trace:
+        """One of the layers of a span."""
+        block = gap.stack.kinds[span.kind].block
+        inner = below(self.blocks, block)
+        how = regime(inner, block, span.path, self.treatment)
+        scope = layer_scope(gap, span.kind, self.blocks)
+        return trace_layer(inner, block, scope, span.carry, gap.others, self.setup, how)
+
+    def spans(self, gap: Gap, prefix: str = "") -> Iterator[Span]:
+        """The layers of a stack, in runs that are alike in kind and in what is trained."""
+        stack = f"{prefix}{gap.path}"
+        cuts = boundaries((*self.treatment.frozen, *self.treatment.targets), stack)
+        carry = gap.carry
+        for first, last, kind in layer_runs(all_kinds(gap)):
+            edges = [first, *(cut for cut in cuts if first < cut <= last), last + 1]
+            for start, stop in pairwise(edges):
+                path = f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
+                learns = self.setup.train and self._learns(gap, kind, path)
+                if learns and not carry.requires_grad:  # the first that is trained is given what needs no gradient
+                    yield Span(start, start, kind, carry, f"{stack}.{start}.")
+                    carry, start = carry.graded(True), start + 1
+                    path = f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
+                if start < stop:
+                    yield Span(start, stop - 1, kind, carry, path)
+
+    def _learns(self, gap: Gap, kind: int, path: str) -> bool:
         block = gap.stack.kinds[kind].block
-        return trace_layer(
-            below(self.blocks, block), block, layer_scope(gap, kind, self.blocks), gap.carry, gap.others, self.setup
-        )
+        inner = below(self.blocks, block)
+        if any(other.requires_grad for other in gap.others.values()):
+            return True
+        if self.treatment.plain:
+            return bool(weighted(inner, block)) or _has_stack(inner, block)
+        how = regime(inner, block, path, self.treatment)
+        return bool(how.adapted) or any(local not in how.frozen for local, _ in weighted(inner, block))
+
+    def layering(self, gap: Gap, prefix: str) -> Sequence[Placed]:
+        """Every layer of a stack."""
+        return [
+            (span.path, trace)
+            for span in self.spans(gap, prefix)
+            for trace in (self.layer(gap, span),)
+            for _ in range(span.count)
+        ]
 
 
-def model(document: Document, setup: Setup) -> Model:
+def _has_stack(blocks: Blocks, block: str) -> bool:
+    return any(isinstance(item, Stack) for item in blocks[block].nodes)
+
+
+def model(document: Document, setup: Setup, treatment: Treatment = USUAL) -> Model:
     blocks = below(document.blocks, document.root)
     scope = relevant(blocks, document.root, document.environment)
-    return Model(blocks, trace_root(blocks, document.root, scope, FrozenMap(document.tied), setup), setup)
+    how = regime(blocks, document.root, "", treatment)
+    idle = frozenset() if treatment.plain else _idle(document, treatment)
+    root = trace_root(blocks, document.root, scope, FrozenMap(document.tied), setup, how, idle)
+    return Model(blocks, root, setup, treatment)
+
+
+def _idle(document: Document, treatment: Treatment) -> frozenset[str]:
+    """Paths of stacks in which nothing is trained."""
+    stacks, learning = set(), set()
+    for visit in walk(document):
+        if isinstance(visit.item, Stack):
+            stacks.add(visit.path)
+        elif isinstance(visit.item, Node) and visit.item.op in TRAINED:
+            parts = visit.path.split(".")
+            around = {".".join(parts[:index]) for index, part in enumerate(parts) if parse_layers(part)}
+            op = visit.item.op
+            frozen = treatment.is_frozen(visit.path, op, bool(around))
+            if not frozen or treatment.is_adapted(visit.path, op, bool(around)):
+                learning |= around
+    return frozenset(stacks - learning)
 
 
 def all_kinds(gap: Gap) -> tuple[int, ...]:
@@ -60,82 +130,35 @@ def sample(count: int, most: int) -> tuple[int, ...]:
     return tuple(index * count // most for index in range(most))
 
 
+def running(whole: Model) -> Running:
+    """The sum of what is allocated beyond weights, optimizer and inputs, played to its end."""
+    sums = Running()
+    Tiling(whole.root, whole.layering).play(sums)
+    return sums
+
+
 def peak(whole: Model) -> int:
     """The most bytes that a run allocates beyond weights, optimizer and inputs."""
-    running = Running()
-    Tiling(whole.root, whole.layer, all_kinds).play(running)
-    return running.peak
+    return running(whole).peak
 
 
-def events(whole: Model, kinds: Kinds = all_kinds) -> list[Event]:
-    """Every allocation and free of a run, in order."""
+def events(whole: Model, most: int | None = None) -> list[Event]:
+    """Every allocation and free of a run, in order; of each stack with at most so many layers."""
+
+    def some(gap: Gap, prefix: str) -> Sequence[Placed]:
+        every = whole.layering(gap, prefix)
+        return every if most is None else [every[layer] for layer in sample(len(every), most)]
+
     listed = Listed()
-    Tiling(whole.root, whole.layer, kinds).play(listed)
+    Tiling(whole.root, some).play(listed)
     return listed.events
-
-
-# -- the allocator
-
-
-@dataclass(frozen=True, slots=True)
-class Residents:
-    """What lives throughout: one size in bytes for each tensor."""
-
-    weights: tuple[int, ...]
-    states: tuple[int, ...]
-    """The optimizer's, which appear in the first step."""
-
-    inputs: tuple[int, ...]
-
-
-def weight_sizes(table: Sequence[ParameterRow], depths: Mapping[str, int], item: int, most: int) -> tuple[int, ...]:
-    """Bytes of each weight of a model of which only a sample of each stack's layers is left."""
-    sizes: list[int] = []
-    for row in table:
-        times = 1
-        parts = row.path.split(".")
-        for index, part in enumerate(parts):
-            count = depths.get(".".join(parts[:index]))
-            span = parse_layers(part) if count is not None else None
-            if count is not None and span is not None:
-                times *= sum(span[0] <= layer < span[1] for layer in sample(count, most))
-        sizes += [rounded(prod(row.shape) * item)] * max(0, times - row.shared)
-    return tuple(sizes)
-
-
-@lru_cache(maxsize=256)
-def overhead(whole: Model, residents: Residents, most: int) -> int:
-    """What the allocator reserves beyond the peak of what is allocated, with at most so many layers a stack."""
-
-    def kinds(gap: Gap) -> tuple[int, ...]:
-        every = all_kinds(gap)
-        return tuple(every[layer] for layer in sample(len(every), most))
-
-    replay = Replay()
-    replay.hold((*residents.weights, *residents.inputs))
-    run = events(whole, kinds)
-    replay.run(run)
-    if residents.states:
-        replay.hold(residents.states)
-        replay.drop()  # the gradients, at the start of the second step
-        replay.run(run)
-    return replay.allocator.peak_reserved - replay.allocator.peak_allocated
-
-
-def reserved_overhead(whole: Model, residents: Callable[[int], Residents], depth: int) -> int:
-    """The allocator's overhead: simulated up to `EXACT` layers, beyond that as it grows from `FEW` to `MORE`."""
-    if depth <= EXACT:
-        return overhead(whole, residents(EXACT), EXACT)
-    few, more = (overhead(whole, residents(most), most) for most in (FEW, MORE))
-    growth = max(0, more - few) / (MORE - FEW)
-    return int(more + growth * (depth - MORE)) // GRANULE * GRANULE
 
 
 # -- costs
 
 
 def node_costs(whole: Model, limit: Roof) -> dict[str, Cost]:
-    """What each node costs, by its path."""
+    """What each node costs, by its path; nodes that cost nothing too."""
     costs: dict[str, Cost] = {}
     _collect(whole, whole.root, limit, "", 1, costs)
     return costs
@@ -145,7 +168,5 @@ def _collect(whole: Model, trace: Trace, limit: Roof, prefix: str, times: int, c
     for owner, cost in trace_costs(trace, limit).items():
         costs.setdefault(prefix + owner, Cost()).add(cost, times)
     for gap in trace.gaps:
-        for first, last, kind in layer_runs(all_kinds(gap)):
-            span = f"{first}" if first == last else f"{first}-{last}"
-            inner = f"{prefix}{gap.path}.{span}."
-            _collect(whole, whole.layer(gap, kind), limit, inner, times * (last - first + 1), costs)
+        for span in whole.spans(gap, prefix):
+            _collect(whole, whole.layer(gap, span), limit, span.path, times * span.count, costs)

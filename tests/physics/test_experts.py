@@ -14,8 +14,8 @@ from canvas_rt.edits import AddNode, Connect, SetAttr, SetSize, apply
 from canvas_rt.ir.document import Document
 from canvas_rt.ops.kernels import KERNELS, Context
 from canvas_rt.physics import check, measure
+from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tape import Tape
-from canvas_rt.physics.trace import Setup
 from canvas_rt.physics.whole import model, peak
 from canvas_rt.verifier.checks import Verification
 

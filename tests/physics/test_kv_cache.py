@@ -10,9 +10,8 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
 from canvas_rt.physics import kv_cache_bytes
-from canvas_rt.physics.tiling import Running, Tiling
-from canvas_rt.physics.trace import Setup
-from canvas_rt.physics.whole import all_kinds, model
+from canvas_rt.physics.setup import Setup
+from canvas_rt.physics.whole import model, running
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 SIZES = {
@@ -38,11 +37,9 @@ def test_bytes_are_two_tensors_a_layer() -> None:
 @pytest.mark.parametrize("sequence", [64, 256])
 def test_what_a_traced_prompt_leaves_is_the_cache_and_the_logits(sequence: int) -> None:
     whole = document("mistral", sliding_window=128)
-    traced = model(whole, Setup("prefill", 2, sequence, "bf16"))
-    running = Running()
-    Tiling(traced.root, traced.layer, all_kinds).play(running)
+    left = running(model(whole, Setup("prefill", 2, sequence, "bf16"))).now
     logits = 2 * 256 * 2
-    assert running.now == kv_cache_bytes(whole, batch=2, sequence=sequence) + logits
+    assert left == kv_cache_bytes(whole, batch=2, sequence=sequence) + logits
 
 
 def test_a_window_bounds_the_cache() -> None:

@@ -1,7 +1,7 @@
 """What a model costs: FLOPs as PyTorch counts them, bytes that sum up, and nonsense refused with a way out."""
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
 from canvas_rt.physics import check, measure
 from canvas_rt.physics.report import Report
+from canvas_rt.physics.scenario import Scenario
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 LLAMA = load(ZOO / "llama" / "document.canvas.json")
@@ -98,7 +99,11 @@ def test_nodes_sum_up_to_the_totals(mode: str) -> None:
     assert sum(node.flops_forward for node in nodes) == report.flops.forward
     assert sum(node.flops_backward for node in nodes) == report.flops.backward
     assert sum(node.time_s for node in nodes) == report.time.total_s
-    assert report.time.compute_s + report.time.memory_s == pytest.approx(report.time.total_s)
+    time = report.time
+    assert time.compute_s + time.memory_s + time.launch_s == pytest.approx(time.total_s)
+    for part in ("weights", "gradients", "optimizer"):
+        assert sum(getattr(node, part) for node in nodes) == getattr(report.memory, part), part
+    assert sum(node.memory for node in nodes) == report.memory.peak_allocated
 
 
 @pytest.mark.parametrize("mode", ["train", "prefill", "decode"])
@@ -122,8 +127,8 @@ def test_json_has_exactly_the_promised_keys() -> None:
     found = measure(small(), sequence=64).to_json()
     by_node = found.pop("by_node")
     assert {key: sorted(value) if isinstance(value, dict) else type(value) for key, value in found.items()} == {
-        "parameters": ["active", "total"],
-        "flops": ["backward", "executed", "forward"],
+        "parameters": ["active", "total", "trained"],
+        "flops": ["backward", "executed", "forward", "recomputed"],
         "memory": sorted(
             (
                 "weights",
@@ -136,13 +141,40 @@ def test_json_has_exactly_the_promised_keys() -> None:
                 "device_total",
             )
         ),
-        "time": ["compute_s", "memory_s", "tokens_per_s", "total_s"],
+        "time": sorted(
+            (
+                "compute_s",
+                "memory_s",
+                "launch_s",
+                "communication_s",
+                "tokens_per_s",
+                "total_s",
+                "mfu",
+                "first_token_s",
+                "next_token_s",
+            )
+        ),
         "fits": bool,
         "hardware": str,
-        "scenario": ["batch", "dtype", "mode", "optimizer", "sequence"],
+        "cards": int,
+        "scenario": sorted(field.name for field in fields(Scenario)),
+        "allocator": type(None),
+        "budget": type(None),
+        "diagnostics": list,
     }
     assert {tuple(node) for node in by_node.values()} == {
-        ("parameters", "flops_forward", "flops_backward", "bytes", "time_s", "bound")
+        (
+            "parameters",
+            "flops_forward",
+            "flops_backward",
+            "bytes",
+            "time_s",
+            "bound",
+            "weights",
+            "gradients",
+            "optimizer",
+            "memory",
+        )
     }
 
 
@@ -167,7 +199,7 @@ def test_decoding_is_bound_by_memory_and_takes_at_least_the_time_to_read_the_wei
     [
         ({"hardware": "a100-80g"}, r"unknown card 'a100-80g'\nDid you mean a100-80gb"),
         ({"mode": "training"}, r"unknown mode 'training'\nDid you mean train"),
-        ({"dtype": "bf8"}, r"unknown dtype 'bf8'\nDid you mean bf16"),
+        ({"dtype": "bf8"}, r"unknown dtype 'bf8'\nDid you mean .*bf16"),
         ({"optimizer": "adamx"}, r"unknown optimizer 'adamx'\nDid you mean adam or adamw"),
         ({"batch": 0}, "batch: must be a whole number of at least 1, not 0"),
         ({"sequence": -5}, "sequence: must be a whole number of at least 1, not -5"),

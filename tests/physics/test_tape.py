@@ -12,8 +12,9 @@ from canvas_rt.ir.files import load
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics import meta
 from canvas_rt.physics.keys import below, relevant
+from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tape import Tape, visible_pairs
-from canvas_rt.physics.trace import Setup, Tracer, head_path, run_root
+from canvas_rt.physics.trace import Tracer, head_path, run_root
 from canvas_rt.physics.whole import model
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
@@ -60,7 +61,8 @@ def test_short_cuts_give_pytorchs_shapes_strides_and_dtypes(
     document = load(ZOO / family / "document.canvas.json")
     document = document.replace(sizes=document.sizes.with_items({**SIZES, "num_hidden_layers": 3 + batch}))
     traced = model(document, Setup(mode, batch, 17, dtype))
-    traced.layer(traced.root.gaps[0], 0)
+    gap = traced.root.gaps[0]
+    traced.layer(gap, next(traced.spans(gap)))
     assert mode == "decode" or len(set(compared)) > 8
 
 

@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from canvas_rt.edits import AddNode, Connect, apply
 from canvas_rt.ir.document import Block, Document, LayerKind, Node, Run, Stack, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.files import load
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ops.interpret import Interpreter
-from canvas_rt.ops.kernels import Context
-from canvas_rt.physics import measure, tape, trace
+from canvas_rt.physics import measure
 from canvas_rt.physics.keys import below, relevant
-from canvas_rt.physics.tiling import Running, Tiling
-from canvas_rt.physics.trace import DTYPES, Setup, Tracer, causal_loss, head_path, run_root
-from canvas_rt.physics.whole import all_kinds, events, model, peak
+from canvas_rt.physics.setup import Setup
+from canvas_rt.physics.trace import Tracer, head_path, run_layer, run_root
+from canvas_rt.physics.whole import events, model, peak, running
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 SMALL = {
@@ -45,11 +42,17 @@ class EveryLayer(Tracer):
         inputs.clear()  # type: ignore[attr-defined]
         port = self.document.blocks[stack.kinds[0].block].inputs[0]
         carried = values.pop(port)
+        self.tape.owner = path
+        self._masks_before(stack, environment, carried.shape[1])
         for layer, index in enumerate(stack.kind_indices(resolve(stack.repeat, environment))):
             kind = stack.kinds[index]
             scope = layer_environment(environment, kind)
-            outputs = dict(self.layer(kind.block, scope, {port: carried, **values}, f"{path}.{layer}."))
+            given = {port: carried, **values}
+            outputs = dict(run_layer(self, kind.block, scope, given, f"{path}.{layer}."))
+            given.clear()
             carried = outputs.pop(next(iter(outputs)))
+        if not self.setup.recompute:
+            self.masks.clear()
         return carried
 
 
@@ -66,10 +69,8 @@ def untiled(whole: Document, setup: Setup) -> tuple[int, int]:
 
 
 def tiled(whole: Document, setup: Setup) -> tuple[int, int]:
-    traced = model(whole, setup)
-    running = Running()
-    Tiling(traced.root, traced.layer, all_kinds).play(running)
-    return running.peak, running.now
+    sums = running(model(whole, setup))
+    return sums.peak, sums.now
 
 
 @pytest.mark.parametrize("vocab", [50, 50000], ids=["peak in the layers", "peak at the loss"])
@@ -163,66 +164,6 @@ def test_the_list_of_events_and_the_running_sum_tell_the_same_peak() -> None:
         else:
             assert live.pop(number) == -nbytes
     assert max(accumulate(nbytes for nbytes, _ in listed)) == peak(traced)
-
-
-class Real(Interpreter):
-    """Runs every layer for real, letting go of values as the traced run does."""
-
-    stack = EveryLayer.stack  # type: ignore[assignment]
-
-
-def really_allocated(whole: Document, dtype: str, ids: torch.Tensor) -> int:
-    """The peak of PyTorch's own CPU allocations in a training step, by the profiler."""
-    weights: dict[str, torch.Tensor] = {}
-
-    def weight(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if key not in weights:
-            weights[key] = torch.randn(shape, dtype=DTYPES[dtype]).requires_grad_()
-        return weights[key]
-
-    model = Real(whole, weight, Context(*ids.shape, torch.device("cpu"), DTYPES[dtype], "math"))
-
-    def step() -> None:
-        for made in weights.values():
-            made.grad = None
-        outputs = dict(model.run({"input_ids": ids}))
-        causal_loss(outputs.pop("logits"), ids).backward()
-
-    step()
-    for made in weights.values():
-        made.grad = None
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        step()
-    found: list[tuple[int, int]] = []
-
-    def visit(event: Any) -> None:
-        if event.tag.name == "Allocation":
-            found.append((event.start_time_ns, event.extra_fields.alloc_size))
-        for child in event.children:
-            visit(child)
-
-    for event in recorded.profiler.kineto_results.experimental_event_tree():
-        visit(event)
-    return max(accumulate(nbytes for _, nbytes in sorted(found, key=lambda pair: pair[0])))
-
-
-@pytest.mark.parametrize("vocab", [50, 8000], ids=["peak in the layers", "peak at the loss"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_the_traced_peak_is_that_of_a_real_step_on_the_cpu(
-    dtype: str, vocab: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tape, "rounded", lambda nbytes: nbytes)  # the CPU's allocator does not round
-    monkeypatch.setattr(trace, "rounded", lambda nbytes: nbytes)
-    whole = document("llama", num_hidden_layers=3, vocab_size=vocab)
-    blocks = below(whole.blocks, whole.root)
-    scope = relevant(blocks, whole.root, whole.environment)
-    tracer = EveryLayer(blocks, whole.root, scope, Setup("train", 2, 64, dtype), whole.tied)
-    tracer.context.backend = "math"
-    run_root(tracer, blocks, whole.root)
-    traced = max(accumulate(nbytes for nbytes, _ in tracer.tape.events))
-    real = really_allocated(whole, dtype, torch.zeros(2, 64, dtype=torch.long))
-    # Scalars of 8 bytes that Python numbers become are tensors on the CPU and not on meta.
-    assert 0 <= real - traced <= 64
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])

@@ -25,8 +25,7 @@ from canvas_rt.ir.files import dumps, parse_document, parse_json
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics.hardware import hardware_names, load_hardware
-from canvas_rt.physics.kv_cache import ITEM_BYTES as DTYPES
-from canvas_rt.physics.measuring import MOMENTS
+from canvas_rt.physics.scenario import DTYPES, OPTIMIZERS
 from canvas_rt.session import Session, Setting
 from canvas_ui import messages as m
 from canvas_ui.views import figures as drawn
@@ -303,7 +302,7 @@ def catalogue() -> m.Catalogue:
             m.Card(id=card.id, title=f"{card.name} · {card.nominal_gb} GB", bytes=card.memory_bytes) for card in cards
         ],
         dtypes=list(DTYPES),
-        optimizers=list(MOMENTS),
+        optimizers=list(OPTIMIZERS),
     )
 
 
@@ -328,7 +327,7 @@ def hello(service: Service, tab: Tab, request: m.Hello) -> m.Reply:
 
 def _setting(scenario: m.Scenario) -> Setting:
     load_hardware(scenario.hardware)
-    for name, known in (("dtype", DTYPES), ("optimizer", MOMENTS)):
+    for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS)):
         if getattr(scenario, name) not in known:
             raise CanvasError(f"unknown {name} '{getattr(scenario, name)}'", path=name)
     return Setting(**scenario.model_dump())

@@ -1,0 +1,282 @@
+"""What an optimizer keeps and makes: PyTorch's own are run on meta, one tensor of each shape at a time."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from canvas_rt.ops.catalogue import Shape
+from canvas_rt.physics.setup import META, Device
+from canvas_rt.physics.tape import GRANULE, Event, Tape, Work, rounded
+
+LEAST_8BIT = 4096
+"""bitsandbytes keeps the state of smaller tensors in fp32 (`min_8bit_size`)."""
+BLOCK_8BIT = 256
+"""Numbers that share a scale (`blocksize` of bitsandbytes' block-wise optimizers)."""
+
+STEP_BYTES = 4
+"""Adam counts its steps in one fp32 number for each tensor; on the device where it is fused, else on the host."""
+
+
+Learner = tuple[Shape, torch.dtype]
+"""Shape and dtype of a tensor that is trained."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Update:
+    """What updating one tensor takes, and leaves behind."""
+
+    states: tuple[int, ...]
+    """Bytes of each state tensor on the device, rounded as its allocator does."""
+
+    moments: int
+    """Bytes of the state without the allocator's rounding and the count of steps."""
+
+    events: tuple[Event, ...]
+    """Temporaries of a step after the first. Of 0 bytes: here the one of that number that the tensor before left dies."""
+
+    left: tuple[Event, ...]
+    """Temporaries that still live when the next tensor's turn comes: the loop's variables name them."""
+
+    work: tuple[Work, ...]
+
+
+class Lion(torch.optim.Optimizer):
+    """Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2."""
+
+    def __init__(
+        self, parameters: Iterable[Tensor], lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": 1e-2})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            fast, slow = group["betas"]
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                average, gradient = state["exp_avg"], parameter.grad
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                update = average.clone().mul_(fast).add(gradient, alpha=1 - fast).sign_()
+                parameter.add_(update, alpha=-group["lr"])
+                average.mul_(slow).add_(gradient, alpha=1 - slow)
+
+
+def _make(name: str, parameters: Sequence[Tensor], foreach: bool) -> torch.optim.Optimizer:
+    if name == "muon" and parameters[0].dim() != 2:
+        name = "adamw"  # as its authors do with what is no matrix
+    match name:
+        case "adamw":
+            return torch.optim.AdamW(parameters, foreach=foreach)
+        case "adam":
+            return torch.optim.Adam(parameters, foreach=foreach)
+        case "sgd":
+            return torch.optim.SGD(parameters, foreach=foreach)
+        case "sgd-momentum":
+            return torch.optim.SGD(parameters, momentum=0.9, foreach=foreach)
+        case "adafactor":
+            return torch.optim.Adafactor(parameters, foreach=foreach)
+        case "muon":
+            return torch.optim.Muon(parameters)
+        case "lion":
+            return Lion(parameters)
+    raise AssertionError(name)
+
+
+class _Counting(Tape):  # type: ignore[no-untyped-call]
+    """Remembers how many events there were before each operation."""
+
+    def __init__(self, granule: int) -> None:
+        super().__init__(granule=granule)
+        self.starts: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.starts.append(len(self.events))
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+@lru_cache(maxsize=4096)
+def update(name: str, implementation: str, shape: Shape, dtype: torch.dtype, device: Device = "cuda") -> Update:
+    """One tensor's update in a step after the first."""
+    granule = GRANULE if device == "cuda" else 1
+    if implementation == "fused":
+        return _fused(name, shape, dtype, granule)
+    foreach = implementation == "foreach"
+    # Of a loop, the second of two tensors shows what the one before it leaves.
+    parameters = [torch.empty(shape, dtype=dtype, device=META, requires_grad=True) for _ in range(1 if foreach else 2)]
+    tape = _Counting(granule)
+    for parameter in parameters:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer = _make(name, parameters, foreach)
+    with tape, tape.unseen():
+        optimizer.step()  # the first, which makes the state
+    tape.starts.clear()
+    kept = [value for p in parameters for value in optimizer.state[p].values() if isinstance(value, Tensor)]
+    for tensor in (*parameters, *(p.grad for p in parameters), *kept):
+        assert tensor is not None
+        tape.resident(tensor)
+    tape.owner = OPTIMIZER
+    with tape:
+        optimizer.step()
+    tape.close()
+    mine = [value for value in optimizer.state[parameters[-1]].values() if isinstance(value, Tensor)]
+    states = tuple(rounded(v.nbytes, granule) for v in mine if v.device.type == "meta" or device == "cpu")
+    moments = sum(value.nbytes for value in mine if value.dim())
+    if foreach:
+        return Update(states, moments, tuple(tape.events), (), tuple(tape.work))
+    half = tape.starts[len(tape.starts) // 2]
+    events, left = _second(tape.events[:half], tape.events[half:])
+    return Update(states, moments, events, left, tuple(tape.work[len(tape.work) // 2 :]))
+
+
+def _second(before: Sequence[Event], after: Sequence[Event]) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """The events of the second of two tensors, numbered from 0, and what it leaves."""
+    places = [
+        {n: place for place, n in enumerate(dict.fromkeys(n for b, n in half if b > 0))} for half in (before, after)
+    ]
+    left = {places[0][n] for b, n in after if b < 0 and n in places[0]}
+    events = [
+        (0, places[0][n]) if n in places[0] else (b, places[1][n])
+        for b, n in after
+        if n in places[0] or not (b < 0 and places[1][n] in left)
+    ]
+    return tuple(events), tuple((b, n) for b, n in events if b > 0 and n in left)
+
+
+OPTIMIZER = "optimizer"
+"""Whose the work of an update is, in a tape."""
+
+
+def _fused(name: str, shape: Shape, dtype: torch.dtype, granule: int) -> Update:
+    """One kernel reads weight, gradient and state, and writes weight and state: nothing else is made."""
+    count, item = prod(shape), dtype.itemsize
+    sizes = _fused_states(name, count, item)
+    steps = (STEP_BYTES,) if name in ("adam", "adamw") else ()
+    moved = count * item * 3 + 2 * sum(sizes)
+    work = Work(OPTIMIZER, True, 0, 0, moved)
+    return Update(tuple(rounded(size, granule) for size in (*steps, *sizes)), sum(sizes), (), (), (work,))
+
+
+def _fused_states(name: str, count: int, item: int) -> tuple[int, ...]:
+    match name:
+        case "adam" | "adamw":
+            return count * item, count * item
+        case "sgd-momentum":
+            return (count * item,)
+        case "sgd":
+            return ()
+        case "adamw-8bit":
+            if count < LEAST_8BIT:
+                return 4 * count, 4 * count
+            scales = 4 * -(-count // BLOCK_8BIT)
+            return count, count, scales, scales
+    raise AssertionError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An optimizer's step over all tensors that it trains."""
+
+    states: tuple[int, ...]
+    """Bytes of each state tensor, rounded as the allocator does, in the order in which the first step makes them."""
+
+    peak: int
+    """The most bytes of temporaries at once."""
+
+    updates: tuple[Update, ...]
+    """One for each tensor, in the model's order."""
+
+    by_learner: Mapping[Learner, Update]
+    shared: tuple[int, ...]
+    """Of the state, what serves all tensors."""
+
+    together: bool
+    """Whether an operation runs over all tensors before the next begins."""
+
+    def of(self, shape: Shape, dtype: torch.dtype) -> Update:
+        """The update of a tensor that is trained."""
+        return self.by_learner[shape, dtype]
+
+    def events(self) -> Iterator[Event]:
+        """Allocations and frees of temporaries, in order, with numbers of their own from 0."""
+        return _together(self.updates) if self.together else _in_turn(self.updates)
+
+
+def _in_turn(updates: Sequence[Update]) -> Iterator[Event]:
+    number, left = 0, dict[int, Event]()
+    for one in updates:
+        for nbytes, n in one.events:
+            if nbytes:
+                yield nbytes, number + n
+            elif n in left:
+                size, old = left.pop(n)
+                yield -size, old
+        yield from ((-size, old) for size, old in left.values())
+        left = {n: (nbytes, number + n) for nbytes, n in one.left}
+        number += 1 + max((n for _, n in one.events), default=-1)
+    yield from ((-size, old) for size, old in left.values())
+
+
+def _groups(updates: Sequence[Update]) -> list[list[Update]]:
+    """foreach optimizers run over the tensors of one kind after another: they make the same things in the same order."""
+    groups: dict[int, list[Update]] = {}
+    for one in updates:
+        groups.setdefault(len(one.events), []).append(one)
+    return list(groups.values())
+
+
+def _together(updates: Sequence[Update]) -> Iterator[Event]:
+    number = 0
+    for group in _groups(updates):
+        used = 1 + max(n for one in group for _, n in one.events) if group[0].events else 0
+        for index in range(len(group[0].events)):
+            for place, one in enumerate(group):
+                nbytes, n = one.events[index]
+                yield nbytes, number + place * used + n
+        number += used * len(group)
+
+
+def step(name: str, implementation: str, learners: Sequence[Learner], device: Device = "cuda") -> Step:
+    """A step over these tensors: exact, for a trace of one tensor of each shape."""
+    known = {each: update(name, implementation, *each, device) for each in dict.fromkeys(learners)}
+    updates = tuple(known[each] for each in learners)
+    together = implementation == "foreach"
+    # bitsandbytes maps 8 bits to numbers by two tables of 256.
+    shared = (rounded(4 * 256),) * 2 if name == "adamw-8bit" else ()
+    states = (*shared, *(size for one in updates for size in one.states))
+    if together:
+        peak = max((_peak_together(tuple(group)) for group in _groups(updates)), default=0)
+    else:
+        pairs = set(pairwise((None, *updates)))
+        peak = max((_peak_after(before, one) for before, one in pairs if one), default=0)
+    return Step(states, peak, updates, known, shared, together)
+
+
+def _peak_after(before: Update | None, one: Update) -> int:
+    left = {} if before is None else {n: nbytes for nbytes, n in before.left}
+    now = most = sum(left.values())
+    for nbytes, n in one.events:
+        now += nbytes or -left.pop(n, 0)
+        most = max(most, now)
+    return most
+
+
+def _peak_together(group: Sequence[Update]) -> int:
+    """An operation over a list makes (or drops) what it does for every tensor before the next begins."""
+    counts = Counter(group)
+    now = most = 0
+    for index in range(len(group[0].events)):
+        now += sum(count * one.events[index][0] for one, count in counts.items())
+        most = max(most, now)
+    return most
+
+
+__all__ = ["Learner", "Step", "Update", "step", "update"]

@@ -1,0 +1,160 @@
+"""How a model is run, as far as a trace of its blocks depends on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from canvas_rt.errors import CanvasError
+from canvas_rt.ops.kernels import Backend, Context, needs_mask
+from canvas_rt.physics.hardware import Hardware
+from canvas_rt.physics.scenario import Mode, Scenario, as_mode
+from canvas_rt.physics.tape import GRANULE
+
+META = torch.device("meta")
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "mixed": torch.float32,
+    "fp8": torch.bfloat16,
+}
+"""Of learned numbers, and of what flows between layers."""
+
+Device = Literal["cuda", "cpu"]
+
+WIDEST_FLASH = 256
+"""FlashAttention 2 has kernels for heads up to this width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a trace depends on beside the block and the values of its sizes: a part of the cache's key."""
+
+    mode: Mode
+    batch: int
+    sequence: int
+    """Tokens of a sequence; in `decode`, those that the cache holds already."""
+
+    dtype: str
+    attention: str = "auto"
+    recompute: tuple[str, ...] = ()
+    """Nothing; `full` or `selective`; or names of what is recomputed within a layer."""
+
+    loss: str = "plain"
+    loss_chunks: int = 8
+    accumulating: bool = False
+    """Whether gradients are there already, and new ones are added to them."""
+
+    cache: str = "same"
+    page: int = 0
+    eight: bool = False
+    """Whether 8-bit weights are multiplied in 8 bits, which only some cards can."""
+
+    device: Device = "cuda"
+    """Whose kernels and whose allocator: the CPU's are there to be compared with what really happens on one."""
+
+    @property
+    def new_tokens(self) -> int:
+        return 1 if self.mode == "decode" else self.sequence
+
+    @property
+    def train(self) -> bool:
+        return self.mode == "train"
+
+    @property
+    def granule(self) -> int:
+        """Bytes to whose multiple the device's allocator rounds up."""
+        return GRANULE if self.device == "cuda" else 1
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return DTYPES[self.dtype]
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """What attention multiplies."""
+        return torch.bfloat16 if self.dtype == "mixed" else self.weight_dtype
+
+    def context(self) -> Context:
+        past = self.sequence if self.mode == "decode" else 0
+        return Context(self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, grouped=True)
+
+    def backend(self, q: Tensor, k: Tensor, keys: int, window: int | None) -> Backend:
+        """The kernel that attention runs as, for these queries and keys and as many keys as there are with the cache.
+
+        `auto` is `scaled_dot_product_attention` as transformers calls it. Sources: `sdp_utils.cpp` of PyTorch, where the
+        memory-efficient kernel refuses grouped heads and flash refuses masks, fp32 and wide heads;
+        `sdpa_attention_forward` of transformers, which repeats heads only where there is a mask.
+        """
+        if self.attention != "auto":
+            return "flash" if self.attention == "flex" else self.attention  # type: ignore[return-value]
+        masked = needs_mask(q.shape[2], keys, window)
+        grouped = q.shape[1] != k.shape[1]
+        if self.device == "cpu":
+            return "cpu"
+        if masked:
+            return "efficient"
+        if self.product_dtype is not torch.float32 and q.shape[3] <= WIDEST_FLASH:
+            return "flash"
+        return "math" if grouped else "efficient"
+
+
+def setup_of(scenario: Scenario, card: Hardware, *, device: Device = "cuda") -> Setup:
+    """The setup of one forward (and backward) of a scenario. Raises `CanvasError` for what a card cannot run."""
+    if scenario.attention == "flash" and scenario.dtype == "fp32":
+        raise CanvasError(
+            "FlashAttention has no kernel for fp32", path="attention", hint="Try attention efficient, or dtype bf16."
+        )
+    eight = "fp8" in card.peak_flops
+    if scenario.dtype == "fp8" and not eight:
+        raise CanvasError(
+            f"{card.name} has no units for fp8", path="dtype", hint="Try dtype bf16, or hardware h100-80gb."
+        )
+    return Setup(
+        mode=as_mode(scenario),
+        batch=scenario.batch,
+        sequence=scenario.sequence,
+        dtype=scenario.dtype,
+        attention=scenario.attention,
+        recompute=recomputed(scenario.recompute) if scenario.train else (),
+        loss=scenario.loss if scenario.train else "plain",
+        loss_chunks=scenario.loss_chunks if scenario.train and scenario.loss == "chunked" else 1,
+        cache="same" if scenario.train else scenario.cache,
+        page=0 if scenario.train else scenario.page,
+        eight=eight and scenario.weights == "fp8" and not scenario.train,
+        device=device,
+    )
+
+
+def recomputed(text: str) -> tuple[str, ...]:
+    """What is recomputed, as a tuple: nothing for `none`."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    return () if names == ("none",) else names
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A tensor that a block is given."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    requires_grad: bool
+
+    def make(self) -> Tensor:
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device=META)
+
+    def graded(self, requires_grad: bool) -> "Arriving":
+        """The same, but for whether it wants a gradient."""
+        return self if requires_grad == self.requires_grad else replace(self, requires_grad=requires_grad)
+
+
+def arriving(tensor: Tensor) -> Arriving:
+    return Arriving(tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, tensor.requires_grad)
+
+
+__all__ = ["DTYPES", "META", "Arriving", "Device", "Setup", "arriving", "recomputed", "setup_of"]

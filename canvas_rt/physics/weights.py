@@ -1,0 +1,135 @@
+"""What a model learns, as a scenario holds it: trained or frozen, stored in how many bytes, with adapters beside it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from math import prod
+
+import torch
+
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.graph import parse_layers, walk
+from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.parameters import ParameterRow, parameter_table
+from canvas_rt.physics import linears
+from canvas_rt.physics.optimizers import Learner
+from canvas_rt.physics.regimes import Treatment, boundaries
+from canvas_rt.physics.setup import Setup
+from canvas_rt.physics.tape import rounded
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One learned tensor of a node, alike in all the layers that its path names."""
+
+    row: ParameterRow
+    trained: bool
+    dtype: torch.dtype
+    sizes: tuple[int, ...]
+    """Bytes of each tensor that it is stored as."""
+
+    adapter: bool = False
+
+    @property
+    def count(self) -> int:
+        """How many tensors of their own it stands for."""
+        return self.row.times - self.row.shared
+
+    @property
+    def elements(self) -> int:
+        """Numbers in one of them."""
+        return prod(self.row.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, in all the layers together."""
+        return self.count * sum(self.sizes)
+
+    @property
+    def gradient_bytes(self) -> int:
+        return self.count * self.elements * self.dtype.itemsize if self.trained else 0
+
+    def rounded(self, granule: int) -> int:
+        """Bytes as the allocator hands them out."""
+        return self.count * sum(rounded(size, granule) for size in self.sizes)
+
+
+def held(document: Document, setup: Setup, treatment: Treatment) -> tuple[Held, ...]:
+    """Every learned tensor, and the adapters beside it, in the order of the model's parameters."""
+    if treatment.plain:
+        ops: dict[str, str] = {}
+    else:
+        ops = {visit.path: visit.item.op for visit in walk(document) if isinstance(visit.item, Node)}
+    found: list[Held] = []
+    for whole in parameter_table(document):
+        op = ops.get(whole.path, "")
+        for row in _cut(whole, treatment):
+            found += _of_row(row, op, setup, treatment)
+    return tuple(found)
+
+
+def buffers(document: Document) -> dict[str, tuple[int, ...]]:
+    """Bytes of each tensor that a node keeps and does not learn, by its path: rotary embeddings keep frequencies twice,
+    as they are and as they were, in fp32 like transformers' own."""
+    found = {}
+    for visit in walk(document):
+        if isinstance(visit.item, Node) and visit.item.op == "rotary_embedding":
+            width = resolve(complete(visit.item)["head_dim"], visit.environment)
+            found[visit.path] = (width // 2 * 4,) * 2 * visit.times
+    return found
+
+
+def _of_row(row: ParameterRow, op: str, setup: Setup, treatment: Treatment) -> Iterator[Held]:
+    in_stack = any(parse_layers(part) for part in row.path.split("."))
+    dtype = setup.weight_dtype
+    # What shares the storage of another is trained where that one is.
+    trained = setup.train and row.times > row.shared and not treatment.is_frozen(row.path, op, in_stack)
+    quantised = treatment.is_quantised(op, in_stack) and row.name != "bias"
+    storage = treatment.storage if quantised else "same"
+    yield Held(row, trained, dtype, linears.stored_sizes(row.shape, storage, dtype.itemsize))
+    if setup.train and treatment.is_adapted(row.path, op, in_stack) and row.name == "weight":
+        for name, shape in linears.adapter_shapes(row.shape, treatment.rank):
+            adapter = replace(row, name=name, shape=shape, shared=0)
+            yield Held(adapter, True, torch.float32, (prod(shape) * linears.ADAPTER_BYTES,), adapter=True)
+
+
+def _cut(row: ParameterRow, treatment: Treatment) -> Iterator[ParameterRow]:
+    """A row for each run of layers that a pattern treats alike."""
+    patterns = (*treatment.frozen, *treatment.targets)
+    parts = row.path.split(".")
+    for index, part in enumerate(parts):
+        span = parse_layers(part) if patterns and "-" in part else None
+        cuts = boundaries(patterns, ".".join(parts[:index])) if span else ()
+        edges = [span[0], *(cut for cut in cuts if span[0] < cut < span[1]), span[1]] if span else []
+        if len(edges) > 2:
+            assert span is not None
+            for start, stop in pairwise(edges):
+                text = f"{start}" if stop == start + 1 else f"{start}-{stop - 1}"
+                path = ".".join([*parts[:index], text, *parts[index + 1 :]])
+                times = row.times * (stop - start) // (span[1] - span[0])
+                yield from _cut(replace(row, path=path, times=times, shared=0), treatment)
+            return
+    yield row
+
+
+def in_order(rows: Sequence[Held]) -> Iterator[Held]:
+    """Each tensor once, layer after layer, as `model.parameters()` gives them."""
+    for layers, group in groupby(rows, key=_layers):
+        alike = tuple(group)
+        span = parse_layers(layers.rpartition(".")[2]) or (0, 1)
+        depth = span[1] - span[0]
+        for _ in range(depth):
+            yield from (row for row in alike for _ in range(row.count // depth))
+
+
+def _layers(row: Held) -> str:
+    """The part of a path that names layers, or nothing."""
+    parts = row.row.path.split(".")
+    found = next((index for index, part in enumerate(parts) if parse_layers(part)), None)
+    return "" if found is None else ".".join(parts[: found + 1])
+
+
+def learners(rows: Sequence[Held]) -> list[Learner]:
+    """What the optimizer is given, in order."""
+    return [(row.row.shape, row.dtype) for row in in_order(rows) if row.trained]
