@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from canvas_rt.ir import Document, load, save
     from canvas_rt.physics import check, measure
     from canvas_rt.physics.hardware import hardware_names, load_hardware
+    from canvas_rt.physics.scenario import Scenario
+    from canvas_rt.solving import solve
     from canvas_rt.verifier.certificate import Certificate
     from canvas_rt.verifier.verify import verify
 
@@ -26,6 +28,7 @@ HOMES = {
     "Certificate": "verifier",
     "Diagnostic": "diagnostics",
     "Document": "ir",
+    "Scenario": "physics.scenario",
     "Source": "codegen",
     "apply": "edits",
     "check": "physics",
@@ -41,6 +44,7 @@ HOMES = {
     "open_zoo": "importer",
     "parse_edits": "edits",
     "save": "ir",
+    "solve": "solving",
     "verify": "verifier",
     "zoo_models": "importer",
 }
@@ -58,6 +62,7 @@ __all__ = [
     "Certificate",
     "Diagnostic",
     "Document",
+    "Scenario",
     "Source",
     "apply",
     "check",
@@ -73,6 +78,7 @@ __all__ = [
     "open_zoo",
     "parse_edits",
     "save",
+    "solve",
     "verify",
     "zoo_models",
 ]

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import canvas_rt
+from canvas_rt import options
 from canvas_rt.errors import CanvasError
+from canvas_rt.options import add_scenario
 
 OK, AT_FAULT, USAGE = 0, 1, 2
 
@@ -106,7 +108,26 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("measure", measure, "parameters, FLOPs, memory and time on a card")
     made.add_argument("source", help=SOURCE)
     add_scenario(made)
-    made.add_argument("--by", choices=["node"], help="also list what each node costs")
+    made.add_argument("--by", choices=["node"], help="also list what each node costs, with the formulas of its numbers")
+    made = verb("solve", solve, "the largest batch, sequence or size that fits, or the cheapest way that does")
+    made.add_argument("source", help=SOURCE)
+    made.add_argument(
+        "--for",
+        dest="what",
+        required=True,
+        metavar="WHAT",
+        help="batch, sequence, layers, the name of a size, recompute, or hardware",
+    )
+    made.add_argument("--budget", metavar="vram=80GB", help="what it must fit, instead of the card's memory")
+    add_scenario(made)
+    made = verb("calibrate", calibrate, "measure once what a card reaches of its peaks, for better times")
+    made.add_argument("-o", "--output", required=True, help="the file to write (*.json)")
+    made.add_argument(
+        "--hardware", default="a100-80gb", metavar="CARD", help="the card of 'canvas-rt hardware' that it is"
+    )
+    made.add_argument("--cards", type=Path, metavar="FILE.toml", help="cards of your own, in the form of hardware.toml")
+    made.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="where to measure")
+    made.add_argument("--seconds", type=options.count, default=60, metavar="N", help="about how long it may take (60)")
     made = verb("emit", emit, "write model.py, config.json and what belongs to them")
     made.add_argument("source", help=SOURCE)
     made.add_argument("-o", "--output", required=True, help="the folder to write")
@@ -115,7 +136,8 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("diff", diff, "what tells two documents apart, and what that costs")
     made.add_argument("a", help=SOURCE)
     made.add_argument("b", help=SOURCE)
-    verb("hardware", hardware, "the table of cards, with sources")
+    made = verb("hardware", hardware, "the table of cards, with sources")
+    made.add_argument("--cards", type=Path, metavar="FILE.toml", help="cards of your own, in the form of hardware.toml")
     return parser
 
 
@@ -129,29 +151,11 @@ def add_assignments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def count(text: str) -> int:
-    """A number of sequences or tokens, as an argument."""
-    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 to 999999999")
-    return int(text)
-
-
 def port(text: str) -> int:
     """A TCP port, as an argument."""
     if not text.isdecimal() or not 1 <= int(text[:9]) <= 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is no port from 1 to 65535")
     return int(text)
-
-
-def add_scenario(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--hardware", default="a100-80gb", metavar="CARD", help="a card of 'canvas-rt hardware'")
-    parser.add_argument("--mode", choices=["train", "prefill", "decode"], default="train", help="what it does")
-    parser.add_argument("--batch", type=count, metavar="N", default=1, help="sequences at a time")
-    parser.add_argument(
-        "--sequence", type=count, default=None, help="tokens of a sequence (4096, or all that the model takes)"
-    )
-    parser.add_argument("--dtype", choices=["bf16", "fp16", "fp32"], default="bf16", help="of weights and activations")
-    parser.add_argument("--optimizer", default="adamw", help="in training")
 
 
 def progress(name: str) -> None:
@@ -312,75 +316,92 @@ def check(chosen: argparse.Namespace) -> int:
     return AT_FAULT if errors else OK
 
 
+def budget_bytes(text: str) -> int:
+    """`vram=80GB` as bytes."""
+    name, _, size = text.partition("=")
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(gb|gib)\s*", size.lower())
+    if name != "vram" or not found:
+        raise CanvasError(f"'{text}' is no budget", path="--budget", hint="As in vram=80GB.")
+    return int(float(found[1]) * {"gb": 1e9, "gib": 2**30}[found[2]])
+
+
 def over_budget(document: Any, chosen: argparse.Namespace) -> list[Any]:
     from canvas_rt.diagnostics import Diagnostic
 
-    name, _, amount = chosen.budget.partition("=")
-    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*(gb|gib)\s*", amount.lower())
-    if name != "vram" or not found:
-        raise CanvasError(f"'{chosen.budget}' is no budget", path="--budget", hint="As in vram=80GB.")
-    budget = float(found[1]) * {"gb": 1e9, "gib": 2**30}[found[2]]
-    taken = measured(document, chosen).memory.device_total
+    budget = budget_bytes(chosen.budget)
+    scenario = options.scenario_of(document, chosen)
+    report = canvas_rt.measure(document, scenario=scenario, thorough=True, **options.card_of(chosen))
+    taken = report.memory.device_total
     if taken <= budget:
         return []
     message = f"{chosen.mode} takes {taken / 1e9:.1f} GB, over the budget of {budget / 1e9:.1f} GB"
     return [Diagnostic("error", "", message, "Make the model, the batch or the sequence smaller.")]
 
 
-def measured(document: Any, chosen: argparse.Namespace) -> Any:
+def measure(chosen: argparse.Namespace) -> int:
+    from canvas_rt import reporting
     from canvas_rt.physics import measure as measure_document
 
-    positions = document.environment.get("max_position_embeddings")
-    usual = min(4096, positions) if isinstance(positions, int) else 4096
-    sequence = chosen.sequence if chosen.sequence is not None else usual
-    return measure_document(
-        document,
-        hardware=chosen.hardware,
-        mode=chosen.mode,
-        batch=chosen.batch,
-        sequence=sequence,
-        dtype=chosen.dtype,
-        optimizer=chosen.optimizer,
-    )
-
-
-def measure(chosen: argparse.Namespace) -> int:
-    report = measured(open_source(chosen.source), chosen)
+    document = open_source(chosen.source)
+    progress("measuring")
+    try:
+        scenario = options.scenario_of(document, chosen)
+        report = measure_document(document, scenario=scenario, thorough=True, **options.card_of(chosen))
+    finally:
+        done()
     if chosen.json:
         print_json(report.to_json())
         return OK
-    print(measure_text(report))
+    say(reporting.told(report, cards=chosen.cards))
     if chosen.by == "node":
-        for path, cost in report.by_node.items():
-            print(
-                f"  {path:48} {cost.parameters:>16,} parameters {cost.flops_forward / 1e9:>12,.1f} GFLOP"
-                f" {cost.time_s * 1e3:>9.3f} ms  {cost.bound}"
-            )
+        say("\n".join(reporting.by_node(report)))
     return OK
 
 
-def measure_text(report: Any) -> str:
-    """A report for people."""
+def solve(chosen: argparse.Namespace) -> int:
+    from canvas_rt import reporting
+    from canvas_rt.solving import solve as solve_for
+
+    document = open_source(chosen.source)
+    progress(f"looking for the best {chosen.what}")
+    try:
+        found = solve_for(
+            document,
+            chosen.what,
+            scenario=options.scenario_of(document, chosen),
+            budget=None if chosen.budget is None else budget_bytes(chosen.budget),
+            **options.card_of(chosen),
+        )
+    finally:
+        done()
+    if chosen.json:
+        print_json(found.to_json())
+        return OK
+    say(f"{found.what} = {found.value}: {found.limit}")
+    say(reporting.told(found.report, cards=chosen.cards))
+    return OK
+
+
+def calibrate(chosen: argparse.Namespace) -> int:
+    from canvas_rt.physics.calibration import calibrate as calibrate_card
     from canvas_rt.physics.hardware import load_hardware
 
-    gib, memory, scenario = 2**30, report.memory, report.scenario
-    card = load_hardware(report.hardware)
-    parts = {
-        name: getattr(memory, name)
-        for name in ("weights", "gradients", "optimizer", "activations", "kv_cache")
-        if getattr(memory, name)
-    }
-    lines = [
-        f"{scenario.mode}, batch {scenario.batch} × {scenario.sequence} tokens, {scenario.dtype}, on {card.name}",
-        f"  parameters  {report.parameters.total:,}",
-        f"  FLOPs       {report.flops.forward / 1e12:,.2f} T forward, {report.flops.backward / 1e12:,.2f} T backward",
-        "  memory      " + " + ".join(f"{name} {value / gib:.2f}" for name, value in parts.items()) + " GiB",
-        f"  peak        {memory.peak_allocated / gib:.2f} GiB allocated, {memory.peak_reserved / gib:.2f} reserved,"
-        f" {memory.device_total / gib:.2f} of {card.memory_bytes / gib:.2f} on the device:"
-        f" {'fits' if report.fits else 'DOES NOT FIT'}",
-        f"  time        {report.time.total_s:.4g} s by the roofline, {report.time.tokens_per_s:,.0f} tokens/s",
-    ]
-    return "\n".join(lines)
+    check_output(chosen.output)
+    card = load_hardware(chosen.hardware, file=chosen.cards)
+    try:
+        found = calibrate_card(card, chosen.device, most_s=chosen.seconds, progress=progress)
+    finally:
+        done()
+    found.save(Path(chosen.output))
+    if chosen.json:
+        print_json({"output": chosen.output, "device": found.device, "bandwidth_share": found.bandwidth_share})
+    else:
+        share = max((y for _, points in found.products for _, y in points), default=0.0)
+        say(
+            f"{found.device} reaches {share:.0%} of {card.name}'s peak in products and {found.bandwidth_share:.0%} of its"
+        )
+        say(f"bandwidth; a launch takes {found.launch_s * 1e6:.1f} µs → {chosen.output}")
+    return OK
 
 
 def check_folder(path: str) -> None:
@@ -453,7 +474,7 @@ def hardware(chosen: argparse.Namespace) -> int:
 
     from canvas_rt.physics.hardware import hardware_names, load_hardware
 
-    cards = [load_hardware(name) for name in hardware_names()]
+    cards = [load_hardware(name, file=chosen.cards) for name in hardware_names(file=chosen.cards)]
     if chosen.json:
         print_json([asdict(card) for card in cards])
         return OK

@@ -1,7 +1,7 @@
 """One open document: its history, and what is known of it in a scenario. What the editor talks to."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,21 +12,21 @@ from canvas_rt.gestures.words import in_words
 from canvas_rt.ir.document import Document
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import Check, Report, check, measure
+from canvas_rt.physics.scenario import Scenario
 
 MOST_STEPS = 200
 """Steps of undo that are kept. Documents share what they have in common, so a step costs some kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """On which card, and how, the model is to run."""
+class Setting(Scenario):
+    """How the model is to run, and on which card."""
 
     hardware: str = "a100-80gb"
-    mode: str = "train"
-    batch: int = 1
-    sequence: int = 4096
-    dtype: str = "bf16"
-    optimizer: str = "adamw"
+
+    @property
+    def scenario(self) -> Scenario:
+        return Scenario(**{field.name: getattr(self, field.name) for field in fields(Scenario)})
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,8 @@ class State:
         """What it costs; None while shapes disagree."""
         if not self.check.ok:
             return None
-        settings = asdict(self.setting)
         try:
-            return measure(self.document, hardware=settings.pop("hardware"), **settings)
+            return measure(self.document, hardware=self.setting.hardware, scenario=self.setting.scenario)
         except Exception as error:  # a scenario without numbers, or a flaw of ours
             self._flaws.append(_flaw("has no cost in this scenario", error))
             return None

@@ -15,7 +15,7 @@ LADDER = [
     {"ir"},
     {"ops"},
     {"importer", "edits", "physics"},
-    {"diffing", "text", "gestures"},
+    {"diffing", "text", "gestures", "reporting", "solving", "options"},
     {"session"},
     {"codegen"},
     {"verifier"},

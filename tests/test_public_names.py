@@ -10,6 +10,7 @@ def test_the_public_names_are_these() -> None:
         "Certificate",
         "Diagnostic",
         "Document",
+        "Scenario",
         "Source",
         "apply",
         "check",
@@ -25,6 +26,7 @@ def test_the_public_names_are_these() -> None:
         "open_zoo",
         "parse_edits",
         "save",
+        "solve",
         "verify",
         "zoo_models",
     }

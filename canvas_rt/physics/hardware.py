@@ -47,9 +47,10 @@ class Hardware:
     """Dense operations per second by dtype (`PEAK_DTYPES`). A dtype that the card has no fast path for is absent."""
 
 
-def hardware_names() -> tuple[str, ...]:
-    """The ids of the cards that come with Canvas, sorted."""
-    return tuple(sorted(_built_in_cards()))
+def hardware_names(*, file: Path | None = None) -> tuple[str, ...]:
+    """The ids of the cards that come with Canvas, and of those in a user's file, sorted."""
+    own = {} if file is None else _parse(_read(file), str(file))
+    return tuple(sorted({*_built_in_cards(), *own}))
 
 
 def load_hardware(name: str, *, file: Path | None = None) -> Hardware:

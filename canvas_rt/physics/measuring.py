@@ -1,47 +1,26 @@
 """Measure a document: parameters, FLOPs, memory and time on a card, in a scenario."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from canvas_rt.diagnostics import Diagnostic
-from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Document, Node, Stack
-from canvas_rt.ir.graph import reachable_blocks
+from canvas_rt.ir.document import Document
 from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics.bench import Bench, on_card, prepare
 from canvas_rt.physics.calibration import Calibration
-from canvas_rt.physics.hardware import Hardware, load_hardware
-from canvas_rt.physics.kv_cache import kv_cache_bytes
-from canvas_rt.physics.optimizers import OPTIMIZER, Step, step
-from canvas_rt.physics.regimes import Treatment, require_known, treatment_of
-from canvas_rt.physics.report import Allocation, Budget, Flops, Memory, NodeCost, ParameterCount, Report, Time
-from canvas_rt.physics.reserving import Plan, followed, overhead
-from canvas_rt.physics.roofline import Cost, Roof, work_costs
+from canvas_rt.physics.explain import Explainer
+from canvas_rt.physics.formulas import formulas
+from canvas_rt.physics.hardware import load_hardware
+from canvas_rt.physics.report import Budget, Flops, Memory, NodeCost, ParameterCount, Report, Time
+from canvas_rt.physics.roofline import Cost
+from canvas_rt.physics.run import CONTEXT_BYTES, Run, Taken, begin, run_costs, run_memory
 from canvas_rt.physics.scenario import Scenario, require, scenario_of
-from canvas_rt.physics.setup import Device, Setup, recomputed, setup_of
-from canvas_rt.physics.shapes import checked_run
-from canvas_rt.physics.tape import Event, rounded
-from canvas_rt.physics.trace import tail_paths, windows_of
-from canvas_rt.physics.weights import Held, buffers, held, learners
-from canvas_rt.physics.whole import (
-    Model,
-    model,
-    node_costs,
-    running,
-)
-
-CONTEXT_BYTES = 512 * 2**20
-"""CUDA's context with PyTorch's kernels takes 0.3 to 0.5 GiB: the upper end, so that what is said to fit fits."""
-
-CUBLAS_BYTES = {"hopper": 32 * 2**20, "blackwell": 32 * 2**20}
-CUBLAS_BYTES_BEFORE = 8_519_680
-"""cuBLAS' workspace, for each handle, which PyTorch takes from its own allocator (`getNewWorkspace` in
-CublasHandlePool.cpp); the backward runs in a thread of its own, with its own handle."""
-
-CUBLAS, LABELS = "cublas", "labels"
-"""Whose the workspaces and the labels are, in tables by node."""
+from canvas_rt.physics.setup import setup_of
+from canvas_rt.physics.shapes import check
+from canvas_rt.physics.trace import windows_of
+from canvas_rt.physics.whole import model, node_costs
 
 
 def measure(
@@ -72,341 +51,29 @@ def measure(
     return replace(report, diagnostics=(*warnings, *on_card(document, chosen, card)))
 
 
-def peak_allocated(document: Document, scenario: Scenario, device: Device) -> int:
-    """The most bytes that tensors take on a device, before its allocator: what can be compared with a real run."""
-    return _run(prepare(document, scenario, load_hardware("a100-80gb"), device=device)).memory.peak_allocated
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """A document, about to be run in a scenario on a card."""
-
-    document: Document
-    scenario: Scenario
-    card: Hardware
-    limit: Roof
-    setup: Setup
-    treatment: Treatment
-    thorough: bool = False
-
-
-def prepare(
-    document: Document,
-    scenario: Scenario,
-    card: Hardware,
-    calibration: Calibration | None = None,
-    device: Device = "cuda",
-) -> Bench:
-    """Refuse what cannot run, with a way out."""
-    checked_run(document, scenario.batch, scenario.sequence)
-    treatment = treatment_of(scenario)
-    require_known(document, treatment)
-    _require_recomputed(document, scenario)
-    first = scenario.but(mode="prefill") if scenario.mode == "chat" else scenario
-    bench = Bench(document, scenario, card, Roof(card, calibration), setup_of(first, card, device=device), treatment)
-    _require_loss(bench)
-    return bench
-
-
-def _require_recomputed(document: Document, scenario: Scenario) -> None:
-    """Refuse to recompute what there is not."""
-    names = recomputed(scenario.recompute) if scenario.train else ()
-    if names in ((), ("full",), ("selective",)):
-        return
-    known = {"none", "full", "selective"}
-    for name in reachable_blocks(document):
-        for item in document.blocks[name].nodes:
-            known |= (
-                {item.id} if isinstance(item, Stack) else {item.id, item.op if isinstance(item, Node) else item.block}
-            )
-    for name in names:
-        if name not in known or name in ("full", "selective", "none"):
-            hint = suggest(name, known) if name not in known else "Give it alone."
-            raise CanvasError(f"there is no '{name}' to recompute", path="recompute", hint=hint)
-
-
-def _require_loss(bench: Bench) -> None:
-    after = tail_paths(bench.document.blocks, bench.document.root)
-    loss = bench.setup.loss
-    if loss != "plain" and not after:
-        message = f"a {loss} loss needs a linear that gives the logits of each token, and this model has none"
-        raise CanvasError(message, path="loss", hint="Try loss plain.")
-    if loss == "fused" and len(after) > 1:
-        raise CanvasError(
-            f"the fused loss takes the logits from the head as they are, but {after[1]} stands between",
-            path="loss",
-            hint="Try loss chunked.",
-        )
-
-
-def on_card(document: Document, scenario: Scenario, card: Hardware) -> Iterator[Diagnostic]:
-    """What is odd about a scenario on a card, though it runs."""
-    rate = {"mixed": "bf16"}.get(scenario.dtype, scenario.dtype)
-    if rate in ("bf16", "fp16") and rate not in card.peak_flops:
-        other = next((name for name in ("fp16", "bf16") if name in card.peak_flops), "fp32")
-        message = f"{card.name} has no units for {rate}: products run at the speed of fp32"
-        yield Diagnostic("warning", "dtype", message, f"Try dtype {other}.")
-    positions = document.environment.get("max_position_embeddings")
-    tokens = scenario.sequence + (scenario.generate if scenario.mode == "chat" else 0)
-    if isinstance(positions, int) and tokens > positions > 0:
-        message = f"{tokens} tokens are more than max_position_embeddings ({positions})"
-        hint = f"It was trained for {positions} positions: shorten the sequence, or raise max_position_embeddings."
-        yield Diagnostic("warning", "sequence", message, hint)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # One run: a step, a prompt, or a token
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """All traces that a scenario takes."""
-
-    bench: Bench
-    whole: Model
-    again: Model | None
-    """The same with gradients there already, where they accumulate."""
-
-    rows: tuple[Held, ...]
-    update: Step | None
-
-
-def begin(bench: Bench) -> Run:
-    """Trace what a scenario takes."""
-    scenario, setup = bench.scenario, bench.setup
-    again = None
-    if scenario.train and scenario.accumulation > 1:
-        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
-    rows = held(bench.document, setup, bench.treatment)
-    update = None
-    if scenario.train:
-        update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
-    return Run(bench, model(bench.document, setup, bench.treatment), again, rows, update)
-
-
 def _run(bench: Bench) -> Report:
     run = begin(bench)
-    costs = _costs(run)
-    memory, allocation = _memory(run, costs)
+    costs = run_costs(run)
+    taken = run_memory(run, costs)
     tokens = bench.scenario.batch * bench.setup.new_tokens
-    report = _report(run, costs, memory, tokens * (bench.scenario.accumulation if bench.scenario.train else 1))
-    return replace(report, allocator=allocation)
+    report = _report(run, costs, taken.memory, tokens * (bench.scenario.accumulation if bench.scenario.train else 1))
+    return replace(_explained(report, run, taken), allocator=taken.allocator)
 
 
-def _costs(run: Run) -> dict[str, Cost]:
-    """Every node's cost, those that cost nothing too."""
-    bench, update = run.bench, run.update
-    costs = node_costs(run.whole, bench.limit)
-    if run.again is not None:
-        for path, cost in node_costs(run.again, bench.limit).items():
-            costs.setdefault(path, Cost()).add(cost, bench.scenario.accumulation - 1)
-    for row in run.rows:
-        cost = costs.setdefault(row.row.path, Cost())
-        cost.parameters += row.count * row.elements
-        cost.weights += row.nbytes
-        cost.gradients += row.gradient_bytes
-        if update is not None and row.trained:
-            one = update.of(row.row.shape, row.dtype)
-            cost.optimizer += row.count * one.moments
-            launched = bench.scenario.chosen_implementation == "for-loop"
-            for spent in work_costs(one.work, bench.limit, launched=launched).values():
-                cost.add(spent, row.count)
-    return costs
-
-
-def _memory(run: Run, costs: dict[str, Cost]) -> tuple[Memory, Allocation | None]:
-    """What a card must hold; whose it is at the peak goes into the costs."""
-    scenario, rows = run.bench.scenario, run.rows
-    here = _resident(run)
-    most, owners = _peak(run)
-    for path, nbytes in _sum(here, owners()).items():
-        costs.setdefault(path, Cost()).memory += nbytes
-    allocated = sum(here.values()) + most
-    weights = sum(row.nbytes for row in rows)
-    states = sum(cost.optimizer for cost in costs.values())
-    gradients = sum(row.gradient_bytes for row in rows)
-    cache = 0 if scenario.train else _cache(run.bench)
-    reserved, allocation = _reserved(run, allocated)
-    memory = Memory(
-        weights=weights,
-        gradients=gradients,
-        optimizer=states,
-        activations=allocated - weights - gradients - states - cache,
-        kv_cache=cache,
-        peak_allocated=allocated,
-        peak_reserved=reserved,
-        device_total=reserved + CONTEXT_BYTES,
-    )
-    return memory, allocation
-
-
-Owners = Callable[[], Mapping[str, int]]
-"""Whose bytes are whose, by path."""
-
-
-def _peak(run: Run) -> tuple[int, Owners]:
-    """The most bytes beyond what lives throughout, and whose they are then."""
-    first = running(run.whole)
-    moments: list[tuple[int, Owners]] = [(first.peak, first.by_owner)]
-    gradients = _rounded_gradients(run.rows, run.bench.setup)
-    ending = sum(gradients.values())
-    if run.again is not None:
-        second = running(run.again)
-        moments.append((ending + second.peak, lambda: _sum(gradients, second.by_owner())))
-    if run.update is not None:
-        update = {OPTIMIZER: run.update.peak}
-        moments.append((ending + run.update.peak, lambda: _sum(gradients, update)))
-    return max(moments, key=lambda moment: moment[0])
-
-
-def _resident(run: Run) -> dict[str, int]:
-    """What lives throughout, by whose it is, rounded as the allocator does."""
-    bench, update = run.bench, run.update
-    granule = bench.setup.granule
-    found = {path: sum(rounded(nbytes, granule) for nbytes in sizes) for path, sizes in buffers(bench.document).items()}
-    for row in run.rows:
-        own = row.rounded(granule)
-        if update is not None and row.trained:
-            own += row.count * sum(update.of(row.row.shape, row.dtype).states)
-        found[row.row.path] = found.get(row.row.path, 0) + own
-    if update is not None and update.shared:
-        found[OPTIMIZER] = sum(update.shared)
-    return _sum(found, {**inputs(bench.document, bench.setup), **workspaces(bench)})
-
-
-def inputs(document: Document, setup: Setup) -> dict[str, int]:
-    """Token ids and, in `train`, labels: int64."""
-    nbytes = rounded(8 * setup.batch * setup.new_tokens, setup.granule)
-    names = (*document.blocks[document.root].inputs, *((LABELS,) if setup.train else ()))
-    return dict.fromkeys(names, nbytes)
-
-
-def workspaces(bench: Bench) -> dict[str, int]:
-    """What cuBLAS takes from PyTorch's allocator."""
-    if bench.setup.device != "cuda":
-        return {}
-    one = CUBLAS_BYTES.get(bench.card.architecture, CUBLAS_BYTES_BEFORE)
-    return {CUBLAS: one * (2 if bench.setup.train else 1)}
-
-
-def _rounded_gradients(rows: tuple[Held, ...], setup: Setup) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rows:
-        if row.trained:
-            nbytes = row.count * rounded(row.elements * row.dtype.itemsize, setup.granule)
-            found[row.row.path] = found.get(row.row.path, 0) + nbytes
-    return found
-
-
-def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
-    total = dict(a)
-    for path, nbytes in b.items():
-        total[path] = total.get(path, 0) + nbytes
-    return total
-
-
-def _cache(bench: Bench) -> int:
-    s = bench.scenario
-    return kv_cache_bytes(bench.document, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
-
-
-def _plan(run: Run) -> Plan:
+def _explained(report: Report, run: Run, taken: Taken) -> Report:
+    """With formulas, where the report is a thorough one."""
     bench = run.bench
-    fixed = (*inputs(bench.document, bench.setup).values(), *workspaces(bench).values())
-    kept = tuple(rounded(n, bench.setup.granule) for sizes in buffers(bench.document).values() for n in sizes)
-    return Plan(bench.scenario, run.whole, run.again, run.rows, run.update, (*kept, *fixed))
-
-
-def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
-    """The most that the allocator reserves, and how it got there."""
-    bench = run.bench
-    if bench.setup.device != "cuda":
-        return allocated, None
     if not bench.thorough:
-        return allocated + overhead(_plan(run)), None
-    seen = followed(_plan(run), bench.card.memory_bytes - CONTEXT_BYTES)
-    return seen.peak_reserved, Allocation(seen.retries, seen.out_of_memory, seen.peak_allocated)
-
-
-def played(bench: Bench) -> tuple[int, list[Event]]:
-    """Bytes that live throughout, and every allocation and free of a step beside them, in order."""
-    run = begin(bench)
-    return sum(_resident(run).values()), [event for part in _plan(run).parts() for event in part]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A chat: a prompt, then one token after the other
-# ---------------------------------------------------------------------------------------------------------------------
-
-PIECES = 4
-"""Into which a stretch of generation is cut: time is a line within each, FLOPs and bytes are a line within all."""
-
-
-def _chat(bench: Bench) -> Report:
-    """Prompt and answer together. The first token comes from the prompt's logits, each of the others from a step."""
-    scenario = bench.scenario
-    begun = begin(bench)
-    costs = _costs(begun)
-    first = sum(sum(cost.seconds.values()) for cost in costs.values())
-    memory, allocation = _memory(begun, costs)
-    steps = scenario.generate - 1
-    if steps:
-        for path, cost in _generated(bench, steps).items():
-            costs.setdefault(path, Cost()).add(cost)
-        last = begin(_at(bench, scenario.sequence + steps - 1))
-        own = _costs(last)
-        fuller, later_allocation = _memory(last, own)
-        if fuller.peak_allocated > memory.peak_allocated:
-            for path in {*costs, *own}:
-                costs.setdefault(path, Cost()).memory = own[path].memory if path in own else 0
-            allocation = later_allocation
-        memory = _fuller(memory, fuller)
-    report = _report(begun, costs, memory, scenario.batch * scenario.generate)
-    later = (report.time.total_s - first) / steps if steps else 0.0
-    report = replace(report, allocator=allocation)
-    return replace(report, time=replace(report.time, first_token_s=first, next_token_s=later))
-
-
-def _at(bench: Bench, past: int) -> Bench:
-    """The same, generating one token when so many are in the cache."""
-    scenario = bench.scenario.but(mode="decode", sequence=past)
-    return replace(bench, scenario=scenario, setup=setup_of(scenario, bench.card, device=bench.setup.device))
-
-
-def _generated(bench: Bench, steps: int) -> dict[str, Cost]:
-    """The cost of so many steps, each with one token more in the cache: a line between the points where windows fill."""
-    start = bench.scenario.sequence
-    found: dict[int, dict[str, Cost]] = {}
-
-    def at(past: int) -> dict[str, Cost]:
-        if past not in found:
-            found[past] = node_costs(model(bench.document, _at(bench, past).setup, bench.treatment), bench.limit)
-        return found[past]
-
-    total: dict[str, Cost] = {}
-    for low, high in _pieces(start, start + steps, windows_of(bench.document)):
-        for path, cost in at(low).items():
-            total.setdefault(path, Cost()).add(cost.series(at(high - 1)[path], high - low))
-    return total
-
-
-def _pieces(start: int, stop: int, windows: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Stretches [low, high) of cache lengths within which every cost grows along a line."""
-    cuts = sorted({start, stop, *(w - 1 for w in windows if start < w - 1 < stop)})
-    for low, high in pairwise(cuts):
-        edges = sorted({low + (high - low) * piece // PIECES for piece in range(PIECES + 1)})
-        yield from pairwise(edges)
-
-
-def _fuller(a: Memory, b: Memory) -> Memory:
-    """Of two runs one after the other, what the fuller one takes; the cache is the second's."""
-    most = a if a.peak_allocated >= b.peak_allocated else b
-    beyond = most.activations + most.kv_cache - b.kv_cache
-    reserved = max(a.peak_reserved, b.peak_reserved)
-    return replace(
-        most, kv_cache=b.kv_cache, activations=beyond, peak_reserved=reserved, device_total=reserved + CONTEXT_BYTES
-    )
+        return report
+    checked = check(bench.document, batch=bench.scenario.batch, sequence=bench.scenario.sequence)
+    explainer = Explainer(bench.document, checked, bench.scenario.batch, bench.scenario.sequence)
+    runs = {run.whole: 1} if run.again is None else {run.whole: 1, run.again: bench.scenario.accumulation - 1}
+    return replace(report, by_node=formulas(report.by_node, runs, run.rows, run.update, taken.held, explainer))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -460,8 +127,7 @@ def _time(bench: Bench, costs: Mapping[str, Cost], by_node: Mapping[str, NodeCos
         for bound in ("compute", "memory", "launch", "communication")
     }
     own = sum(cost.useful for cost in costs.values())
-    rate = {"mixed": "bf16"}.get(bench.scenario.dtype, bench.scenario.dtype)
-    peak = bench.limit.peak(rate)
+    peak = bench.limit.peak(bench.scenario.rate)
     return Time(
         total_s=seconds,
         compute_s=parts["compute"],
@@ -481,3 +147,79 @@ def _budget(bench: Bench, time: Time) -> Budget | None:
         return None
     hours = tokens / time.tokens_per_s * bench.scenario.cards / 3600
     return Budget(tokens, hours, hours * bench.card.power_watts / 1000)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A chat: a prompt, then one token after the other
+# ---------------------------------------------------------------------------------------------------------------------
+
+PIECES = 4
+"""Into which a stretch of generation is cut: time is a line within each, FLOPs and bytes are a line within all."""
+
+
+def _chat(bench: Bench) -> Report:
+    """Prompt and answer together. The first token comes from the prompt's logits, each of the others from a step."""
+    scenario = bench.scenario
+    begun = begin(bench)
+    costs = run_costs(begun)
+    first = sum(sum(cost.seconds.values()) for cost in costs.values())
+    taken = run_memory(begun, costs)
+    memory, allocation = taken.memory, taken.allocator
+    steps = scenario.generate - 1
+    if steps:
+        for path, cost in _generated(bench, steps).items():
+            costs.setdefault(path, Cost()).add(cost)
+        last = begin(_at(bench, scenario.sequence + steps - 1))
+        own = run_costs(last)
+        later = run_memory(last, own)
+        fuller = later.memory
+        if fuller.peak_allocated > memory.peak_allocated:
+            for path in {*costs, *own}:
+                costs.setdefault(path, Cost()).memory = own[path].memory if path in own else 0
+            allocation = later.allocator
+        memory = _fuller(memory, fuller)
+    report = _report(begun, costs, memory, scenario.batch * scenario.generate)
+    each = (report.time.total_s - first) / steps if steps else 0.0
+    report = replace(report, allocator=allocation)
+    return replace(report, time=replace(report.time, first_token_s=first, next_token_s=each))
+
+
+def _at(bench: Bench, past: int) -> Bench:
+    """The same, generating one token when so many are in the cache."""
+    scenario = bench.scenario.but(mode="decode", sequence=past)
+    return replace(bench, scenario=scenario, setup=setup_of(scenario, bench.card, device=bench.setup.device))
+
+
+def _generated(bench: Bench, steps: int) -> dict[str, Cost]:
+    """The cost of so many steps, each with one token more in the cache: a line between the points where windows fill."""
+    start = bench.scenario.sequence
+    found: dict[int, dict[str, Cost]] = {}
+
+    def at(past: int) -> dict[str, Cost]:
+        if past not in found:
+            found[past] = node_costs(model(bench.document, _at(bench, past).setup, bench.treatment), bench.limit)
+        return found[past]
+
+    total: dict[str, Cost] = {}
+    for low, high in _pieces(start, start + steps, windows_of(bench.document)):
+        for path, cost in at(low).items():
+            total.setdefault(path, Cost()).add(cost.series(at(high - 1)[path], high - low))
+    return total
+
+
+def _pieces(start: int, stop: int, windows: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Stretches [low, high) of cache lengths within which every cost grows along a line."""
+    cuts = sorted({start, stop, *(w - 1 for w in windows if start < w - 1 < stop)})
+    for low, high in pairwise(cuts):
+        edges = sorted({low + (high - low) * piece // PIECES for piece in range(PIECES + 1)})
+        yield from pairwise(edges)
+
+
+def _fuller(a: Memory, b: Memory) -> Memory:
+    """Of two runs one after the other, what the fuller one takes; the cache is the second's."""
+    most = a if a.peak_allocated >= b.peak_allocated else b
+    beyond = most.activations + most.kv_cache - b.kv_cache
+    reserved = max(a.peak_reserved, b.peak_reserved)
+    return replace(
+        most, kv_cache=b.kv_cache, activations=beyond, peak_reserved=reserved, device_total=reserved + CONTEXT_BYTES
+    )

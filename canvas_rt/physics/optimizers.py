@@ -111,7 +111,19 @@ def update(name: str, implementation: str, shape: Shape, dtype: torch.dtype, dev
         return _fused(name, shape, dtype, granule)
     foreach = implementation == "foreach"
     # Of a loop, the second of two tensors shows what the one before it leaves.
-    parameters = [torch.empty(shape, dtype=dtype, device=META, requires_grad=True) for _ in range(1 if foreach else 2)]
+    tape, state = _run(name, [(shape, dtype)] * (1 if foreach else 2), foreach, granule)
+    states = tuple(rounded(v.nbytes, granule) for v in state if v.device.type == "meta" or device == "cpu")
+    moments = sum(value.nbytes for value in state if value.dim())
+    if foreach:
+        return Update(states, moments, tuple(tape.events), (), tuple(tape.work))
+    half = tape.starts[len(tape.starts) // 2]
+    events, left = _second(tape.events[:half], tape.events[half:])
+    return Update(states, moments, events, left, tuple(tape.work[len(tape.work) // 2 :]))
+
+
+def _run(name: str, learners: Sequence[Learner], foreach: bool, granule: int) -> tuple[_Counting, tuple[Tensor, ...]]:
+    """A step after the first over some tensors, and the state of the last of them."""
+    parameters = [torch.empty(shape, dtype=dtype, device=META, requires_grad=True) for shape, dtype in learners]
     tape = _Counting(granule)
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
@@ -119,22 +131,15 @@ def update(name: str, implementation: str, shape: Shape, dtype: torch.dtype, dev
     with tape, tape.unseen():
         optimizer.step()  # the first, which makes the state
     tape.starts.clear()
-    kept = [value for p in parameters for value in optimizer.state[p].values() if isinstance(value, Tensor)]
-    for tensor in (*parameters, *(p.grad for p in parameters), *kept):
+    states = [tuple(v for v in optimizer.state[p].values() if isinstance(v, Tensor)) for p in parameters]
+    for tensor in (*parameters, *(p.grad for p in parameters), *(v for state in states for v in state)):
         assert tensor is not None
         tape.resident(tensor)
     tape.owner = OPTIMIZER
     with tape:
         optimizer.step()
     tape.close()
-    mine = [value for value in optimizer.state[parameters[-1]].values() if isinstance(value, Tensor)]
-    states = tuple(rounded(v.nbytes, granule) for v in mine if v.device.type == "meta" or device == "cpu")
-    moments = sum(value.nbytes for value in mine if value.dim())
-    if foreach:
-        return Update(states, moments, tuple(tape.events), (), tuple(tape.work))
-    half = tape.starts[len(tape.starts) // 2]
-    events, left = _second(tape.events[:half], tape.events[half:])
-    return Update(states, moments, events, left, tuple(tape.work[len(tape.work) // 2 :]))
+    return tape, states[-1]
 
 
 def _second(before: Sequence[Event], after: Sequence[Event]) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
@@ -181,6 +186,10 @@ def _fused_states(name: str, count: int, item: int) -> tuple[int, ...]:
     raise AssertionError(name)
 
 
+Beat = tuple[int, int, int]
+"""1 or -1, a group, and which of the things that the group makes for each tensor is made, or dropped, for all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """An optimizer's step over all tensors that it trains."""
@@ -205,13 +214,26 @@ class Step:
         """The update of a tensor that is trained."""
         return self.by_learner[shape, dtype]
 
+    beats: tuple[Beat, ...] = ()
+    """Of foreach, what is made and dropped, in order."""
+
+    groups: tuple[tuple[Update, ...], ...] = ()
+    """Tensors that are updated together; of a loop, those that follow one another in it."""
+
     def events(self) -> Iterator[Event]:
         """Allocations and frees of temporaries, in order, with numbers of their own from 0."""
-        return _together(self.updates) if self.together else _in_turn(self.updates)
+        return _together(self.beats, self.groups) if self.together else _in_turns(self.groups)
 
 
-def _in_turn(updates: Sequence[Update]) -> Iterator[Event]:
-    number, left = 0, dict[int, Event]()
+def _in_turns(turns: Sequence[Sequence[Update]]) -> Iterator[Event]:
+    number = 0
+    for turn in turns:
+        yield from _in_turn(turn, number)
+        number += sum(1 + max((n for _, n in one.events), default=-1) for one in turn)
+
+
+def _in_turn(updates: Sequence[Update], number: int) -> Iterator[Event]:
+    left = dict[int, Event]()
     for one in updates:
         for nbytes, n in one.events:
             if nbytes:
@@ -225,39 +247,84 @@ def _in_turn(updates: Sequence[Update]) -> Iterator[Event]:
     yield from ((-size, old) for size, old in left.values())
 
 
-def _groups(updates: Sequence[Update]) -> list[list[Update]]:
-    """foreach optimizers run over the tensors of one kind after another: they make the same things in the same order."""
-    groups: dict[int, list[Update]] = {}
-    for one in updates:
-        groups.setdefault(len(one.events), []).append(one)
+# -- foreach: an operation runs over all tensors of a group before the next begins
+
+
+@lru_cache(maxsize=256)
+def _beats(name: str, firsts: tuple[Learner, ...], device: Device) -> tuple[Beat, ...]:
+    """What a step over one tensor of each group makes and drops, in order. Lists of one group may outlive its turn."""
+    granule = GRANULE if device == "cuda" else 1
+    counts = [sum(nbytes > 0 for nbytes, _ in update(name, "foreach", *each, device).events) for each in firsts]
+    tape = _run(name, firsts, True, granule)[0]
+    starts = [sum(counts[:group]) for group in range(len(counts))]
+    made = {n: place for place, n in enumerate(n for nbytes, n in tape.events if nbytes > 0)}
+    beats = []
+    for nbytes, number in tape.events:
+        group = max(g for g, start in enumerate(starts) if start <= made[number] and counts[g])
+        beats.append((1 if nbytes > 0 else -1, group, made[number] - starts[group]))
+    return tuple(beats)
+
+
+def _sizes(one: Update) -> tuple[int, ...]:
+    """Bytes of each thing that is made for a tensor."""
+    return tuple(nbytes for nbytes, _ in one.events if nbytes > 0)
+
+
+def _groups(name: str, learners: Sequence[Learner]) -> list[list[Learner]]:
+    """foreach optimizers take tensors of one dtype at a time, and Adafactor matrices apart from vectors."""
+    groups: dict[Any, list[Learner]] = {}
+    for shape, dtype in learners:
+        groups.setdefault((dtype, len(shape) > 1 if name == "adafactor" else None), []).append((shape, dtype))
     return list(groups.values())
 
 
-def _together(updates: Sequence[Update]) -> Iterator[Event]:
-    number = 0
-    for group in _groups(updates):
-        used = 1 + max(n for one in group for _, n in one.events) if group[0].events else 0
-        for index in range(len(group[0].events)):
-            for place, one in enumerate(group):
-                nbytes, n = one.events[index]
-                yield nbytes, number + place * used + n
-        number += used * len(group)
+def _together(beats: Sequence[Beat], groups: Sequence[Sequence[Update]]) -> Iterator[Event]:
+    sizes = [[_sizes(one) for one in group] for group in groups]
+    starts = [sum(len(group) * len(group[0]) for group in sizes[:place]) for place in range(len(sizes))]
+    for sign, group, thing in beats:
+        for place, of in enumerate(sizes[group]):
+            yield sign * of[thing], starts[group] + place * len(of) + thing
+
+
+def _peak_together(beats: Sequence[Beat], groups: Sequence[Sequence[Update]]) -> int:
+    totals = []
+    for group in groups:
+        counts = Counter(group)
+        sizes = {one: _sizes(one) for one in counts}
+        things = len(next(iter(sizes.values()), ()))
+        totals.append([sum(count * sizes[one][thing] for one, count in counts.items()) for thing in range(things)])
+    now = most = 0
+    for sign, place, thing in beats:
+        now += sign * totals[place][thing]
+        most = max(most, now)
+    return most
 
 
 def step(name: str, implementation: str, learners: Sequence[Learner], device: Device = "cuda") -> Step:
     """A step over these tensors: exact, for a trace of one tensor of each shape."""
     known = {each: update(name, implementation, *each, device) for each in dict.fromkeys(learners)}
     updates = tuple(known[each] for each in learners)
-    together = implementation == "foreach"
     # bitsandbytes maps 8 bits to numbers by two tables of 256.
     shared = (rounded(4 * 256),) * 2 if name == "adamw-8bit" else ()
     states = (*shared, *(size for one in updates for size in one.states))
-    if together:
-        peak = max((_peak_together(tuple(group)) for group in _groups(updates)), default=0)
-    else:
-        pairs = set(pairwise((None, *updates)))
+    if implementation != "foreach":
+        turns = _turns(name, learners, updates)
+        pairs = {pair for turn in turns for pair in pairwise((None, *turn))}
         peak = max((_peak_after(before, one) for before, one in pairs if one), default=0)
-    return Step(states, peak, updates, known, shared, together)
+        return Step(states, peak, updates, known, shared, together=False, groups=turns)
+    members = _groups(name, learners)
+    beats = _beats(name, tuple(group[0] for group in members), device)
+    groups = tuple(tuple(known[each] for each in group) for group in members)
+    return Step(states, _peak_together(beats, groups), updates, known, shared, True, beats, groups)
+
+
+def _turns(name: str, learners: Sequence[Learner], updates: Sequence[Update]) -> tuple[tuple[Update, ...], ...]:
+    """Loops that follow one another: Muon's over matrices, then AdamW's over the rest."""
+    if name != "muon":
+        return (tuple(updates),)
+    pairs = tuple(zip(learners, updates, strict=True))
+    matrices = tuple(one for (shape, _), one in pairs if len(shape) == 2)
+    return matrices, tuple(one for (shape, _), one in pairs if len(shape) != 2)
 
 
 def _peak_after(before: Update | None, one: Update) -> int:
@@ -265,16 +332,6 @@ def _peak_after(before: Update | None, one: Update) -> int:
     now = most = sum(left.values())
     for nbytes, n in one.events:
         now += nbytes or -left.pop(n, 0)
-        most = max(most, now)
-    return most
-
-
-def _peak_together(group: Sequence[Update]) -> int:
-    """An operation over a list makes (or drops) what it does for every tensor before the next begins."""
-    counts = Counter(group)
-    now = most = 0
-    for index in range(len(group[0].events)):
-        now += sum(count * one.events[index][0] for one, count in counts.items())
         most = max(most, now)
     return most
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from canvas_rt.ir.document import Document
+from canvas_rt.physics.bench import prepare
 from canvas_rt.physics.hardware import load_hardware
-from canvas_rt.physics.measuring import played, prepare
+from canvas_rt.physics.run import played
 from canvas_rt.physics.scenario import Scenario, require, scenario_of
 
 MOST_POINTS = 800

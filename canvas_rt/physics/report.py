@@ -1,10 +1,11 @@
 """What a model costs, as data."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from canvas_rt.diagnostics import Diagnostic
+from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics.scenario import Scenario
 
 Bound = Literal["compute", "memory", "launch", "communication"]
@@ -137,6 +138,10 @@ class NodeCost:
     memory: int
     """Bytes that are its own when the model holds most: over all nodes, exactly `memory.peak_allocated`."""
 
+    formulas: Mapping[str, str] = FrozenMap()
+    """In a thorough report, for each of the whole numbers above a formula in the model's own sizes, `batch` and `seq`, which
+    evaluates to it: `explain.evaluate(formula, names)`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -177,5 +182,8 @@ class Report:
             "allocator": None if self.allocator is None else asdict(self.allocator),
             "budget": None if self.budget is None else asdict(self.budget),
             "diagnostics": [diagnostic.to_json() for diagnostic in self.diagnostics],
-            "by_node": {path: asdict(cost) for path, cost in self.by_node.items()},
+            "by_node": {
+                path: {**asdict(replace(cost, formulas=FrozenMap())), "formulas": dict(cost.formulas)}
+                for path, cost in self.by_node.items()
+            },
         }

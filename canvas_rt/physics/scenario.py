@@ -140,6 +140,11 @@ class Scenario:
         return self.mode == "train"
 
     @property
+    def rate(self) -> str:
+        """The numbers that most products multiply, as a card's peaks are named."""
+        return "bf16" if self.dtype == "mixed" else self.dtype
+
+    @property
     def chosen_implementation(self) -> str:
         """`implementation`, with `auto` resolved."""
         return OPTIMIZERS[self.optimizer][0] if self.implementation == "auto" else self.implementation

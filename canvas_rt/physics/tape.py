@@ -21,6 +21,9 @@ GRANULE = 512
 Event = tuple[int, int]
 """Bytes (negative where they are freed) and the storage's number."""
 
+Form = tuple[tuple[int, ...], int]
+"""The shape of what a storage holds, and the bytes of each number."""
+
 aten = torch.ops.aten
 
 
@@ -157,6 +160,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """For storages that stand for others of fewer bits: bytes there for each byte here."""
         self.makers: list[str] = []
         """Whose each storage is, by its number: the path of the node that made it."""
+        self.forms: list[Form] = []
+        """What each storage holds, by its number."""
         self.owner = ""
         self.window: int | None = None
         """Of the attention at hand; its backward looks it up by owner."""
@@ -187,7 +192,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def resident(self, tensor: Tensor) -> None:
         """Know a storage without recording it: weights and inputs, which live throughout."""
-        self._watch(tensor.untyped_storage(), recorded=False)
+        self._watch(tensor, recorded=False)
 
     @property
     def count(self) -> int:
@@ -200,7 +205,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def adopt(self, tensor: Tensor) -> int:
         """Know a storage that something else allocated; its death is recorded. Gives its number."""
-        return self._watch(tensor.untyped_storage(), recorded=True)
+        return self._watch(tensor, recorded=True)
 
     def number(self, tensor: Tensor) -> int:
         """The number of a storage that the tape knows."""
@@ -208,14 +213,14 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def forget(self, tensor: Tensor) -> int:
         """Hand a storage over: its death is no longer recorded. Gives its number."""
-        storage = tensor.untyped_storage()
         number = self.number(tensor)
-        self._watch(storage, recorded=False, number=number)
+        self._watch(tensor, recorded=False, number=number)
         return number
 
     def hidden(self, nbytes: int) -> int:
         """Record an allocation that no tensor shows. Gives its number."""
         self.makers.append(self.owner)
+        self.forms.append(((nbytes,), 1))
         self.events.append((self.rounded(nbytes), self.count - 1))
         return self.count - 1
 
@@ -231,11 +236,13 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What a tensor stands for lies in memory in so many bytes: what is read of it is counted so."""
         self.compressed[tensor.untyped_storage()._cdata] = nbytes / max(1, tensor.nbytes)
 
-    def _watch(self, storage: Any, *, recorded: bool, number: int = -1) -> int:
+    def _watch(self, tensor: Tensor, *, recorded: bool, number: int = -1) -> int:
+        storage = tensor.untyped_storage()
         key, nbytes, events, live = storage._cdata, self.rounded(storage.nbytes()), self.events, self.live
         if number < 0:
             number = self.count
             self.makers.append(self.owner)
+            self.forms.append((tuple(tensor.shape), tensor.element_size()))
 
         def died(reference: Any) -> None:
             known = live.get(key)
@@ -252,7 +259,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             storage = out.untyped_storage()
             nbytes = self.rounded(storage.nbytes()) if out.device.type == "meta" else 0
             if nbytes and storage._cdata not in self.live:
-                self.events.append((nbytes, self._watch(storage, recorded=True)))
+                self.events.append((nbytes, self._watch(out, recorded=True)))
         elif isinstance(out, list | tuple):
             for item in out:
                 self._see(item)

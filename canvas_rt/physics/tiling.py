@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import Protocol
 
-from canvas_rt.physics.tape import Event
+from canvas_rt.physics.tape import Event, Form
 from canvas_rt.physics.trace import GAP, Gap, Trace
 
 Placed = tuple[str, Trace]
@@ -64,6 +64,7 @@ class Score:
     """How many numbers it uses."""
     makers: tuple[str, ...]
     """Whose each storage is."""
+    forms: tuple[Form, ...]
 
 
 @lru_cache(maxsize=512)
@@ -83,6 +84,7 @@ def score(trace: Trace) -> Score:
         frozenset(number for nbytes, number in events if nbytes < 0 and number in shared),
         max((number for _, number in events), default=-1) + 1,
         trace.makers,
+        trace.forms,
     )
 
 
@@ -116,8 +118,8 @@ class Token:
     holders: int = 0
     allocated: bool = False
     number: int = -1
-    owner: str = ""
-    """The path of the node that made it."""
+    owner: tuple[str, Form] = ("", ((), 0))
+    """The path of the node that made it, and what it holds."""
     same: "Token | None" = None
     """The token that this one turned out to be: layers are built before the gradients that join them are known."""
 
@@ -141,13 +143,21 @@ class Part:
     added: list[int] = field(default_factory=list)
     """Gradients that are added to those of other layers, and freed, when its backward is done."""
 
+    def owner(self, number: int) -> tuple[str, Form]:
+        """Whose one of its storages is, and what it holds."""
+        return self.path + self.score.makers[number], self.score.forms[number]
+
+
+Owner = tuple[str, Form]
+"""The path of the node that made a storage, and what the storage holds."""
+
 
 class Sink(Protocol):
     """What is done with the events of the whole model."""
 
     def chunk(self, chunk: Chunk, part: Part) -> None: ...
 
-    def one(self, nbytes: int, number: int, owner: str) -> None: ...
+    def one(self, nbytes: int, number: int, owner: Owner) -> None: ...
 
 
 @dataclass(slots=True)
@@ -156,7 +166,7 @@ class Running:
 
     now: int = 0
     peak: int = 0
-    played: list[tuple[Chunk, Part] | tuple[int, str]] = field(default_factory=list)
+    played: list[tuple[Chunk, Part] | tuple[int, Owner]] = field(default_factory=list)
     at: int = 0
     """How much was played when the sum was highest."""
 
@@ -166,19 +176,19 @@ class Running:
             self.peak, self.at = self.now + chunk.peak, len(self.played)
         self.now += chunk.net
 
-    def one(self, nbytes: int, number: int, owner: str) -> None:
+    def one(self, nbytes: int, number: int, owner: Owner) -> None:
         self.played.append((nbytes, owner))
         self.now += nbytes
         if self.now > self.peak:
             self.peak, self.at = self.now, len(self.played)
 
-    def by_owner(self) -> dict[str, int]:
-        """Bytes at the peak, by the path of the node that made them."""
-        total: Counter[str] = Counter()
+    def held(self) -> Mapping[Owner, tuple[int, int]]:
+        """What is held at the peak: of each owner's storages of one form how many, and their bytes in all."""
+        found: dict[Owner, tuple[int, int]] = {}
         chunks: Counter[tuple[Chunk, str, Score]] = Counter()
         for what, whose in self.played[: self.at]:
             if isinstance(what, int):
-                total[whose] += what  # type: ignore[index]
+                _add(found, whose, what, 1)  # type: ignore[arg-type]
             else:
                 chunks[what, whose.path, whose.score] += 1  # type: ignore[union-attr]
         last = self.played[self.at - 1] if self.at else (0, "")
@@ -186,15 +196,24 @@ class Running:
             chunk, part = last[0], last[1]
             chunks[chunk, part.path, part.score] -= 1
             sums = list(accumulate(nbytes for nbytes, _ in chunk.events))
-            _add(total, chunk, part.path, part.score, sums.index(max(sums)) + 1, 1)
+            for number, nbytes in _living(chunk, sums.index(max(sums)) + 1):
+                _add(found, part.owner(number), nbytes, 1)
         for (chunk, path, prepared), times in chunks.items():
-            _add(total, chunk, path, prepared, len(chunk.events), times)
-        return {path: nbytes for path, nbytes in total.items() if nbytes}
+            for number, nbytes in _living(chunk, len(chunk.events)):
+                _add(found, (path + prepared.makers[number], prepared.forms[number]), nbytes, times)
+        return {owner: pair for owner, pair in found.items() if pair[1]}
+
+    def by_owner(self) -> dict[str, int]:
+        """Bytes at the peak, by the path of the node that made them."""
+        total: dict[str, int] = {}
+        for (path, _), (_, nbytes) in self.held().items():
+            total[path] = total.get(path, 0) + nbytes
+        return total
 
 
-def _add(total: Counter[str], chunk: Chunk, path: str, prepared: Score, length: int, times: int) -> None:
-    for number, nbytes in _living(chunk, length):
-        total[path + prepared.makers[number]] += times * nbytes
+def _add(found: dict[Owner, tuple[int, int]], owner: Owner, nbytes: int, times: int) -> None:
+    count, total = found.get(owner, (0, 0))
+    found[owner] = (count + (times if nbytes > 0 else -times), total + nbytes * times)
 
 
 @dataclass(slots=True)
@@ -207,7 +226,7 @@ class Listed:
         offset = part.offset
         self.events += [(nbytes, number + offset) for nbytes, number in chunk.events]
 
-    def one(self, nbytes: int, number: int, owner: str) -> None:
+    def one(self, nbytes: int, number: int, owner: Owner) -> None:
         self.events.append((nbytes, number))
 
 
@@ -226,7 +245,7 @@ class Tiling:
     def __init__(self, root: Trace, layering: Layering) -> None:
         self.layering = layering
         self.offset = 0
-        self.before: list[tuple[int, Token, str]] = []
+        self.before: list[tuple[int, Token, Owner]] = []
         """What the cache holds from the start, and whose it is."""
         self.root = self._part(root, {}, "")
 
@@ -244,7 +263,7 @@ class Tiling:
             tokens[number].resolved().holders += 1
         part = Part(prepared, tokens, self.offset, path)
         self.offset += prepared.count
-        self.before += [(nbytes, tokens[number], path + trace.makers[number]) for nbytes, number in trace.cached]
+        self.before += [(nbytes, tokens[number], part.owner(number)) for nbytes, number in trace.cached]
         for gap in trace.gaps:
             part.layers.append(self._layers(part, gap))
         return part
@@ -298,7 +317,7 @@ class Tiling:
             token.holders += old.holders
             old.same = token
 
-    def _allocate(self, sink: Sink, nbytes: int, token: Token, owner: str) -> None:
+    def _allocate(self, sink: Sink, nbytes: int, token: Token, owner: Owner) -> None:
         token = token.resolved()
         token.allocated, token.number, token.owner = True, self.offset, owner
         self.offset += 1
@@ -321,7 +340,7 @@ class Tiling:
                     if not forward:
                         self._free_added(layer, sink)
             else:
-                token, owner = part.tokens[step.number].resolved(), part.path + part.score.makers[step.number]
+                token, owner = part.tokens[step.number].resolved(), part.owner(step.number)
                 self._shared(token, step.nbytes, owner, sink)
 
     def _free_added(self, part: Part, sink: Sink) -> None:
@@ -334,7 +353,7 @@ class Tiling:
                 token.allocated = False
                 sink.one(-sizes.get(number, 0), token.number, token.owner)
 
-    def _shared(self, token: Token, nbytes: int, owner: str, sink: Sink) -> None:
+    def _shared(self, token: Token, nbytes: int, owner: Owner, sink: Sink) -> None:
         if nbytes > 0:
             self._allocate(sink, nbytes, token, owner)
             return

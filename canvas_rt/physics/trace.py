@@ -26,7 +26,7 @@ from canvas_rt.physics.keys import Blocks, Environment, relevant, stand_in
 from canvas_rt.physics.losses import causal_loss, chunked_loss, fused_loss
 from canvas_rt.physics.regimes import PLAIN, Regime
 from canvas_rt.physics.setup import META, Arriving, Setup, arriving
-from canvas_rt.physics.tape import Event, Tape, Work
+from canvas_rt.physics.tape import Event, Form, Tape, Work
 
 GAP = -1
 """In place of a storage's number: the layers of a stack stand here. The event's bytes are the stack's index."""
@@ -79,6 +79,8 @@ class Trace:
     gaps: tuple[Gap, ...]
     makers: tuple[str, ...]
     """Whose each storage is, by its number."""
+    forms: tuple[Form, ...] = ()
+    """What each storage holds, by its number."""
     cached: tuple[Event, ...] = ()
     """What the cache holds before this runs."""
     learned: tuple[Learned, ...] = ()
@@ -524,6 +526,7 @@ class Tracer(Interpreter):
             work=tuple(self.tape.work),
             gaps=tuple(gaps),
             makers=tuple(self.tape.makers),
+            forms=tuple(self.tape.forms),
             cached=tuple(self.cached),
             learned=learned,
             gradient=self.gradient,

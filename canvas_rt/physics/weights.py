@@ -1,6 +1,6 @@
 """What a model learns, as a scenario holds it: trained or frozen, stored in how many bytes, with adapters beside it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from math import prod
@@ -14,7 +14,7 @@ from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.parameters import ParameterRow, parameter_table
 from canvas_rt.physics import linears
 from canvas_rt.physics.optimizers import Learner
-from canvas_rt.physics.regimes import Treatment, boundaries
+from canvas_rt.physics.regimes import Treatment
 from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tape import rounded
 
@@ -55,7 +55,11 @@ class Held:
         return self.count * sum(rounded(size, granule) for size in self.sizes)
 
 
-def held(document: Document, setup: Setup, treatment: Treatment) -> tuple[Held, ...]:
+Edges = Mapping[str, tuple[int, ...]]
+"""For the path of each stack, the layers with which a run of layers begins that are alike in a scenario."""
+
+
+def held(document: Document, setup: Setup, treatment: Treatment, edges: Edges) -> tuple[Held, ...]:
     """Every learned tensor, and the adapters beside it, in the order of the model's parameters."""
     if treatment.plain:
         ops: dict[str, str] = {}
@@ -64,7 +68,7 @@ def held(document: Document, setup: Setup, treatment: Treatment) -> tuple[Held, 
     found: list[Held] = []
     for whole in parameter_table(document):
         op = ops.get(whole.path, "")
-        for row in _cut(whole, treatment):
+        for row in _cut(whole, edges):
             found += _of_row(row, op, setup, treatment)
     return tuple(found)
 
@@ -94,13 +98,12 @@ def _of_row(row: ParameterRow, op: str, setup: Setup, treatment: Treatment) -> I
             yield Held(adapter, True, torch.float32, (prod(shape) * linears.ADAPTER_BYTES,), adapter=True)
 
 
-def _cut(row: ParameterRow, treatment: Treatment) -> Iterator[ParameterRow]:
-    """A row for each run of layers that a pattern treats alike."""
-    patterns = (*treatment.frozen, *treatment.targets)
+def _cut(row: ParameterRow, known: Edges) -> Iterator[ParameterRow]:
+    """A row for each run of layers that are alike."""
     parts = row.path.split(".")
     for index, part in enumerate(parts):
-        span = parse_layers(part) if patterns and "-" in part else None
-        cuts = boundaries(patterns, ".".join(parts[:index])) if span else ()
+        span = parse_layers(part) if "-" in part else None
+        cuts = known.get(".".join(parts[:index]), ()) if span else ()
         edges = [span[0], *(cut for cut in cuts if span[0] < cut < span[1]), span[1]] if span else []
         if len(edges) > 2:
             assert span is not None
@@ -108,7 +111,7 @@ def _cut(row: ParameterRow, treatment: Treatment) -> Iterator[ParameterRow]:
                 text = f"{start}" if stop == start + 1 else f"{start}-{stop - 1}"
                 path = ".".join([*parts[:index], text, *parts[index + 1 :]])
                 times = row.times * (stop - start) // (span[1] - span[0])
-                yield from _cut(replace(row, path=path, times=times, shared=0), treatment)
+                yield from _cut(replace(row, path=path, times=times, shared=0), known)
             return
     yield row
 

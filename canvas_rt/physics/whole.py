@@ -130,6 +130,21 @@ def sample(count: int, most: int) -> tuple[int, ...]:
     return tuple(index * count // most for index in range(most))
 
 
+def edges(whole: Model) -> dict[str, tuple[int, ...]]:
+    """For the path of each stack, the layers with which its spans begin."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def visit(trace: Trace, prefix: str) -> None:
+        for gap in trace.gaps:
+            spans = tuple(whole.spans(gap, prefix))
+            found[f"{prefix}{gap.path}"] = tuple(span.first for span in spans)
+            for span in spans:
+                visit(whole.layer(gap, span), span.path)
+
+    visit(whole.root, "")
+    return found
+
+
 def running(whole: Model) -> Running:
     """The sum of what is allocated beyond weights, optimizer and inputs, played to its end."""
     sums = Running()

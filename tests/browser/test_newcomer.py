@@ -18,7 +18,7 @@ def test_from_the_first_page_to_proven_code(tab: OpenTab, tmp_path: Path) -> Non
 
     # She sees a Llama as a graph, and what training it takes.
     assert one.card("model.layers").is_visible()
-    assert one.gauge().startswith("Training VRAM 20.3 GB / 80 GB (A100)")
+    assert one.gauge().startswith("Training VRAM 20.4 GB / 80 GB (A100)")
 
     # She drags a slider; the gauge moves while it is dragged.
     seen: set[str] = set()
@@ -32,7 +32,7 @@ def test_from_the_first_page_to_proven_code(tab: OpenTab, tmp_path: Path) -> Non
     assert len(seen) > 2, "the gauge moved only when the slider was let go"
     layers = sizes(one)["num_hidden_layers"]
     assert layers < 16
-    assert not one.gauge().startswith("Training VRAM 20.3 GB")
+    assert not one.gauge().startswith("Training VRAM 20.4 GB")
     assert one.state("edits") == 1
 
     # She goes into the layers, into the MLP, and makes a projection too narrow: the wires turn red and say why.

@@ -53,7 +53,7 @@ def test_hello_brings_all_that_a_page_needs(service: Service) -> None:
     answer = Browser(service).ask(type="hello")
     update = answer["update"]
     assert update["name"] == "llama-3.2-1b"
-    assert update["totals"]["headline"] == "Training VRAM 20.3 GB / 80 GB (A100)"
+    assert update["totals"]["headline"] == "Training VRAM 20.4 GB / 80 GB (A100)"
     assert {node["path"] for node in update["level"]["nodes"]} == {
         "input_ids", "model", "model.embed_tokens", "model.position_ids", "model.rotary_emb", "model.layers", "model.norm",
         "lm_head", "return",
@@ -64,7 +64,7 @@ def test_hello_brings_all_that_a_page_needs(service: Service) -> None:
 
 def test_a_slider_moves_the_gauge_and_sends_only_what_changed(browser: Browser) -> None:
     update = browser.ask(type="set", field="size:intermediate_size", path="", value=16384, gesture="g")["update"]
-    assert update["totals"]["headline"] != "Training VRAM 20.3 GB / 80 GB (A100)"
+    assert update["totals"]["headline"] != "Training VRAM 20.4 GB / 80 GB (A100)"
     assert update["level"]["whole"] is False
     assert "palette" not in update and "problems" not in update
     assert update["edits"] == 1

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -24,8 +24,8 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import dumps, parse_document, parse_json
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import scenario as scenarios
 from canvas_rt.physics.hardware import hardware_names, load_hardware
-from canvas_rt.physics.scenario import DTYPES, OPTIMIZERS
 from canvas_rt.session import Session, Setting
 from canvas_ui import messages as m
 from canvas_ui.views import figures as drawn
@@ -287,6 +287,16 @@ def _palette(document: Document) -> list[m.PaletteEntry]:
     )
 
 
+def choices() -> dict[str, list[str]]:
+    """What a scenario's fields may be, by their names."""
+    found = {
+        field.name: list(field.metadata["choices"])
+        for field in fields(scenarios.Scenario)
+        if "choices" in field.metadata and field.name in m.Scenario.model_fields
+    }
+    return {**found, "recompute": ["none", "selective", "full"]}
+
+
 @lru_cache(maxsize=1)
 def catalogue() -> m.Catalogue:
     """What there is to choose from."""
@@ -301,8 +311,7 @@ def catalogue() -> m.Catalogue:
         cards=[
             m.Card(id=card.id, title=f"{card.name} · {card.nominal_gb} GB", bytes=card.memory_bytes) for card in cards
         ],
-        dtypes=list(DTYPES),
-        optimizers=list(OPTIMIZERS),
+        choices=choices(),
     )
 
 
@@ -327,8 +336,8 @@ def hello(service: Service, tab: Tab, request: m.Hello) -> m.Reply:
 
 def _setting(scenario: m.Scenario) -> Setting:
     load_hardware(scenario.hardware)
-    for name, known in (("dtype", DTYPES), ("optimizer", OPTIMIZERS)):
-        if getattr(scenario, name) not in known:
+    for name, known in choices().items():
+        if name != "recompute" and getattr(scenario, name) not in known:
             raise CanvasError(f"unknown {name} '{getattr(scenario, name)}'", path=name)
     return Setting(**scenario.model_dump())
 

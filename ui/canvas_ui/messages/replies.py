@@ -236,7 +236,7 @@ class Totals(Message):
     card_title: str
     time_s: float | None
     tokens_per_s: float | None
-    bound: Literal["compute", "memory"] | None
+    bound: Literal["compute", "memory", "launches", "communication"] | None
     headline: str
     """`Training VRAM 42.0 GB / 80 GB (A100)`."""
 
@@ -361,8 +361,8 @@ class Catalogue(Message):
 
     zoo: list[ZooEntry]
     cards: list[Card]
-    dtypes: list[str]
-    optimizers: list[str]
+    choices: dict[str, list[str]]
+    """What a scenario's fields may be, by their names."""
 
 
 class Hit(Message):

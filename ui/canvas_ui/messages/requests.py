@@ -23,11 +23,21 @@ class Scenario(Message):
     """How the model is run, and on what."""
 
     hardware: Short = "a100-80gb"
-    mode: Literal["train", "prefill", "decode"] = "train"
+    mode: Literal["train", "prefill", "decode", "chat"] = "train"
     batch: int = Field(default=1, ge=1, le=2**20)
     sequence: int = Field(default=4096, ge=1, le=2**24)
     dtype: Short = "bf16"
+    attention: Short = "auto"
+    weights: Short = "same"
     optimizer: Short = "adamw"
+    implementation: Short = "auto"
+    accumulation: int = Field(default=1, ge=1, le=2**20)
+    recompute: Short = "none"
+    loss: Short = "plain"
+    lora: int = Field(default=0, ge=0, le=2**14)
+    generate: int = Field(default=256, ge=1, le=2**20)
+    cache: Short = "same"
+    page: int = Field(default=0, ge=0, le=2**14)
 
 
 class Hello(Message):

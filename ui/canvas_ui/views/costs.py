@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from canvas_rt.gestures.scope import Scope
 from canvas_rt.physics.hardware import Hardware, load_hardware
-from canvas_rt.physics.report import Report
+from canvas_rt.physics.report import Report, Time
 from canvas_rt.session import State
 from canvas_ui.messages import Part, Share, Totals
 
 GB = 2**30
 """Cards are sold in units of 2³⁰ bytes that are called GB: so do we."""
 
-MODES = {"train": "Training", "prefill": "Prefill", "decode": "Decode"}
+MODES = {"train": "Training", "prefill": "Prefill", "decode": "Decode", "chat": "Chat"}
+
+
+Bound = Literal["compute", "memory", "launches", "communication"]
 
 
 @dataclass(slots=True)
@@ -35,7 +39,7 @@ def _sums(report: Report) -> Mapping[str, Sum]:
     """Costs by path, each path with all that is inside it."""
     sums: dict[str, Sum] = {"": Sum()}
     for path, cost in report.by_node.items():
-        own = Sum(cost.parameters, cost.flops_forward + cost.flops_backward, cost.bytes, cost.time_s)
+        own = Sum(cost.parameters, cost.flops_forward + cost.flops_backward, cost.memory, cost.time_s)
         sums[""].add(own)
         end = len(path)
         while end != -1:
@@ -75,6 +79,17 @@ class Costs:
 
 def _part(own: float, whole: float) -> float:
     return round(min(own / whole, 1.0), 6) if whole else 0.0
+
+
+def _bound(time: Time) -> Bound:
+    """What most of the time is waited for."""
+    seconds: dict[Bound, float] = {
+        "compute": time.compute_s,
+        "memory": time.memory_s,
+        "launches": time.launch_s,
+        "communication": time.communication_s,
+    }
+    return max(seconds, key=lambda what: seconds[what])
 
 
 def short_name(card: Hardware) -> str:
@@ -139,6 +154,6 @@ def totals(state: State) -> Totals:
         card_title=card.name,
         time_s=time.total_s,
         tokens_per_s=time.tokens_per_s,
-        bound="compute" if time.compute_s >= time.memory_s else "memory",
+        bound=_bound(time),
         headline=f"{mode} VRAM {gigabytes(memory.device_total)} GB / {card.nominal_gb} GB ({name})",
     )

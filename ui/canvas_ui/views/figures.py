@@ -109,7 +109,7 @@ def roofline(state: State, inks: dict[str, str]) -> go.Figure:
     """Each node by its arithmetic intensity, under the card's roof."""
     assert state.report is not None
     card = load_hardware(state.setting.hardware)
-    peak = card.peak_flops.get(state.setting.dtype) or max(card.peak_flops.values())
+    peak = card.peak_flops.get(state.setting.rate) or max(card.peak_flops.values())
     ridge = peak / card.bandwidth
     # FLOPs are counted over the full square of positions; kernels skip what the mask hides, and so seem to beat the roof.
     points = [
@@ -150,14 +150,7 @@ def roofline(state: State, inks: dict[str, str]) -> go.Figure:
 def over_the_step(state: State, inks: dict[str, str]) -> go.Figure:
     """What is allocated, from the step's begin to its end."""
     setting = state.setting
-    line = timeline(
-        state.document,
-        mode=setting.mode,
-        batch=setting.batch,
-        sequence=setting.sequence,
-        dtype=setting.dtype,
-        optimizer=setting.optimizer,
-    )
+    line = timeline(state.document, scenario=setting.scenario)
     figure = _figure(inks)
     figure.add_scatter(
         x=[100 * x for x, _ in line],

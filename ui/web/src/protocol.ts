@@ -82,8 +82,8 @@ export type Catalogue = {
   groups: Crumb[];
   zoo: ZooEntry[];
   cards: Card[];
-  dtypes: string[];
-  optimizers: string[];
+  /** What a scenario's fields may be, by their names. */
+  choices: Record<string, string[]>;
 };
 
 export type Connect = {
@@ -653,11 +653,21 @@ export type Save = {
 
 export type Scenario = {
   hardware?: string;
-  mode?: "train" | "prefill" | "decode";
+  mode?: "train" | "prefill" | "decode" | "chat";
   batch?: number;
   sequence?: number;
   dtype?: string;
+  attention?: string;
+  weights?: string;
   optimizer?: string;
+  implementation?: string;
+  accumulation?: number;
+  recompute?: string;
+  loss?: string;
+  lora?: number;
+  generate?: number;
+  cache?: string;
+  page?: number;
 };
 
 export type SetAttr = {

@@ -9,7 +9,7 @@ import { useLastTotals, useObstacle } from "./Gauge";
 import { Icon } from "./icons";
 import { bytes, count, flops, rate, seconds } from "./numbers";
 
-const MODES = [{ value: "train", label: "Train" }, { value: "prefill", label: "Prefill" }, { value: "decode", label: "Decode" }] as const;
+const MODES = [{ value: "train", label: "Train" }, { value: "prefill", label: "Prefill" }, { value: "decode", label: "Decode" }, { value: "chat", label: "Chat" }] as const;
 
 /** The scenario as set here: answers that are still due are older than it. */
 function useScenario(): [Scenario, (part: Partial<Scenario>) => void] {
@@ -30,6 +30,47 @@ function useScenario(): [Scenario, (part: Partial<Scenario>) => void] {
   return [local ?? known, change];
 }
 
+type Words = "dtype" | "optimizer" | "attention" | "weights" | "recompute" | "loss" | "implementation" | "cache";
+type Numbers = "generate" | "accumulation" | "lora" | "page";
+interface Setter { scenario: Scenario; change(part: Partial<Scenario>): void }
+
+/** What is not as usual, in the summary of the settings that are folded away. */
+const USUAL: Partial<Record<Words | Numbers, string | number>> = {
+  attention: "auto", weights: "same", recompute: "none", loss: "plain", implementation: "auto", cache: "same", accumulation: 1, lora: 0, page: 0,
+};
+const ONLY_TRAIN: readonly string[] = ["recompute", "loss", "implementation", "accumulation", "lora"];
+const ONLY_SERVE: readonly string[] = ["cache", "page"];
+
+function chosen(scenario: Scenario, mode: string): string {
+  const idle = mode === "train" ? ONLY_SERVE : ONLY_TRAIN;
+  const odd = (Object.keys(USUAL) as (Words | Numbers)[]).filter((name) => !idle.includes(name) && scenario[name] !== undefined && scenario[name] !== USUAL[name]);
+  return odd.length ? `More: ${odd.map((name) => `${name} ${scenario[name]}`).join(", ")}` : "More";
+}
+
+function Choice({ field, label, scenario, change }: Setter & { field: Words; label: string }): ReactNode {
+  const options = useCanvas((state) => state.catalogue)?.choices[field] ?? [];
+  return <label>{label}<Select label={label} value={scenario[field] ?? ""} options={options} onChange={(value) => change({ [field]: value })} /></label>;
+}
+
+interface CountProps extends Setter {
+  field: Numbers;
+  label: string;
+  least: number;
+  next(value: number, direction: 1 | -1, large: boolean): number;
+}
+
+function Count({ field, label, least, next, scenario, change }: CountProps): ReactNode {
+  return (
+    <Stepped
+      label={label} value={scenario[field] ?? least} next={next}
+      onCommit={(value) => { if (typeof value === "number") change({ [field]: Math.max(least, Math.round(value)) }); }}
+    />
+  );
+}
+
+const stepped = (value: number, direction: 1 | -1): number => Math.max(1, value + direction);
+/** 0, 8, 16, 32, …: none, and then powers of two. */
+const ranks = (value: number, direction: 1 | -1): number => (direction > 0 ? Math.max(8, value * 2) : value <= 8 ? 0 : Math.floor(value / 2));
 const doubled = (value: number, direction: 1 | -1): number => (direction > 0 ? value * 2 : Math.max(1, Math.floor(value / 2)));
 
 export function Resources(): ReactNode {
@@ -54,11 +95,31 @@ export function Resources(): ReactNode {
           />
         </div>
         <div className="cp-pair">
-          <label>Type<Select label="Type" value={scenario.dtype ?? ""} options={catalogue?.dtypes ?? []} onChange={(dtype) => change({ dtype })} /></label>
-          {mode === "train" && (
-            <label>Optimizer<Select label="Optimizer" value={scenario.optimizer ?? ""} options={catalogue?.optimizers ?? []} onChange={(optimizer) => change({ optimizer })} /></label>
-          )}
+          <Choice field="dtype" label="Type" scenario={scenario} change={change} />
+          {mode === "train" && <Choice field="optimizer" label="Optimizer" scenario={scenario} change={change} />}
+          {mode === "chat" && <Count field="generate" label="Generated" least={1} next={doubled} scenario={scenario} change={change} />}
         </div>
+        <details className="cp-more" data-testid="more-scenario">
+          <summary>{chosen(scenario, mode)}</summary>
+          <div className="cp-pair">
+            <Choice field="attention" label="Attention" scenario={scenario} change={change} />
+            <Choice field="weights" label="Weights" scenario={scenario} change={change} />
+            {mode === "train" ? (
+              <>
+                <Choice field="recompute" label="Recompute" scenario={scenario} change={change} />
+                <Choice field="loss" label="Loss" scenario={scenario} change={change} />
+                <Choice field="implementation" label="Update" scenario={scenario} change={change} />
+                <Count field="accumulation" label="Batches a step" least={1} next={stepped} scenario={scenario} change={change} />
+                <Count field="lora" label="LoRA rank" least={0} next={ranks} scenario={scenario} change={change} />
+              </>
+            ) : (
+              <>
+                <Choice field="cache" label="Cache" scenario={scenario} change={change} />
+                <Count field="page" label="Tokens a page" least={0} next={ranks} scenario={scenario} change={change} />
+              </>
+            )}
+          </div>
+        </details>
       </div>
       <Costs mode={mode} />
     </div>
@@ -109,7 +170,7 @@ function Verdict({ totals }: { totals: Totals }): ReactNode {
 }
 
 function Numbers({ totals, mode }: { totals: Totals; mode: NonNullable<Scenario["mode"]> }): ReactNode {
-  const per = mode === "train" ? "step" : mode === "prefill" ? "prompt" : "token";
+  const per = { train: "step", prefill: "prompt", decode: "token", chat: "chat" }[mode];
   const sparse = totals.active !== null && totals.active !== totals.parameters;
   const facts: [string, string | null][] = [
     ["Parameters", totals.parameters === null ? null : count(totals.parameters)],
@@ -120,7 +181,7 @@ function Numbers({ totals, mode }: { totals: Totals; mode: NonNullable<Scenario[
     ["Bound by", totals.bound],
   ];
   return (
-    <dl className="cp-facts" title="By the roofline: each kernel takes as long as its arithmetic or its traffic">
+    <dl className="cp-facts" title="By the roofline: each kernel takes as long as its arithmetic, its traffic or its launch">
       {facts.map(([name, value]) => (
         <div key={name}>
           <dt>{name}</dt>

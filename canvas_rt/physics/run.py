@@ -1,0 +1,234 @@
+"""One run of a model, a step, a prompt or a token: what each node costs, and what a card must hold."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from canvas_rt.ir.document import Document
+from canvas_rt.physics.bench import Bench, prepare
+from canvas_rt.physics.hardware import load_hardware
+from canvas_rt.physics.kv_cache import kv_cache_bytes
+from canvas_rt.physics.optimizers import OPTIMIZER, Step, step
+from canvas_rt.physics.report import Allocation, Memory
+from canvas_rt.physics.reserving import Plan, followed, overhead
+from canvas_rt.physics.roofline import Cost, work_costs
+from canvas_rt.physics.scenario import Scenario
+from canvas_rt.physics.setup import Device, Setup
+from canvas_rt.physics.tape import Event, rounded
+from canvas_rt.physics.tiling import Owner
+from canvas_rt.physics.weights import Held, buffers, held, learners
+from canvas_rt.physics.whole import Model, edges, model, node_costs, running
+
+CONTEXT_BYTES = 512 * 2**20
+"""CUDA's context with PyTorch's kernels takes 0.3 to 0.5 GiB: the upper end, so that what is said to fit fits."""
+
+CUBLAS_BYTES = {"hopper": 32 * 2**20, "blackwell": 32 * 2**20}
+CUBLAS_BYTES_BEFORE = 8_519_680
+"""cuBLAS' workspace, for each handle, which PyTorch takes from its own allocator (`getNewWorkspace` in
+CublasHandlePool.cpp); the backward runs in a thread of its own, with its own handle."""
+
+CUBLAS, LABELS = "cublas", "labels"
+"""Whose the workspaces and the labels are, in tables by node."""
+
+
+Holding = Mapping[Owner, tuple[int, int]]
+"""Of each owner's storages of one form how many there are, and their bytes in all."""
+
+Owners = Callable[[], Holding]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """All traces that a scenario takes."""
+
+    bench: Bench
+    whole: Model
+    again: Model | None
+    """The same with gradients there already, where they accumulate."""
+
+    rows: tuple[Held, ...]
+    update: Step | None
+
+
+def begin(bench: Bench) -> Run:
+    """Trace what a scenario takes."""
+    scenario, setup = bench.scenario, bench.setup
+    whole, again = model(bench.document, setup, bench.treatment), None
+    if scenario.train and scenario.accumulation > 1:
+        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
+    rows = held(bench.document, setup, bench.treatment, edges(whole))
+    update = None
+    if scenario.train:
+        update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
+    return Run(bench, whole, again, rows, update)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a run takes of a card."""
+
+    memory: Memory
+    allocator: Allocation | None
+    held: Holding
+    """What is held at the peak beyond what lives throughout."""
+
+
+def run_costs(run: Run) -> dict[str, Cost]:
+    """Every node's cost, those that cost nothing too."""
+    bench, update = run.bench, run.update
+    costs = node_costs(run.whole, bench.limit)
+    if run.again is not None:
+        for path, cost in node_costs(run.again, bench.limit).items():
+            costs.setdefault(path, Cost()).add(cost, bench.scenario.accumulation - 1)
+    for row in run.rows:
+        cost = costs.setdefault(row.row.path, Cost())
+        cost.parameters += row.count * row.elements
+        cost.weights += row.nbytes
+        cost.gradients += row.gradient_bytes
+        if update is not None and row.trained:
+            one = update.of(row.row.shape, row.dtype)
+            cost.optimizer += row.count * one.moments
+            launched = bench.scenario.chosen_implementation == "for-loop"
+            for spent in work_costs(one.work, bench.limit, launched=launched).values():
+                cost.add(spent, row.count)
+    return costs
+
+
+def run_memory(run: Run, costs: dict[str, Cost]) -> Taken:
+    """What a card must hold; whose it is at the peak goes into the costs."""
+    scenario, rows = run.bench.scenario, run.rows
+    here = _resident(run)
+    most, owners = _peak(run)
+    held = owners()
+    for path, nbytes in here.items():
+        costs.setdefault(path, Cost()).memory += nbytes
+    for (path, _), (_, nbytes) in held.items():
+        costs.setdefault(path, Cost()).memory += nbytes
+    allocated = sum(here.values()) + most
+    weights = sum(row.nbytes for row in rows)
+    states = sum(cost.optimizer for cost in costs.values())
+    gradients = sum(row.gradient_bytes for row in rows)
+    cache = 0 if scenario.train else _cache(run.bench)
+    reserved, allocation = _reserved(run, allocated)
+    found = Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=states,
+        activations=allocated - weights - gradients - states - cache,
+        kv_cache=cache,
+        peak_allocated=allocated,
+        peak_reserved=reserved,
+        device_total=reserved + CONTEXT_BYTES,
+    )
+    return Taken(found, allocation, held)
+
+
+def _peak(run: Run) -> tuple[int, Owners]:
+    """The most bytes beyond what lives throughout, and whose they are then."""
+    first = running(run.whole)
+    moments: list[tuple[int, Owners]] = [(first.peak, first.held)]
+    gradients = _gradients(run.rows, run.bench.setup)
+    ending = sum(nbytes for _, nbytes in gradients.values())
+    if run.again is not None:
+        second = running(run.again)
+        moments.append((ending + second.peak, lambda: _both(gradients, second.held())))
+    if run.update is not None:
+        most = run.update.peak
+        update: Holding = {(OPTIMIZER, ((most,), 1)): (1, most)}
+        moments.append((ending + most, lambda: _both(gradients, update)))
+    return max(moments, key=lambda moment: moment[0])
+
+
+def _resident(run: Run) -> dict[str, int]:
+    """What lives throughout, by whose it is, rounded as the allocator does."""
+    bench, update = run.bench, run.update
+    granule = bench.setup.granule
+    found = {path: sum(rounded(nbytes, granule) for nbytes in sizes) for path, sizes in buffers(bench.document).items()}
+    for row in run.rows:
+        own = row.rounded(granule)
+        if update is not None and row.trained:
+            own += row.count * sum(update.of(row.row.shape, row.dtype).states)
+        found[row.row.path] = found.get(row.row.path, 0) + own
+    if update is not None and update.shared:
+        found[OPTIMIZER] = sum(update.shared)
+    return _sum(found, {**inputs(bench.document, bench.setup), **workspaces(bench)})
+
+
+def inputs(document: Document, setup: Setup) -> dict[str, int]:
+    """Token ids and, in `train`, labels: int64."""
+    nbytes = rounded(8 * setup.batch * setup.new_tokens, setup.granule)
+    names = (*document.blocks[document.root].inputs, *((LABELS,) if setup.train else ()))
+    return dict.fromkeys(names, nbytes)
+
+
+def workspaces(bench: Bench) -> dict[str, int]:
+    """What cuBLAS takes from PyTorch's allocator."""
+    if bench.setup.device != "cuda":
+        return {}
+    one = CUBLAS_BYTES.get(bench.card.architecture, CUBLAS_BYTES_BEFORE)
+    return {CUBLAS: one * (2 if bench.setup.train else 1)}
+
+
+def _gradients(rows: tuple[Held, ...], setup: Setup) -> Holding:
+    """All gradients, as the backward leaves them."""
+    found: dict[Owner, tuple[int, int]] = {}
+    for row in rows:
+        if row.trained:
+            item = row.dtype.itemsize
+            nbytes = row.count * rounded(row.elements * item, setup.granule)
+            owner = row.row.path, (row.row.shape, item)
+            count, total = found.get(owner, (0, 0))
+            found[owner] = count + row.count, total + nbytes
+    return found
+
+
+def _both(a: Holding, b: Holding) -> Holding:
+    found = dict(a)
+    for owner, (count, nbytes) in b.items():
+        others, total = found.get(owner, (0, 0))
+        found[owner] = count + others, nbytes + total
+    return found
+
+
+def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    total = dict(a)
+    for path, nbytes in b.items():
+        total[path] = total.get(path, 0) + nbytes
+    return total
+
+
+def _cache(bench: Bench) -> int:
+    s = bench.scenario
+    return kv_cache_bytes(bench.document, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
+
+
+def _plan(run: Run) -> Plan:
+    bench = run.bench
+    fixed = (*inputs(bench.document, bench.setup).values(), *workspaces(bench).values())
+    kept = tuple(rounded(n, bench.setup.granule) for sizes in buffers(bench.document).values() for n in sizes)
+    return Plan(bench.scenario, run.whole, run.again, run.rows, run.update, (*kept, *fixed))
+
+
+def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
+    """The most that the allocator reserves, and how it got there."""
+    bench = run.bench
+    if bench.setup.device != "cuda":
+        return allocated, None
+    if not bench.thorough:
+        return allocated + overhead(_plan(run)), None
+    seen = followed(_plan(run), bench.card.memory_bytes - CONTEXT_BYTES)
+    return seen.peak_reserved, Allocation(seen.retries, seen.out_of_memory, seen.peak_allocated)
+
+
+def played(bench: Bench) -> tuple[int, list[Event]]:
+    """Bytes that live throughout, and every allocation and free of a step beside them, in order."""
+    run = begin(bench)
+    return sum(_resident(run).values()), [event for part in _plan(run).parts() for event in part]
+
+
+def peak_allocated(document: Document, scenario: Scenario, device: Device) -> int:
+    """The most bytes that tensors take on a device, before its allocator: what can be compared with a real run.
+
+    On the CPU nothing is rounded, and single numbers are left out: see `tape.rounded`.
+    """
+    run = begin(prepare(document, scenario, load_hardware("a100-80gb"), device=device))
+    return sum(_resident(run).values()) + _peak(run)[0]
