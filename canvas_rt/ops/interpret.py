@@ -53,10 +53,8 @@ class Interpreter:
                     values.pop(_full(ref, values), None)
             results = self.item(item, environment, arguments, prefix)
             del arguments
-            for port, value in results.items():
-                values[f"{item.id}.{port}"] = value
-            if len(results) == 1:
-                values[item.id] = values.pop(next(f"{item.id}.{port}" for port in results))
+            # No variable may hold a result beyond its last use: memory is traced by this very run.
+            values.update(_named(item.id, results))
             del results
         return {name: values[_full(ref, values)] for name, ref in block.outputs.items()}
 
@@ -102,6 +100,13 @@ class Interpreter:
     def layer(self, block: str, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:
         """One layer of a stack."""
         return self.block(block, environment, inputs, prefix)
+
+
+def _named(id: str, results: Values) -> Values:
+    """An item's results, as references name them."""
+    if len(results) == 1:
+        return {id: next(iter(results.values()))}
+    return {f"{id}.{port}": value for port, value in results.items()}
 
 
 def _full(ref: str, values: Mapping[str, Any]) -> str:

@@ -43,6 +43,9 @@ class Context:
     linear: "Callable[[Tensor, Tensor, Tensor | None], Tensor] | None" = None
     """How a linear multiplies, where it is not `F.linear`: in 8 bits, dequantised, with an adapter."""
 
+    scores: "Callable[[Tensor], None] | None" = None
+    """Is given the weights of eager attention, which transformers' functions give back beside the result."""
+
     mask: "Callable[[Tensor, Tensor, int | None], Tensor] | None" = None
     """Gives the mask of visible pairs for queries and keys, where the model made it before."""
 
@@ -147,7 +150,7 @@ def repeat_heads(x: Tensor, groups: int) -> Tensor:
 
 def needs_mask(queries: int, keys: int, window: int | None) -> bool:
     """Whether plain causality does not say which keys are visible: transformers builds a mask then."""
-    return queries > 1 and window is not None and keys >= window
+    return window is not None and keys >= window
 
 
 def _visible(q: Tensor, k: Tensor, window: int | None, context: Context) -> Tensor:
@@ -163,20 +166,29 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: C
     mask = _visible(q, k, attrs["window"], context)
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype is torch.bool else scores + mask
     scores = F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    if context.scores is not None:
+        context.scores(scores)
     return torch.matmul(scores, values)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
     # Where plain causality says it all, no mask is built: faster, and what transformers does too.
-    limited = needs_mask(q.shape[2], k.shape[2], attrs["window"])
-    mask = _visible(q, k, attrs["window"], context) if limited else None
-    groups = q.shape[1] // k.shape[1]
-    if limited:
-        k, v = repeat_heads(k, groups), repeat_heads(v, groups)
-    causal = q.shape[2] > 1 and not limited
-    return F.scaled_dot_product_attention(
-        q, k, v, mask, 0.0, causal, scale=attrs["scale"], enable_gqa=groups > 1 and not limited
-    )
+    window, scale = attrs["window"], attrs["scale"]
+    if needs_mask(q.shape[2], k.shape[2], window):
+        mask = _visible(q, k, window, context)
+        return _masked(q, k, v, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, mask, scale=scale))
+    grouped = k.shape[1] != q.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, None, 0.0, q.shape[2] > 1, scale=scale, enable_gqa=grouped)
+
+
+def _masked(q: Tensor, k: Tensor, v: Tensor, run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Attention with a mask, as transformers' `sdpa_attention_forward` calls it: one query is packed with those that share
+    its keys, of several queries each gets keys of its own."""
+    batch, heads, queries, width = q.shape
+    groups = heads // k.shape[1]
+    if queries == 1 and groups > 1:
+        return run(q.reshape(batch, k.shape[1], groups, width), k, v).reshape(batch, heads, 1, v.shape[-1])
+    return run(q, repeat_heads(k, groups), repeat_heads(v, groups))
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
@@ -187,31 +199,35 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: C
     )[0]
 
 
-def _bias(q: Tensor, k: Tensor, window: int | None, context: Context) -> Tensor | None:
+def _bias(q: Tensor, visible: Tensor) -> Tensor:
     """A mask as the numbers that PyTorch makes of it, once in each attention, and keeps for the backward."""
-    if not needs_mask(q.shape[2], k.shape[2], window):
-        return None
-    visible = _visible(q, k, window, context).expand(q.shape[0], 1, -1, -1)
+    visible = visible.expand(q.shape[0], 1, -1, -1)
     bias = torch.zeros_like(visible, dtype=q.dtype, memory_format=torch.contiguous_format)
-    return bias.masked_fill_(visible.logical_not(), float("-inf")).expand(-1, q.shape[1], -1, -1)
+    return bias.masked_fill_(visible.logical_not(), float("-inf")).expand(-1, q.shape[1], q.shape[2], -1)
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
-    groups, bias = q.shape[1] // k.shape[1], _bias(q, k, attrs["window"], context)
-    k, v = repeat_heads(k, groups), repeat_heads(v, groups)
+    kernel = torch.ops.aten._scaled_dot_product_efficient_attention
     keep = q.requires_grad or k.requires_grad or v.requires_grad
-    run = torch.ops.aten._scaled_dot_product_efficient_attention
-    causal = q.shape[2] > 1 and bias is None
-    return run(q, k, v, bias, keep, 0.0, causal, scale=attrs["scale"])[0]  # type: ignore[no-any-return]
+
+    def run(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+        bias = None if visible is None else _bias(q, visible)
+        causal = bias is None and q.shape[2] > 1
+        return kernel(q, k, v, bias, keep, 0.0, causal, scale=attrs["scale"])[0]  # type: ignore[no-any-return]
+
+    if needs_mask(q.shape[2], k.shape[2], attrs["window"]):
+        visible = _visible(q, k, attrs["window"], context)
+        return _masked(q, k, v, lambda q, k, v: run(q, k, v, visible))
+    groups = q.shape[1] // k.shape[1]
+    return run(q, repeat_heads(k, groups), repeat_heads(v, groups))
 
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
-    groups, bias = q.shape[1] // k.shape[1], _bias(q, k, attrs["window"], context)
-    if bias is not None:  # transformers repeats heads where there is a mask
-        k, v = repeat_heads(k, groups), repeat_heads(v, groups)
-    run = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    causal = q.shape[2] > 1 and bias is None
-    return run(q, k, v, 0.0, causal, attn_mask=bias, scale=attrs["scale"])[0]  # type: ignore[no-any-return]
+    kernel, scale = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, attrs["scale"]
+    if needs_mask(q.shape[2], k.shape[2], attrs["window"]):
+        visible = _visible(q, k, attrs["window"], context)
+        return _masked(q, k, v, lambda q, k, v: kernel(q, k, v, attn_mask=_bias(q, visible), scale=scale)[0])
+    return kernel(q, k, v, 0.0, q.shape[2] > 1, scale=scale)[0]  # type: ignore[no-any-return]
 
 
 ATTENTION: Mapping[str, Callable[[Tensor, Tensor, Tensor, Mapping[str, Any], Context], Tensor]] = {

@@ -83,8 +83,8 @@ class Setup:
         past = self.sequence if self.mode == "decode" else 0
         return Context(self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, grouped=True)
 
-    def backend(self, q: Tensor, k: Tensor, keys: int, window: int | None) -> Backend:
-        """The kernel that attention runs as, for these queries and keys and as many keys as there are with the cache.
+    def backend(self, q: Tensor, k: Tensor, window: int | None) -> Backend:
+        """The kernel that attention runs as, for these queries and all keys, those of the cache among them.
 
         `auto` is `scaled_dot_product_attention` as transformers calls it. Sources: `sdp_utils.cpp` of PyTorch, where the
         memory-efficient kernel refuses grouped heads and flash refuses masks, fp32 and wide heads;
@@ -92,7 +92,7 @@ class Setup:
         """
         if self.attention != "auto":
             return "flash" if self.attention == "flex" else self.attention  # type: ignore[return-value]
-        masked = needs_mask(q.shape[2], keys, window)
+        masked = needs_mask(q.shape[2], k.shape[2], window)
         grouped = q.shape[1] != k.shape[1]
         if self.device == "cpu":
             return "cpu"

@@ -17,7 +17,7 @@ from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import head, own_names, running_order, walk
 from canvas_rt.ops.catalogue import OPS, complete
-from canvas_rt.ops.interpret import Interpreter
+from canvas_rt.ops.interpret import Interpreter, Values
 from canvas_rt.ops.kernels import needs_mask
 from canvas_rt.physics import linears
 from canvas_rt.physics.autocast import Autocast
@@ -142,12 +142,16 @@ class _Gap(Function):
         number = tape.forget(gradient)
         tape.events.append((ctx.index, GAP))
         ctx.tracer.masks.clear()
+        ctx.tracer.positions.clear()
         with tape.unseen():
             gradients = [like.make() if like.requires_grad else None for like in ctx.like]
         numbers = [-1 if g is None else tape.adopt(g) for g in gradients]
         ctx.tracer.gap_gradients[ctx.index] = (number, numbers[0], tuple(numbers[1:]))
         return (None, None, None, *gradients)
 
+
+_VARIABLES = {"embedding", "position_ids", "rotary_embedding"}
+"""Ops whose results have a name in transformers' code, as in ours, and so live until the function returns."""
 
 _PRODUCTS = {
     torch.ops.aten.mm.default,
@@ -164,6 +168,10 @@ _PRODUCTS = {
 
 def _keep_products(ctx: Any, func: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     return CheckpointPolicy.MUST_SAVE if func in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+WHOLE_LAYERS = (("full",), ("selective",))
+"""Recomputation of layers as a whole."""
 
 
 class Tracer(Interpreter):
@@ -188,9 +196,14 @@ class Tracer(Interpreter):
         """Whether anything in the stack at a path is trained."""
         self.autocast = Autocast() if setup.dtype == "mixed" else None
         self.context.mask = self.mask
+        self.context.scores = lambda scores: self.frame.append(scores)
         self.weights: dict[str, Tensor] = {}
+        self.frame: list[Tensor] = []
+        """What the function at hand holds until it returns."""
         self.masks: dict[tuple[int, int, int | None], Tensor] = {}
         """Those that the model made before its first layer."""
+        self.positions: list[Tensor] = []
+        """Positions, which transformers' layers are given too."""
         self.kept: list[Tensor] = []
         """What the cache holds from now on."""
         self.cached: list[Event] = []
@@ -250,6 +263,16 @@ class Tracer(Interpreter):
 
     # -- nodes
 
+    def block(self, name: str, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str) -> Values:
+        """A block's outputs. As in a Python function, what it is given, and its positions, live until it returns."""
+        frame = list(inputs.values())
+        outer, self.frame = self.frame, frame
+        try:
+            return super().block(name, environment, inputs, prefix)
+        finally:
+            self.frame = outer
+            frame.clear()
+
     def item(
         self, item: Node | Use | Stack, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str
     ) -> Mapping[str, Tensor]:
@@ -259,7 +282,7 @@ class Tracer(Interpreter):
 
     def _recomputed(self, item: Node | Use | Stack) -> bool:
         names = self.setup.recompute
-        if not names or names in (("full",), ("selective",)) or isinstance(item, Stack):
+        if not names or names in WHOLE_LAYERS or isinstance(item, Stack):
             return False
         return item.id in names or (item.op if isinstance(item, Node) else item.block) in names
 
@@ -312,6 +335,11 @@ class Tracer(Interpreter):
         if path == self.head and self.setup.mode == "prefill":
             inputs = {"x": inputs["x"][:, -1:]}
         results = super().node(node, environment, inputs, path)
+        if node.op == "attention":
+            self.frame += (*inputs.values(), *results.values())
+        if node.op in _VARIABLES:
+            self.frame += results.values()
+            self.positions += results.values() if node.op == "position_ids" else ()
         if self.setup.train and not self.tape.again:
             self.tape.finished(path, tuple(results.values()))
         return results
@@ -338,14 +366,16 @@ class Tracer(Interpreter):
     def _attending(
         self, node: Node, environment: Mapping[str, Any], inputs: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
-        """Choose the kernel for what arrives."""
+        """What attention is given, with the cache, and the kernel for it."""
         self.tape.window = window = resolve(complete(node)["window"], environment)
-        self.context.cache = None if self.setup.train else self.cache
-        keys = self._past(window) + inputs["k"].shape[2]
-        self.context.backend = self.setup.backend(inputs["q"], inputs["k"], keys, window)
+        values = dict(inputs)
+        inputs.clear()  # type: ignore[attr-defined]
+        if not self.setup.train:
+            values["k"], values["v"] = self.cache(values["k"], values["v"])
+        self.context.backend = self.setup.backend(values["q"], values["k"], window)
         if self.autocast is not None and self.context.backend != "eager":
-            return {port: self.autocast.narrow(inputs[port]) for port in inputs}
-        return inputs
+            return {port: self.autocast.narrow(value) for port, value in values.items()}
+        return values
 
     # -- masks
 
@@ -376,18 +406,19 @@ class Tracer(Interpreter):
 
     def _masks_before(self, stack: Stack, environment: Mapping[str, Any], tokens: int) -> None:
         """Make the masks that layers will ask for, and whatever flex attention keeps instead."""
-        mode, setup = self.setup.attention, self.setup
+        mode = self.setup.attention
         windows = windows_within(self.document.blocks, stack, environment)
-        if mode in ("flash",) or setup.mode == "decode" or self.masks:
+        if mode == "flash" or self.masks:
             return
         for window in windows:
+            keys = self._past(window) + tokens
             if mode == "flex":
                 tiles = -(-tokens // 128)
                 self.masks[tokens, tokens, window] = torch.empty(
                     4 * tiles + 4 * tiles**2, dtype=torch.int32, device=META
                 )
-            elif mode == "eager" or needs_mask(tokens, tokens, window):
-                self.masks[tokens, tokens, window] = self.make_mask(tokens, tokens, window)
+            elif mode == "eager" or needs_mask(tokens, keys, window):
+                self.masks[tokens, keys, window] = self.make_mask(tokens, keys, window)
 
     # -- the cache
 
@@ -400,30 +431,32 @@ class Tracer(Interpreter):
         window = self.tape.window
         if self.setup.page:
             return self._paged(k, window), self._paged(v, window)
-        grown = tuple(self._grow(new, window) for new in (k, v))
+        if self.setup.cache != "same":
+            return self._requantise(k, window), self._requantise(v, window)
+        # Of a window, transformers lets go of the old keys only when the values have grown too.
+        old: list[Tensor] = []
+        grown = tuple(self._grow(new, window, old) for new in (k, v))
         return grown[0], grown[1]
 
-    def _grow(self, new: Tensor, window: int | None) -> Tensor:
+    def _grow(self, new: Tensor, window: int | None, before: list[Tensor]) -> Tensor:
         past = self._past(window)
-        if self.setup.cache != "same":
-            return self._requantise(new, past, window)
         if not past:
             whole = torch.cat([new], dim=-2)
         else:
+            # What transformers' cache keeps of a window is a view: the token that has left it still takes its place.
+            slots = past if window is None else min(self.context.past, window)
             with self.tape.unseen():
-                old = torch.empty(*new.shape[:2], past, new.shape[3], dtype=new.dtype, device=META)
+                old = torch.empty(*new.shape[:2], slots, new.shape[3], dtype=new.dtype, device=META)
             # From the step before: it dies here, and the new one takes its place.
             self._held(old)
-            whole = torch.cat([old, new], dim=-2)
-        if window is not None and whole.shape[-2] > window:
-            self.kept.append(whole[:, :, -window:].clone(memory_format=torch.contiguous_format))
-        else:
-            self.kept.append(whole)
+            whole = torch.cat([old[:, :, -past:], new], dim=-2)
+            before += [old] if window is not None else []
+        self.kept.append(whole)
         return whole
 
-    def _requantise(self, new: Tensor, past: int, window: int | None) -> Tensor:
+    def _requantise(self, new: Tensor, window: int | None) -> Tensor:
         """A cache of fewer bits: made wide to be read, with the new tokens at its end, and stored anew."""
-        whole = new
+        past, whole = self._past(window), new
         if past:
             with self.tape.unseen():
                 old = self._few(new, past)
@@ -487,8 +520,9 @@ class Tracer(Interpreter):
         del carried
         tape.events.append((index, GAP))
         values.clear()
-        if not (self.setup.train and self.setup.recompute):
-            self.masks.clear()  # checkpoints hold them until the last layer has run again
+        if not (self.setup.train and self.setup.recompute in WHOLE_LAYERS):
+            self.masks.clear()
+            self.positions.clear()  # checkpoints hold them until the last layer has run again
         names = frozenset().union(
             *(relevant(self.document.blocks, kind.block, environment).keys() for kind in stack.kinds)
         )
@@ -630,7 +664,7 @@ def run_layer(
 ) -> Mapping[str, Tensor]:
     """A layer's forward; where layers are recomputed, under a checkpoint, as transformers has it."""
     names = tracer.setup.recompute
-    if names in (("full",), ("selective",)):
+    if names in WHOLE_LAYERS:
         run = partial(tracer.block, block, environment, prefix=prefix)
         return tracer.again(run, inputs, selective=names == ("selective",))
     with tracer.cast():

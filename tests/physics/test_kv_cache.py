@@ -35,11 +35,13 @@ def test_bytes_are_two_tensors_a_layer() -> None:
 
 
 @pytest.mark.parametrize("sequence", [64, 256])
-def test_what_a_traced_prompt_leaves_is_the_cache_and_the_logits(sequence: int) -> None:
-    whole = document("mistral", sliding_window=128)
+@pytest.mark.parametrize("window", [128, None])
+def test_what_a_traced_prompt_leaves_is_its_keys_and_values_and_the_logits(sequence: int, window: int | None) -> None:
+    """Of a window too: transformers keeps a view of all that the prompt brought, until the next token comes."""
+    whole = document("mistral", sliding_window=window)
     left = running(model(whole, Setup("prefill", 2, sequence, "bf16"))).now
     logits = 2 * 256 * 2
-    assert left == kv_cache_bytes(whole, batch=2, sequence=sequence) + logits
+    assert left == kv_cache_bytes(document("llama"), batch=2, sequence=sequence) + logits
 
 
 def test_a_window_bounds_the_cache() -> None:

@@ -16,7 +16,7 @@ from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics import measure
 from canvas_rt.physics.keys import below, relevant
 from canvas_rt.physics.setup import Setup
-from canvas_rt.physics.trace import Tracer, head_path, run_layer, run_root
+from canvas_rt.physics.trace import WHOLE_LAYERS, Tracer, head_path, run_layer, run_root
 from canvas_rt.physics.whole import events, model, peak, running
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
@@ -44,6 +44,8 @@ class EveryLayer(Tracer):
         carried = values.pop(port)
         self.tape.owner = path
         self._masks_before(stack, environment, carried.shape[1])
+        if carried.requires_grad:
+            carried.register_hook(lambda gradient: self._let_go())
         for layer, index in enumerate(stack.kind_indices(resolve(stack.repeat, environment))):
             kind = stack.kinds[index]
             scope = layer_environment(environment, kind)
@@ -51,9 +53,14 @@ class EveryLayer(Tracer):
             outputs = dict(run_layer(self, kind.block, scope, given, f"{path}.{layer}."))
             given.clear()
             carried = outputs.pop(next(iter(outputs)))
-        if not self.setup.recompute:
-            self.masks.clear()
+        if self.setup.recompute not in WHOLE_LAYERS:
+            self._let_go()
         return carried
+
+    def _let_go(self) -> None:
+        """Of what checkpoints of layers hold until the first of them has run again."""
+        self.masks.clear()
+        self.positions.clear()
 
 
 def untiled(whole: Document, setup: Setup) -> tuple[int, int]:
@@ -96,6 +103,50 @@ def test_windows_and_layers_of_several_kinds_agree_too(mode: Any) -> None:
     nodes = tuple(varied if node.id == "layers" else node for node in block.nodes)
     whole = whole.with_block("MistralModel", block.replace(nodes=nodes))
     setup = Setup(mode, 1, 100, "bf16")
+    assert tiled(whole, setup) == untiled(whole, setup)
+
+
+SETUPS = [
+    Setup("train", 2, 100, "mixed"),
+    Setup("train", 2, 100, "bf16", recompute=("full",)),
+    Setup("train", 2, 100, "mixed", recompute=("full",)),
+    Setup("train", 2, 100, "bf16", recompute=("selective",)),
+    Setup("train", 2, 100, "fp32", recompute=("mlp", "rms_norm")),
+    Setup("train", 2, 100, "bf16", attention="eager", recompute=("full",)),
+    Setup("train", 2, 100, "bf16", attention="math"),
+    Setup("train", 2, 100, "bf16", attention="flex"),
+    Setup("train", 2, 96, "bf16", loss="chunked", loss_chunks=4),
+    Setup("train", 2, 100, "mixed", loss="fused"),
+    Setup("train", 2, 96, "fp8"),
+    Setup("train", 2, 100, "bf16", accumulating=True),
+    Setup("train", 2, 100, "bf16", device="cpu"),
+    Setup("prefill", 2, 100, "bf16", attention="eager"),
+    Setup("prefill", 2, 100, "bf16", cache="int4"),
+    Setup("decode", 2, 100, "bf16", cache="fp8", page=16),
+    Setup("decode", 2, 100, "bf16", attention="eager", device="cpu"),
+]
+
+
+def told(setup: Setup) -> str:
+    return " ".join(
+        str(v) for v in (setup.mode, setup.dtype, setup.attention, *setup.recompute, setup.loss, setup.cache)
+    )
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("setup", SETUPS, ids=told)
+def test_so_it_does_however_the_model_is_run(setup: Setup, family: str) -> None:
+    sizes = {"sliding_window": 60} if family == "mistral" else {}
+    whole = document(family, num_hidden_layers=5, vocab_size=3000, **sizes)
+    assert tiled(whole, setup) == untiled(whole, setup)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [(), ("full",)])
+@pytest.mark.parametrize("layers", [4, 32, 80, 126])
+def test_so_it_does_at_any_depth(layers: int, recompute: tuple[str, ...]) -> None:
+    whole = document("llama", num_hidden_layers=layers, vocab_size=3000)
+    setup = Setup("train", 1, 64, "bf16", recompute=recompute)
     assert tiled(whole, setup) == untiled(whole, setup)
 
 
