@@ -11,6 +11,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.graph import reachable_blocks
 from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import sharded
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
@@ -24,7 +25,7 @@ from canvas_rt.physics.setup import Device, Setup, recomputed, setup_of
 from canvas_rt.physics.shapes import checked_run
 from canvas_rt.physics.tape import Event, rounded
 from canvas_rt.physics.trace import tail_paths, windows_of
-from canvas_rt.physics.weights import Held, buffers, held, learners
+from canvas_rt.physics.weights import Held, buffers, held, learners, shared_out
 from canvas_rt.physics.whole import (
     Model,
     model,
@@ -175,13 +176,16 @@ class Run:
 def begin(bench: Bench) -> Run:
     """Trace what a scenario takes."""
     scenario, setup = bench.scenario, bench.setup
-    again = None
-    if scenario.train and scenario.accumulation > 1:
-        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
-    rows = held(bench.document, setup, bench.treatment)
+    rows = shared_out(held(bench.document, setup, bench.treatment), scenario.data)
     update = None
     if scenario.train:
         update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
+    if scenario.data > 1:
+        whole, again = sharded.models(bench.document, setup, bench.treatment, scenario, rows)
+        return Run(bench, whole, again, rows, update)
+    again = None
+    if scenario.train and scenario.accumulation > 1:
+        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
     return Run(bench, model(bench.document, setup, bench.treatment), again, rows, update)
 
 
@@ -207,7 +211,7 @@ def _costs(run: Run) -> dict[str, Cost]:
         cost.weights += row.nbytes
         cost.gradients += row.gradient_bytes
         if update is not None and row.trained:
-            one = update.of(row.row.shape, row.dtype)
+            one = update.of(row.local, row.dtype)
             cost.optimizer += row.count * one.moments
             launched = bench.scenario.chosen_implementation == "for-loop"
             for spent in work_costs(one.work, bench.limit, launched=launched).values():
@@ -268,7 +272,7 @@ def _resident(run: Run) -> dict[str, int]:
     for row in run.rows:
         own = row.rounded(granule)
         if update is not None and row.trained:
-            own += row.count * sum(update.of(row.row.shape, row.dtype).states)
+            own += row.count * sum(update.of(row.local, row.dtype).states)
         found[row.row.path] = found.get(row.row.path, 0) + own
     if update is not None and update.shared:
         found[OPTIMIZER] = sum(update.shared)

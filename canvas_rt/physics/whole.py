@@ -13,7 +13,7 @@ from canvas_rt.physics.regimes import TRAINED, USUAL, Treatment, boundaries, reg
 from canvas_rt.physics.roofline import Cost, Roof, trace_costs
 from canvas_rt.physics.setup import Arriving, Setup
 from canvas_rt.physics.tape import Event
-from canvas_rt.physics.tiling import Listed, Placed, Running, Tiling
+from canvas_rt.physics.tiling import Hooking, Listed, Placed, Running, Tiling
 from canvas_rt.physics.trace import Gap, Trace, layer_scope, trace_layer, trace_root
 
 
@@ -43,6 +43,8 @@ class Model:
     root: Trace
     setup: Setup
     treatment: Treatment = USUAL
+    hooking: Hooking | None = None
+    """What happens around its parts."""
 
     def layer(self, gap: Gap, span: Span) -> Trace:
         """One of the layers of a span."""
@@ -133,7 +135,7 @@ def sample(count: int, most: int) -> tuple[int, ...]:
 def running(whole: Model) -> Running:
     """The sum of what is allocated beyond weights, optimizer and inputs, played to its end."""
     sums = Running()
-    Tiling(whole.root, whole.layering).play(sums)
+    Tiling(whole.root, whole.layering).play(sums, whole.hooking)
     return sums
 
 
@@ -150,7 +152,7 @@ def events(whole: Model, most: int | None = None) -> list[Event]:
         return every if most is None else [every[layer] for layer in sample(len(every), most)]
 
     listed = Listed()
-    Tiling(whole.root, some).play(listed)
+    Tiling(whole.root, some).play(listed, whole.hooking)
     return listed.events
 
 
