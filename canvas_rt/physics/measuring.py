@@ -253,7 +253,8 @@ def _peak(run: Run) -> tuple[int, Owners]:
     """The most bytes beyond what lives throughout, and whose they are then."""
     first = running(run.whole)
     moments: list[tuple[int, Owners]] = [(first.peak, first.by_owner)]
-    gradients = _rounded_gradients(run.rows, run.bench.setup)
+    around = run.whole.around
+    gradients = _rounded_gradients(run.rows, run.bench.setup) if around is None else first.left()
     ending = sum(gradients.values())
     if run.again is not None:
         second = running(run.again)
@@ -261,7 +262,8 @@ def _peak(run: Run) -> tuple[int, Owners]:
     if run.update is not None:
         update = {OPTIMIZER: run.update.peak}
         moments.append((ending + run.update.peak, lambda: _sum(gradients, update)))
-    return max(moments, key=lambda moment: moment[0])
+    most, owners = max(moments, key=lambda moment: moment[0])
+    return most, owners if around is None else lambda: around.owned(owners())
 
 
 def _resident(run: Run) -> dict[str, int]:

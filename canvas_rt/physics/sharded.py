@@ -8,7 +8,8 @@ they follow. FSDP2 keeps tensors of its side streams alive by reference, so what
 Checked byte for byte against real `fully_shard` runs of whole models in tests/physics/test_sharded.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -104,6 +105,11 @@ class Group:
     def weight_makers(self) -> Score:
         return _makers(tuple(share.owner for share in self.shares))
 
+    @property
+    def owners(self) -> tuple[tuple[str, int], ...]:
+        """For each trained tensor its node, and how many numbers one card has of it."""
+        return tuple((share.owner, share.numbers) for share in self.shares if share.trained)
+
     def reduce(self, trace: Trace) -> "Reduce | None":
         """What reduces the gradients that a trace leaves."""
         if trace not in self._reduces:
@@ -137,8 +143,6 @@ class Reduce:
     """Of the buffer that is sent."""
 
     makers: Score
-    owners: tuple[tuple[str, int], ...]
-    """For each node, bytes of its gradients on one card."""
 
 
 def _reduce(group: Group, trace: Trace) -> Reduce | None:
@@ -151,7 +155,6 @@ def _reduce(group: Group, trace: Trace) -> Reduce | None:
     item = (group.reduced or shares[0].gathered).itemsize
     output = sum(share.numbers for share in shares) * item
     into, out = rounded(output * group.ranks, group.granule), rounded(output, group.granule)
-    owners = tuple((share.owner, share.numbers * item) for share in shares)
     return Reduce(
         input=chunk_of([(into, 0)]),
         freed=chunk_of(freed[:-1]) if len(freed) > 1 else None,
@@ -161,8 +164,18 @@ def _reduce(group: Group, trace: Trace) -> Reduce | None:
         output_gone=chunk_of([(-out, 1)]),
         nbytes=output * group.ranks,
         makers=_makers((COMMUNICATION, f"{GRADIENTS}{group.path}")),
-        owners=owners,
     )
+
+
+def _dealt(nbytes: int, owners: Sequence[tuple[str, int]]) -> Counter[str]:
+    """Bytes in proportion to weights, to the last one."""
+    found: Counter[str] = Counter()
+    rest = sum(weight for _, weight in owners)
+    for owner, weight in owners:
+        part = nbytes * weight // rest
+        found[owner] += part
+        nbytes, rest = nbytes - part, rest - weight
+    return found
 
 
 GRADIENTS = "gradients of "
@@ -211,6 +224,14 @@ class Sharding:
     def hooks(self, tiling: Tiling, sink: Sink) -> "Fsdp":
         return Fsdp(self, tiling, sink)
 
+    def owned(self, held: Mapping[str, int]) -> dict[str, int]:
+        """Bytes by path. What one storage holds for several nodes is dealt out to them."""
+        found = Counter({path: nbytes for path, nbytes in held.items() if not path.startswith(GRADIENTS)})
+        for path, nbytes in held.items():
+            if path.startswith(GRADIENTS):
+                found.update(_dealt(nbytes, self.group(path.removeprefix(GRADIENTS)).owners))
+        return dict(found)
+
     def again(self) -> "Sharding":
         """The same for a further batch of a step."""
         return replace(self, accumulating=True)
@@ -221,8 +242,8 @@ def models(
 ) -> tuple[Model, Model | None]:
     """What one card runs: a first batch, and a further one of the same step where gradients accumulate."""
     sharding = Sharding(rows, scenario.data, scenario.reshard, setup.granule, scenario.dtype == "mixed")
-    whole = replace(model(document, traced(setup), treatment), hooking=sharding.hooks)
-    again = replace(whole, hooking=sharding.again().hooks) if scenario.accumulation > 1 else None
+    whole = replace(model(document, traced(setup), treatment), around=sharding)
+    again = replace(whole, around=sharding.again()) if scenario.accumulation > 1 else None
     return whole, again
 
 
@@ -307,9 +328,8 @@ class Fsdp:
         live, root = self.states[id(part)], part is self.tiling.root
         if forward:
             self.post_forward(live)
-            if root and self.kept is not None:
-                self.sink.chunk(*self.kept)
-                self.kept = None
+            if root:
+                self._free_kept()
         elif root:
             self.final_callback()
         elif _takes_gradients(part.trace):
@@ -345,16 +365,15 @@ class Fsdp:
     def wait_for_unshard(self, live: Live) -> None:
         if live.gathered is None:
             return
-        if live.state == "forward" and self.kept is not None:
-            self.sink.chunk(*self.kept)
-            self.kept = None
         live.whole = self._numbered(live.group.weight_makers)
         self.sink.chunk(live.group.unshard, live.whole)
-        if live.state == "forward":
-            self.kept = live.group.dropped, live.gathered
-        else:
-            self.sink.chunk(live.group.dropped, live.gathered)
+        gone = live.group.dropped, live.gathered
         live.gathered = None
+        if live.state != "forward":
+            self.sink.chunk(*gone)
+            return
+        self._free_kept()  # late: a variable of `wait_for_unshard` names it to its end
+        self.kept = gone
 
     def reshard(self, live: Live) -> None:
         if live.whole is not None:
@@ -393,6 +412,11 @@ class Fsdp:
                 self.sink.chunk(live.group.dropped, live.gathered)
                 live.gathered = None
         self._free_sent()
+
+    def _free_kept(self) -> None:
+        if self.kept is not None:
+            self.sink.chunk(*self.kept)
+            self.kept = None
 
     def _free_sent(self) -> None:
         for gone in self.sent:

@@ -192,22 +192,35 @@ class Running:
 
     def by_owner(self) -> dict[str, int]:
         """Bytes at the peak, by the path of the node that made them."""
-        total: Counter[str] = Counter()
-        chunks: Counter[tuple[Chunk, str, Score]] = Counter()
-        for what, whose in self.played[: self.at]:
-            if isinstance(what, int):
-                total[whose] += what  # type: ignore[index]
-            else:
-                chunks[what, whose.path, whose.score] += 1  # type: ignore[union-attr]
         last = self.played[self.at - 1] if self.at else (0, "")
-        if isinstance(last[0], Chunk) and isinstance(last[1], Part):
-            chunk, part = last[0], last[1]
-            chunks[chunk, part.path, part.score] -= 1
-            sums = list(accumulate(nbytes for nbytes, _ in chunk.events))
-            _add(total, chunk, part.path, part.score, sums.index(max(sums)) + 1, 1)
-        for (chunk, path, prepared), times in chunks.items():
-            _add(total, chunk, path, prepared, len(chunk.events), times)
-        return {path: nbytes for path, nbytes in total.items() if nbytes}
+        if not (isinstance(last[0], Chunk) and isinstance(last[1], Part)):
+            return _owners(self.played[: self.at])
+        chunk, part = last[0], last[1]
+        sums = list(accumulate(nbytes for nbytes, _ in chunk.events))
+        return _owners(self.played[: self.at - 1], (chunk, part, sums.index(max(sums)) + 1))
+
+    def left(self) -> dict[str, int]:
+        """Bytes at the end, likewise."""
+        return _owners(self.played)
+
+
+def _owners(
+    played: Sequence[tuple[Chunk, Part] | tuple[int, str]], last: tuple[Chunk, Part, int] | None = None
+) -> dict[str, int]:
+    """Bytes that events leave, by whose they are; of the last stretch only so many events."""
+    total: Counter[str] = Counter()
+    chunks: Counter[tuple[Chunk, str, Score]] = Counter()
+    for what, whose in played:
+        if isinstance(what, int):
+            total[whose] += what  # type: ignore[index]
+        else:
+            chunks[what, whose.path, whose.score] += 1  # type: ignore[union-attr]
+    if last is not None:
+        chunk, part, length = last
+        _add(total, chunk, part.path, part.score, length, 1)
+    for (chunk, path, prepared), times in chunks.items():
+        _add(total, chunk, path, prepared, len(chunk.events), times)
+    return {path: nbytes for path, nbytes in total.items() if nbytes}
 
 
 def _add(total: Counter[str], chunk: Chunk, path: str, prepared: Score, length: int, times: int) -> None:

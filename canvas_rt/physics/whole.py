@@ -1,8 +1,9 @@
 """The whole model out of traces of its parts: what it allocates, what the allocator reserves, what each node costs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
@@ -13,7 +14,7 @@ from canvas_rt.physics.regimes import TRAINED, USUAL, Treatment, boundaries, reg
 from canvas_rt.physics.roofline import Cost, Roof, trace_costs
 from canvas_rt.physics.setup import Arriving, Setup
 from canvas_rt.physics.tape import Event
-from canvas_rt.physics.tiling import Hooking, Listed, Placed, Running, Tiling
+from canvas_rt.physics.tiling import Hooking, Hooks, Listed, Placed, Running, Sink, Tiling
 from canvas_rt.physics.trace import Gap, Trace, layer_scope, trace_layer, trace_root
 
 
@@ -35,6 +36,18 @@ class Span:
         return self.last - self.first + 1
 
 
+class Surroundings(Protocol):
+    """What goes on around the parts of a model that several cards share."""
+
+    def hooks(self, tiling: Tiling, sink: Sink) -> Hooks:
+        """For one play."""
+        ...
+
+    def owned(self, held: Mapping[str, int]) -> dict[str, int]:
+        """Bytes by path, with those that several nodes hold together dealt out to them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A document's blocks, set up to be run."""
@@ -43,8 +56,8 @@ class Model:
     root: Trace
     setup: Setup
     treatment: Treatment = USUAL
-    hooking: Hooking | None = None
-    """What happens around its parts."""
+    around: Surroundings | None = None
+    """What happens around its parts, where it is one card's share of a whole model."""
 
     def layer(self, gap: Gap, span: Span) -> Trace:
         """One of the layers of a span."""
@@ -135,8 +148,12 @@ def sample(count: int, most: int) -> tuple[int, ...]:
 def running(whole: Model) -> Running:
     """The sum of what is allocated beyond weights, optimizer and inputs, played to its end."""
     sums = Running()
-    Tiling(whole.root, whole.layering).play(sums, whole.hooking)
+    Tiling(whole.root, whole.layering).play(sums, _hooking(whole))
     return sums
+
+
+def _hooking(whole: Model) -> Hooking | None:
+    return None if whole.around is None else whole.around.hooks
 
 
 def peak(whole: Model) -> int:
@@ -152,7 +169,7 @@ def events(whole: Model, most: int | None = None) -> list[Event]:
         return every if most is None else [every[layer] for layer in sample(len(every), most)]
 
     listed = Listed()
-    Tiling(whole.root, some).play(listed, whole.hooking)
+    Tiling(whole.root, some).play(listed, _hooking(whole))
     return listed.events
 
 

@@ -1,0 +1,197 @@
+"""Whole small models under PyTorch's own FSDP2, in a fake process group on fake CPU tensors: what one rank allocates.
+
+A CPU has no side streams: what FSDP2 lets go of is free at once. It keeps what other streams still read by reference, so
+a card allocates the same.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.tensor._sharding_prop as propagation
+import transformers.masking_utils
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_map_only
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SIZES = {"hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 8, "num_key_value_heads": 2}
+SINGLE = 8
+"""Bytes of the largest single number: PyTorch makes many of them for numbers of Python."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Two steps of a small Llama."""
+
+    ranks: int = 2
+    layers: int = 4
+    reshard: bool = True
+    dtype: str = "fp32"
+    foreach: bool = True
+    vocab: int = 50
+    batch: int = 2
+    sequence: int = 100
+    attention: str = "eager"
+    accumulation: int = 1
+    recompute: bool = False
+    frozen: tuple[str, ...] = ()
+    """Parts of the paths of what is not trained."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def fake_ranks(*shape: int, names: tuple[str, ...] | None = None) -> Iterator[DeviceMesh]:
+    """A mesh of processes of which only the first exists. DTensor runs operations at the size of the whole tensor to learn
+    their shapes: nobody sees those."""
+    original = propagation.ShardingPropagator._propagate_tensor_meta_non_cached
+    detect = propagation.detect_fake_mode
+
+    @wraps(original)
+    def unseen(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return original(*args, **kwargs)
+
+    count = 1
+    for size in shape:
+        count *= size
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    propagation.ShardingPropagator._propagate_tensor_meta_non_cached = unseen
+    propagation.detect_fake_mode = lambda *args, **kwargs: None
+    packed = transformers.masking_utils.find_packed_sequence_indices
+    transformers.masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield init_device_mesh("cpu", shape, mesh_dim_names=names)
+    finally:
+        transformers.masking_utils.find_packed_sequence_indices = packed
+        propagation.detect_fake_mode = detect
+        propagation.ShardingPropagator._propagate_tensor_meta_non_cached = original
+        dist.destroy_process_group()
+
+
+class Ledger(TorchDispatchMode):
+    """The sum of all storages, and the most that it was. FSDP2 frees storages by resizing them."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.live: dict[int, list[Any]] = {}
+        self.now = self.peak = 0
+        for tensor in known:
+            self.see(tensor)
+
+    def see(self, tensor: Tensor) -> None:
+        storage = getattr(tensor, "_local_tensor", tensor).untyped_storage()
+        key, nbytes = storage._cdata, storage.nbytes()
+        if key in self.live or nbytes <= SINGLE:
+            return
+
+        def died(reference: Any) -> None:
+            entry = self.live.get(key)
+            if entry is not None and entry[0] is reference:
+                self._change(-self.live.pop(key)[1])
+
+        self.live[key] = [weakref.ref(storage, died), nbytes]
+        self._change(nbytes)
+
+    def _change(self, nbytes: int) -> None:
+        self.now += nbytes
+        self.peak = max(self.peak, self.now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self.see, out)
+        return out
+
+    def __enter__(self) -> "Ledger":
+        self.resize, ledger = torch.UntypedStorage.resize_, self
+
+        def resize(storage: Any, size: int) -> Any:
+            ledger.resize(storage, size)
+            entry = ledger.live[storage._cdata]
+            entry[1], before = storage.nbytes(), entry[1]
+            ledger._change(entry[1] - before)
+            return storage
+
+        torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
+        return super().__enter__()  # type: ignore[return-value]
+
+    def __exit__(self, *args: Any) -> None:
+        torch.UntypedStorage.resize_ = self.resize  # type: ignore[method-assign]
+        super().__exit__(*args)
+
+
+def build(job: Job) -> Any:
+    """transformers' Llama, its parts in the order in which a document has them: `fully_shard` frees gradients by it."""
+    config = LlamaConfig(
+        **{**SIZES, **job.sizes},
+        num_hidden_layers=job.layers,
+        vocab_size=job.vocab,
+        use_cache=False,
+        tie_word_embeddings=False,
+        attn_implementation=job.attention,
+    )
+    torch.set_default_dtype(torch.bfloat16 if job.dtype == "bf16" else torch.float32)
+    try:
+        with torch.device("cpu"):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for layer in model.model.layers:
+        parts = layer._modules
+        for name in ("input_layernorm", "self_attn", "post_attention_layernorm", "mlp"):
+            parts[name] = parts.pop(name)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(f".{part}." in f".{name}" for part in job.frozen))
+    if job.recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def shard(model: Any, job: Job, mesh: DeviceMesh) -> None:
+    settings: dict[str, Any] = {"mesh": mesh}
+    if job.dtype == "mixed":
+        settings["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for layer in model.model.layers:
+        fully_shard(layer, **settings, reshard_after_forward=job.reshard)
+    fully_shard(model, **settings)
+
+
+def two_steps(model: Any, optimizer: Any, job: Job, tokens: Sequence[Tensor], between: Callable[[], None]) -> None:
+    ids, labels = tokens
+    for step in range(2):
+        if step:
+            between()
+        for _ in range(job.accumulation):
+            loss = model(input_ids=ids, labels=labels).loss
+            loss.backward()
+            del loss
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def peak_of_a_rank(job: Job, *, tracker: bool = False) -> int:
+    """The most bytes that rank 0 holds, by a ledger of storages or by PyTorch's FSDPMemTracker."""
+    with fake_ranks(job.ranks) as mesh, FakeTensorMode():
+        model = build(job)
+        shard(model, job, mesh)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=job.foreach)
+        tokens = [torch.zeros(job.batch, job.sequence, dtype=torch.long, device="cpu") for _ in range(2)]
+        if not tracker:
+            with Ledger([*model.parameters(), *model.buffers(), *tokens]) as ledger:
+                two_steps(model, optimizer, job, tokens, lambda: None)
+            return ledger.peak
+        watch = FSDPMemTracker(model, optimizer)
+        watch.track_inputs(tuple(tokens))
+        with watch:
+            two_steps(model, optimizer, job, tokens, watch.reset_mod_stats)
+        return sum(place["Total"] for place in watch.get_tracker_snapshot("peak").values())
