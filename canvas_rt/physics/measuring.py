@@ -25,6 +25,7 @@ from canvas_rt.physics.setup import Device, Setup, recomputed, setup_of
 from canvas_rt.physics.shapes import checked_run
 from canvas_rt.physics.tape import Event, rounded
 from canvas_rt.physics.trace import tail_paths, windows_of
+from canvas_rt.physics.traffic import COMMUNICATION, Traffic
 from canvas_rt.physics.weights import Held, buffers, held, learners, shared_out
 from canvas_rt.physics.whole import (
     Model,
@@ -171,6 +172,7 @@ class Run:
 
     rows: tuple[Held, ...]
     update: Step | None
+    traffic: Traffic
 
 
 def begin(bench: Bench) -> Run:
@@ -182,18 +184,20 @@ def begin(bench: Bench) -> Run:
         update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
     if scenario.data > 1:
         whole, again = sharded.models(bench.document, setup, bench.treatment, scenario, rows)
-        return Run(bench, whole, again, rows, update)
+        traffic = Traffic()
+        traffic.add(sharded.travelling(whole, bench.limit), scenario.accumulation)
+        return Run(bench, whole, again, rows, update, traffic)
     again = None
     if scenario.train and scenario.accumulation > 1:
         again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
-    return Run(bench, model(bench.document, setup, bench.treatment), again, rows, update)
+    return Run(bench, model(bench.document, setup, bench.treatment), again, rows, update, Traffic())
 
 
 def _run(bench: Bench) -> Report:
     run = begin(bench)
     costs = _costs(run)
     memory, allocation = _memory(run, costs)
-    tokens = bench.scenario.batch * bench.setup.new_tokens
+    tokens = bench.scenario.batch * bench.setup.new_tokens * bench.scenario.data
     report = _report(run, costs, memory, tokens * (bench.scenario.accumulation if bench.scenario.train else 1))
     return replace(report, allocator=allocation)
 
@@ -216,6 +220,8 @@ def _costs(run: Run) -> dict[str, Cost]:
             launched = bench.scenario.chosen_implementation == "for-loop"
             for spent in work_costs(one.work, bench.limit, launched=launched).values():
                 cost.add(spent, row.count)
+    if bench.scenario.cards > 1:
+        costs.setdefault(COMMUNICATION, Cost()).add(run.traffic.cost)
     return costs
 
 
@@ -441,6 +447,7 @@ def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) ->
         scenario=bench.scenario,
         by_node=by_node,
         budget=_budget(bench, time),
+        communication=run.traffic.communication,
     )
 
 

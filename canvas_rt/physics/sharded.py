@@ -20,16 +20,15 @@ import torch
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.graph import parse_layers
 from canvas_rt.physics.regimes import Treatment
+from canvas_rt.physics.roofline import Roof
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tape import Event, rounded
 from canvas_rt.physics.tiling import Chunk, Part, Score, Sink, Tiling, chunk_of
 from canvas_rt.physics.trace import Trace
+from canvas_rt.physics.traffic import COMMUNICATION, Traffic, halves, places, ring
 from canvas_rt.physics.weights import Held
 from canvas_rt.physics.whole import Model, model
-
-COMMUNICATION = "communication"
-"""Whose the buffers are that bytes travel from and to, in tables by node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,3 +437,38 @@ def _parts(part: Part) -> Iterator[Part]:
 def _takes_gradients(trace: Trace) -> bool:
     """Whether anything that a layer is given wants a gradient: else FSDP2 does not learn when its backward is done."""
     return trace.passed >= 0 or any(number >= 0 for number in trace.passed_others)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What travels
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def travelling(whole: Model, limit: Roof) -> Traffic:
+    """What FSDP2 sends for one batch.
+
+    A layer's weights travel while the layer before it computes, forward and backward, and its gradients with them: what is
+    waited for is what takes longer than that. Nothing hides the root's weights at the start and its gradients at the end.
+    """
+    total = Traffic()
+    assert isinstance(whole.around, Sharding)
+    for place in places(whole):
+        total.add(_of_part(whole.around, place.path, place.trace, limit), place.times)
+    return total
+
+
+def _of_part(sharding: Sharding, path: str, trace: Trace, limit: Roof) -> Traffic:
+    group, traffic, link = sharding.group(path), Traffic(), limit.card.link_bandwidth
+    if not group.shares:
+        return traffic
+    gather = ring("all_gather", group.gather_bytes, sharding.ranks)
+    again = bool(path) and sharding.reshard and bool(trace.backward)
+    reduce = group.reduce(trace)
+    scatter = 0 if reduce is None else ring("reduce_scatter", reduce.nbytes, sharding.ranks)
+    traffic.send("all_gather", gather * (2 if again else 1))
+    traffic.send("reduce_scatter", scatter)
+    traffic.copy(group.gather_bytes * (2 if again else 1) + (0 if reduce is None else reduce.nbytes), limit)
+    forward, backward = halves(trace, limit) if path else (0.0, 0.0)
+    traffic.wait(gather / link - forward)
+    traffic.wait(((gather if again else 0) + scatter) / link - backward)
+    return traffic
