@@ -20,6 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
@@ -195,3 +197,32 @@ def peak_of_a_rank(job: Job, *, tracker: bool = False) -> int:
         with watch:
             two_steps(model, optimizer, job, tokens, watch.reset_mod_stats)
         return sum(place["Total"] for place in watch.get_tracker_snapshot("peak").values())
+
+
+def tensor_plan(model: Any) -> dict[str, ParallelStyle]:
+    """As `base_model_tp_plan` of transformers and torchtitan's Llama: the loss sees a part of the logits."""
+    columns = {name: ColwiseParallel() for name in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")}
+    rows = {name: RowwiseParallel() for name in ("o_proj", "down_proj")}
+    found: dict[str, ParallelStyle] = {
+        "model.embed_tokens": RowwiseParallel(input_layouts=Replicate()),
+        "lm_head": ColwiseParallel(output_layouts=Shard(-1)),
+    }
+    for name, _ in model.named_modules():
+        style = {**columns, **rows}.get(name.rpartition(".")[2])
+        if style is not None:
+            found[name] = style
+    return found
+
+
+def tensor_parallel(job: Job) -> tuple[int, int]:
+    """Numbers that rank 0 learns, and the most bytes that it holds, under `parallelize_module`."""
+    with fake_ranks(job.ranks) as mesh, FakeTensorMode():
+        model = build(job)
+        parallelize_module(model, mesh, tensor_plan(model))
+        model.config.vocab_size = -(-job.vocab // job.ranks)  # of the logits that the loss sees
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=False)  # foreach takes no mix
+        tokens = [torch.zeros(job.batch, job.sequence, dtype=torch.long, device="cpu") for _ in range(2)]
+        with Ledger([*model.parameters(), *model.buffers(), *tokens]) as ledger:
+            two_steps(model, optimizer, job, tokens, lambda: None)
+        local = (getattr(parameter, "_local_tensor", parameter) for parameter in model.parameters())
+        return sum(tensor.numel() for tensor in local), ledger.peak

@@ -11,7 +11,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.graph import reachable_blocks
 from canvas_rt.ops.parameters import count_parameters
-from canvas_rt.physics import sharded
+from canvas_rt.physics import parallel, sharded
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
@@ -89,6 +89,8 @@ class Bench:
     limit: Roof
     setup: Setup
     treatment: Treatment
+    original: Document
+    """The whole model, of which `document` is what one card runs."""
     thorough: bool = False
 
 
@@ -105,7 +107,9 @@ def prepare(
     require_known(document, treatment)
     _require_recomputed(document, scenario)
     first = scenario.but(mode="prefill") if scenario.mode == "chat" else scenario
-    bench = Bench(document, scenario, card, Roof(card, calibration), setup_of(first, card, device=device), treatment)
+    share = parallel.share(document, scenario)
+    setup = setup_of(first, card, device=device)
+    bench = Bench(share, scenario, card, Roof(card, calibration), setup, treatment, document)
     _require_loss(bench)
     return bench
 
@@ -171,6 +175,9 @@ class Run:
     """The same with gradients there already, where they accumulate."""
 
     rows: tuple[Held, ...]
+    numbers: tuple[Held, ...]
+    """What the whole model learns; `rows` are one card's share of it."""
+
     update: Step | None
     traffic: Traffic
 
@@ -178,19 +185,22 @@ class Run:
 def begin(bench: Bench) -> Run:
     """Trace what a scenario takes."""
     scenario, setup = bench.scenario, bench.setup
-    rows = shared_out(held(bench.document, setup, bench.treatment), scenario.data)
+    mine = held(bench.document, setup, bench.treatment)
+    numbers = mine if bench.document is bench.original else held(bench.original, setup, bench.treatment)
+    rows = shared_out(mine, scenario.data if scenario.train else 1)
     update = None
     if scenario.train:
         update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
     if scenario.data > 1:
         whole, again = sharded.models(bench.document, setup, bench.treatment, scenario, rows)
-        traffic = Traffic()
-        traffic.add(sharded.travelling(whole, bench.limit), scenario.accumulation)
-        return Run(bench, whole, again, rows, update, traffic)
-    again = None
-    if scenario.train and scenario.accumulation > 1:
-        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
-    return Run(bench, model(bench.document, setup, bench.treatment), again, rows, update, Traffic())
+    else:
+        whole, again = model(bench.document, setup, bench.treatment), None
+        if scenario.train and scenario.accumulation > 1:
+            again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
+    traffic = Traffic()
+    batches = scenario.accumulation if scenario.train else 1
+    traffic.add(parallel.travelling(bench.original, whole, scenario, setup, bench.limit), batches)
+    return Run(bench, whole, again, rows, numbers, update, traffic)
 
 
 def _run(bench: Bench) -> Report:
@@ -209,9 +219,10 @@ def _costs(run: Run) -> dict[str, Cost]:
     if run.again is not None:
         for path, cost in node_costs(run.again, bench.limit).items():
             costs.setdefault(path, Cost()).add(cost, bench.scenario.accumulation - 1)
+    for row in run.numbers:
+        costs.setdefault(row.row.path, Cost()).parameters += row.count * row.elements
     for row in run.rows:
         cost = costs.setdefault(row.row.path, Cost())
-        cost.parameters += row.count * row.elements
         cost.weights += row.nbytes
         cost.gradients += row.gradient_bytes
         if update is not None and row.trained:
@@ -366,6 +377,10 @@ def _chat(bench: Bench) -> Report:
     if steps:
         for path, cost in _generated(bench, steps).items():
             costs.setdefault(path, Cost()).add(cost)
+        if scenario.cards > 1:
+            sent = begin(_at(bench, scenario.sequence)).traffic  # of every step alike
+            begun.traffic.add(sent, steps)
+            costs.setdefault(COMMUNICATION, Cost()).add(sent.cost, steps)
         last = begin(_at(bench, scenario.sequence + steps - 1))
         own = _costs(last)
         fuller, later_allocation = _memory(last, own)
@@ -425,7 +440,7 @@ def _fuller(a: Memory, b: Memory) -> Memory:
 
 
 def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) -> Report:
-    bench, rows = run.bench, run.rows
+    bench, rows = run.bench, run.numbers
     by_node = {path: _node(cost) for path, cost in costs.items()}
     flops = Flops(
         forward=sum(cost.forward for cost in costs.values()),
@@ -434,7 +449,7 @@ def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) ->
         executed=sum(cost.executed for cost in costs.values()),
     )
     total = sum(cost.parameters for cost in costs.values())
-    active = count_parameters(bench.document).active + sum(row.count * row.elements for row in rows if row.adapter)
+    active = count_parameters(bench.original).active + sum(row.count * row.elements for row in rows if row.adapter)
     trained = sum(row.count * row.elements for row in rows if row.trained)
     time = _time(bench, costs, by_node, tokens)
     return Report(

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
+from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import measure
 from canvas_rt.physics.measuring import peak_allocated
 from canvas_rt.physics.scenario import Scenario
-from tests.sharded_runs import SIZES, Job, peak_of_a_rank
+from canvas_rt.physics.tensor_parallel import local
+from tests.sharded_runs import SIZES, Job, peak_of_a_rank, tensor_parallel
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 LLAMA = load(ZOO / "llama" / "document.canvas.json")
@@ -95,3 +99,91 @@ def test_recomputing_layers_keeps_what_transformers_keeps_but_its_position_ids()
     """Each checkpoint of transformers holds on to the position ids, which the document makes for the angles only."""
     job = Job(2, 6, dtype="mixed", recompute=True)
     assert peak_of_a_rank(job) - predicted(job) == 8 * job.sequence
+
+
+# -- tensor parallelism
+
+
+def predicted_tensor(job: Job) -> int:
+    scenario = Scenario(
+        batch=job.batch,
+        sequence=job.sequence,
+        dtype=job.dtype,
+        attention="eager",
+        implementation="for-loop",
+        tensor=job.ranks,
+    )
+    return peak_allocated(document(job), scenario, "cpu")
+
+
+TENSOR = {
+    "fp32": Job(2, 3),
+    "bf16": Job(2, 3, dtype="bf16"),
+    "a vocabulary that does not divide": Job(2, 3, vocab=1001),
+    "8 ranks": Job(8, 3, sizes={"num_key_value_heads": 8}),
+}
+
+
+@pytest.mark.parametrize("job", TENSOR.values(), ids=TENSOR.keys())
+def test_a_tensor_parallel_rank_holds_what_parallelize_module_leaves_it(job: Job) -> None:
+    numbers = count_parameters(local(document(job), job.ranks)).total
+    assert (numbers, predicted_tensor(job)) == tensor_parallel(job)
+
+
+def test_dtensor_keeps_the_embeddings_gradient_of_the_whole_vocabulary() -> None:
+    """What an optimizer is given is a view of it: where the peak is in the optimizer, there is so much more."""
+    job = Job(2, 6, sequence=4)
+    others = job.vocab // 2 * SIZES["hidden_size"] * 4
+    assert tensor_parallel(job)[1] - predicted_tensor(job) == others
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (3, r"model.layers.0-3.self_attn.q_proj: columns \(64\) do not divide over 3 .*\nTry tensor 1 or 2"),
+        (4, r"model.layers.0-3.self_attn.k: heads \(2\) do not divide over 4 .*\nTry tensor 1 or 2"),
+    ],
+)
+def test_heads_that_do_not_divide_are_named(tensor: int, message: str) -> None:
+    with pytest.raises(CanvasError, match=message):
+        measure(document(Job()), tensor=tensor)
+
+
+def test_what_both_ways_of_sharing_leave_a_card_sums_up_by_node() -> None:
+    report = measure(document(Job(layers=4, vocab=1000)), data=4, tensor=2, sequence=64)
+    nodes = report.by_node.values()
+    assert sum(node.memory for node in nodes) == report.memory.peak_allocated
+    assert (
+        sum(node.parameters for node in nodes)
+        == report.parameters.total
+        == count_parameters(document(Job(vocab=1000))).total
+    )
+    assert sum(node.time_s for node in nodes) == pytest.approx(report.time.total_s)
+
+
+def test_bytes_that_travel_are_those_of_rings() -> None:
+    """A layer's weights are gathered twice in bf16 and its gradients scattered once; the root's are gathered once."""
+    whole = document(Job(layers=4, vocab=1000))
+    report = measure(whole, data=4, sequence=64)
+    total = 2 * count_parameters(whole).total
+    root = 2 * (2 * 1000 * 64 + 64)
+    assert report.communication.all_gather == (2 * total - root) * 3 // 4
+    assert report.communication.reduce_scatter == total * 3 // 4
+    tensor = measure(whole, tensor=2, sequence=64).communication
+    # Two sums forward and two backward in each layer, one for the embedding and one for the head's input.
+    assert tensor.all_reduce == (4 * 4 + 2) * 64 * 64 * 2 * 2 * 1 // 2
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "serving": ({"mode": "decode", "data": 2}, "data: 2 data ranks would each serve by themselves"),
+    "muon": ({"optimizer": "muon", "data": 2}, "optimizer: muon turns whole matrices"),
+    "few bits": ({"weights": "nf4", "lora": 8, "data": 2}, "weights: FSDP2 shares tensors of numbers"),
+    "adapters": ({"dtype": "mixed", "lora": 8, "data": 2}, "lora: FSDP2's policy would gather"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_shared_is_refused_with_a_way_out(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CanvasError, match=message) as error:
+        measure(document(Job()), **settings)
+    assert error.value.hint
