@@ -16,6 +16,7 @@ from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
 from canvas_rt.physics.optimizers import OPTIMIZER, Step, step
+from canvas_rt.physics.pipeline import Stage, left, wall
 from canvas_rt.physics.regimes import Treatment, require_known, treatment_of
 from canvas_rt.physics.report import Allocation, Budget, Flops, Memory, NodeCost, ParameterCount, Report, Time
 from canvas_rt.physics.reserving import Plan, followed, overhead
@@ -71,7 +72,7 @@ def measure(
     card = load_hardware(hardware, file=cards)
     bench = replace(prepare(document, chosen, card, calibration), thorough=thorough)
     report = _chat(bench) if chosen.mode == "chat" else _run(bench)
-    return replace(report, diagnostics=(*warnings, *on_card(document, chosen, card)))
+    return replace(report, diagnostics=(*warnings, *report.diagnostics, *on_card(document, chosen, card)))
 
 
 def peak_allocated(document: Document, scenario: Scenario, device: Device) -> int:
@@ -91,6 +92,9 @@ class Bench:
     treatment: Treatment
     original: Document
     """The whole model, of which `document` is what one card runs."""
+    stage: Stage | None = None
+    """Of a pipeline, which part of the model `document` is."""
+
     thorough: bool = False
 
 
@@ -187,6 +191,7 @@ def begin(bench: Bench) -> Run:
     scenario, setup = bench.scenario, bench.setup
     mine = held(bench.document, setup, bench.treatment)
     numbers = mine if bench.document is bench.original else held(bench.original, setup, bench.treatment)
+    mine = mine if bench.stage is None else bench.stage.held(mine)
     rows = shared_out(mine, scenario.data if scenario.train else 1)
     update = None
     if scenario.train:
@@ -195,21 +200,51 @@ def begin(bench: Bench) -> Run:
         whole, again = sharded.models(bench.document, setup, bench.treatment, scenario, rows)
     else:
         whole, again = model(bench.document, setup, bench.treatment), None
-        if scenario.train and scenario.accumulation > 1:
+        if parallel.batches(scenario) > 1:
             again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
+    if bench.stage is not None:
+        whole, again = bench.stage.model(whole), None if again is None else bench.stage.model(again)
     traffic = Traffic()
-    batches = scenario.accumulation if scenario.train else 1
-    traffic.add(parallel.travelling(bench.original, whole, scenario, setup, bench.limit), batches)
+    sent = parallel.travelling(bench.original, whole, scenario, setup, bench.limit, bench.stage)
+    traffic.add(sent, parallel.batches(scenario))
     return Run(bench, whole, again, rows, numbers, update, traffic)
 
 
 def _run(bench: Bench) -> Report:
+    scenario = bench.scenario
+    tokens = scenario.batch * bench.setup.new_tokens * scenario.data * parallel.batches(scenario)
+    if scenario.pipeline > 1:
+        return _pipelined(bench, tokens)
     run = begin(bench)
     costs = _costs(run)
     memory, allocation = _memory(run, costs)
-    tokens = bench.scenario.batch * bench.setup.new_tokens * bench.scenario.data
-    report = _report(run, costs, memory, tokens * (bench.scenario.accumulation if bench.scenario.train else 1))
-    return replace(report, allocator=allocation)
+    return replace(_report(run, costs, memory, tokens), allocator=allocation)
+
+
+def _pipelined(bench: Bench, tokens: int) -> Report:
+    """The stage that holds most, with the time that it waits for the others."""
+    scenario = bench.scenario
+    found = parallel.staged(bench.original, scenario)
+    runs = [begin(replace(bench, document=share, stage=stage)) for stage, share in found]
+    costs = [_costs(run) for run in runs]
+    memories = [_memory(run, cost) for run, cost in zip(runs, costs, strict=True)]
+    fullest = max(range(len(runs)), key=lambda index: memories[index][0].peak_allocated)
+    run, own = runs[fullest], costs[fullest]
+    batches = parallel.batches(scenario)
+    once = [seconds_of(node_costs(run.whole, bench.limit)) + run.traffic.seconds / batches for run in runs]
+    ends = [seconds_of(cost) - batches * one for cost, one in zip(costs, once, strict=True)]
+    total = wall(once, batches, train=scenario.train) + max(ends)
+    own.setdefault(COMMUNICATION, Cost()).spend("communication", max(0.0, total - seconds_of(own)))
+    stage, (memory, allocation) = found[fullest][0], memories[fullest]
+    report = _report(run, {stage.named(path): cost for path, cost in own.items()}, memory, tokens)
+    message = f"memory, FLOPs and nodes are those of stage {stage.index + 1} of {stage.count}, which holds most"
+    last = stage.start + stage.layers - 1
+    note = Diagnostic("note", "pipeline", message, f"It has layers {stage.start} to {last} of {stage.stack}.")
+    return replace(report, allocator=allocation, diagnostics=(note,))
+
+
+def seconds_of(costs: Mapping[str, Cost]) -> float:
+    return sum(sum(cost.seconds.values()) for cost in costs.values())
 
 
 def _costs(run: Run) -> dict[str, Cost]:
@@ -218,9 +253,7 @@ def _costs(run: Run) -> dict[str, Cost]:
     costs = node_costs(run.whole, bench.limit)
     if run.again is not None:
         for path, cost in node_costs(run.again, bench.limit).items():
-            costs.setdefault(path, Cost()).add(cost, bench.scenario.accumulation - 1)
-    for row in run.numbers:
-        costs.setdefault(row.row.path, Cost()).parameters += row.count * row.elements
+            costs.setdefault(path, Cost()).add(cost, parallel.batches(bench.scenario) - 1)
     for row in run.rows:
         cost = costs.setdefault(row.row.path, Cost())
         cost.weights += row.nbytes
@@ -269,13 +302,19 @@ Owners = Callable[[], Mapping[str, int]]
 def _peak(run: Run) -> tuple[int, Owners]:
     """The most bytes beyond what lives throughout, and whose they are then."""
     first = running(run.whole)
-    moments: list[tuple[int, Owners]] = [(first.peak, first.by_owner)]
+    stage = run.bench.stage
+    others = (stage.under_way - 1) if stage is not None and run.bench.scenario.train else 0
+    kept = left(run.whole) if others else None
+    waiting = {} if kept is None else {path: others * nbytes for path, nbytes in kept.owners.items()}
+    under_way = sum(waiting.values())
+    moments: list[tuple[int, Owners]] = [(under_way + first.peak, lambda: _sum(waiting, first.by_owner()))]
     around = run.whole.around
     gradients = _rounded_gradients(run.rows, run.bench.setup) if around is None else first.left()
     ending = sum(gradients.values())
     if run.again is not None:
         second = running(run.again)
-        moments.append((ending + second.peak, lambda: _sum(gradients, second.by_owner())))
+        together = _sum(gradients, waiting)
+        moments.append((ending + under_way + second.peak, lambda: _sum(together, second.by_owner())))
     if run.update is not None:
         update = {OPTIMIZER: run.update.peak}
         moments.append((ending + run.update.peak, lambda: _sum(gradients, update)))
@@ -441,6 +480,9 @@ def _fuller(a: Memory, b: Memory) -> Memory:
 
 def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) -> Report:
     bench, rows = run.bench, run.numbers
+    costs = dict(costs)
+    for row in rows:
+        costs.setdefault(row.row.path, Cost()).parameters += row.count * row.elements
     by_node = {path: _node(cost) for path, cost in costs.items()}
     flops = Flops(
         forward=sum(cost.forward for cost in costs.values()),

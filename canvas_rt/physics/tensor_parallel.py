@@ -183,24 +183,29 @@ def _choices(document: Document) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def travelling(document: Document, setup: Setup, limit: Roof, ranks: int) -> Traffic:
-    """What one rank sends for one forward, and backward in training, of the whole `document`: all of it is waited for."""
+def travelling(
+    document: Document, setup: Setup, limit: Roof, ranks: int, absent: frozenset[str] = frozenset()
+) -> Traffic:
+    """What one rank sends for one forward, and backward in training, of the whole `document`: all of it is waited for.
+
+    Nodes that are `absent` run elsewhere.
+    """
     traffic = Traffic()
-    for values, times in _summed(document, setup):
+    for values, times in _summed(document, setup, absent):
         nbytes = times * setup.batch * setup.new_tokens * values * setup.product_dtype.itemsize
         traffic.send("all_reduce", ring("all_reduce", nbytes, ranks))
     traffic.wait(traffic.cost.sent / limit.card.link_bandwidth)
     return traffic
 
 
-def _summed(document: Document, setup: Setup) -> Iterator[tuple[int, int]]:
+def _summed(document: Document, setup: Setup, absent: frozenset[str]) -> Iterator[tuple[int, int]]:
     """Widths of values that are summed over the ranks, and how often: results forward, gradients of inputs backward."""
     cuts = cuts_of(document)
     seen: set[tuple[str, str]] = set()
     again = 2 if setup.train and setup.recompute == ("full",) else 1
     for visit in walk(document):
         cut, item = cuts[visit.block].get(visit.item.id), visit.item
-        if cut is None or not isinstance(item, Node):
+        if cut is None or not isinstance(item, Node) or visit.path in absent:
             continue
         attrs = resolve(complete(item), visit.environment)
         in_layers = any(map(parse_layers, visit.path.split(".")))

@@ -55,6 +55,10 @@ class Traffic:
         self.cost.add(other.cost, times)
 
     @property
+    def seconds(self) -> float:
+        return sum(self.cost.seconds.values())
+
+    @property
     def communication(self) -> Communication:
         return Communication(**self.sent)
 
