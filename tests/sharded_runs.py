@@ -226,3 +226,75 @@ def tensor_parallel(job: Job) -> tuple[int, int]:
             two_steps(model, optimizer, job, tokens, lambda: None)
         local = (getattr(parameter, "_local_tensor", parameter) for parameter in model.parameters())
         return sum(tensor.numel() for tensor in local), ledger.peak
+
+
+class StageRun:
+    """One stage of a pipeline, run by hand: what arrives is made, what leaves is kept until its gradient comes."""
+
+    def __init__(self, job: Job, model: Any, layers: range, tokens: Sequence[Tensor]) -> None:
+        self.job, self.model, self.layers = job, model, layers
+        self.ids, self.labels = tokens
+        self.first, self.last = layers.start == 0, layers.stop == job.layers
+        self.dtype = next(model.parameters()).dtype
+        self.under_way: list[tuple[Tensor, Tensor]] = []
+
+    def stream(self) -> Tensor:
+        shape = self.job.batch, self.job.sequence, SIZES["hidden_size"]
+        return torch.empty(shape, dtype=self.dtype, device="cpu")
+
+    def forward(self) -> None:
+        inner = self.model.model
+        arriving = inner.embed_tokens(self.ids) if self.first else self.stream().requires_grad_()
+        hidden = arriving
+        angles = self.angles(hidden)
+        for index in self.layers:
+            hidden = inner.layers[index](hidden, position_embeddings=angles, attention_mask=None)
+        if self.last:
+            logits = self.model.lm_head(inner.norm(hidden))
+            hidden = self.model.loss_function(logits=logits, labels=self.labels, vocab_size=self.job.vocab)
+        self.under_way.append((self.ids if self.first else arriving, hidden))
+
+    def angles(self, hidden: Tensor) -> Any:
+        positions = torch.arange(self.job.sequence, device="cpu").unsqueeze(0)
+        return self.model.model.rotary_emb(hidden, positions)
+
+    def backward(self) -> None:
+        _, leaving = self.under_way[0]
+        gradient = None if self.last else self.stream()
+        torch.autograd.backward([leaving], None if gradient is None else [gradient])
+        del leaving, gradient
+        self.under_way.pop(0)
+
+
+def one_f_one_b(run: StageRun, stages_after: int, microbatches: int) -> None:
+    """Narayanan et al. 2021: forwards until the first gradient can come, then one backward for each forward."""
+    ahead = min(stages_after, microbatches)
+    for _ in range(ahead):
+        run.forward()
+    for _ in range(microbatches - ahead):
+        run.forward()
+        run.backward()
+    for _ in range(ahead):
+        run.backward()
+
+
+def peak_of_a_stage(job: Job, layers: range, stages_after: int, microbatches: int) -> int:
+    with FakeTensorMode():
+        model = build(job)
+        inner = model.model
+        for index in range(job.layers):
+            if index not in layers:
+                inner.layers[index] = None
+        if layers.start:
+            inner.embed_tokens = None
+        if layers.stop < job.layers:
+            inner.norm = model.lm_head = None
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=job.foreach)
+        tokens = [torch.zeros(job.batch, job.sequence, dtype=torch.long, device="cpu") for _ in range(2)]
+        run = StageRun(job, model, layers, tokens)
+        with Ledger([*model.parameters(), *model.buffers(), *tokens]) as ledger:
+            for _ in range(2):
+                one_f_one_b(run, stages_after, microbatches)
+                optimizer.step()
+                optimizer.zero_grad()
+        return ledger.peak

@@ -302,10 +302,7 @@ Owners = Callable[[], Mapping[str, int]]
 def _peak(run: Run) -> tuple[int, Owners]:
     """The most bytes beyond what lives throughout, and whose they are then."""
     first = running(run.whole)
-    stage = run.bench.stage
-    others = (stage.under_way - 1) if stage is not None and run.bench.scenario.train else 0
-    kept = left(run.whole) if others else None
-    waiting = {} if kept is None else {path: others * nbytes for path, nbytes in kept.owners.items()}
+    waiting, later = _waiting(run)
     under_way = sum(waiting.values())
     moments: list[tuple[int, Owners]] = [(under_way + first.peak, lambda: _sum(waiting, first.by_owner()))]
     around = run.whole.around
@@ -313,13 +310,23 @@ def _peak(run: Run) -> tuple[int, Owners]:
     ending = sum(gradients.values())
     if run.again is not None:
         second = running(run.again)
-        together = _sum(gradients, waiting)
-        moments.append((ending + under_way + second.peak, lambda: _sum(together, second.by_owner())))
+        together = _sum(gradients, later)
+        moments.append((sum(together.values()) + second.peak, lambda: _sum(together, second.by_owner())))
     if run.update is not None:
         update = {OPTIMIZER: run.update.peak}
         moments.append((ending + run.update.peak, lambda: _sum(gradients, update)))
     most, owners = max(moments, key=lambda moment: moment[0])
     return most, owners if around is None else lambda: around.owned(owners())
+
+
+def _waiting(run: Run) -> tuple[dict[str, int], dict[str, int]]:
+    """What other microbatches hold while one runs, by whose it is: before there are gradients, and after."""
+    stage = run.bench.stage
+    if stage is None or not run.bench.scenario.train or stage.under_way == 1:
+        return {}, {}
+    kept = left(run.whole).owners
+    first, later = ({path: n * nbytes for path, nbytes in kept.items()} for n in (stage.under_way - 1, stage.later - 1))
+    return first, later
 
 
 def _resident(run: Run) -> dict[str, int]:

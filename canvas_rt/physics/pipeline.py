@@ -40,6 +40,9 @@ class Stage:
     under_way: int
     """Microbatches whose activations it holds at most."""
 
+    later: int
+    """The same once a gradient is there: fewer where no further forward follows the first backward."""
+
     before: frozenset[str]
     """Paths of nodes that run before the layers, and learn."""
 
@@ -108,7 +111,8 @@ def stages(document: Document, count: int, microbatches: int) -> tuple[Stage, ..
     for index in range(count):
         layers = depth // count + (index < depth % count)
         under_way = min(count - index, microbatches)
-        found.append(Stage(index, count, visit.path, start, layers, under_way, before, after | {LOSS}))
+        later = under_way if microbatches > under_way else under_way - 1
+        found.append(Stage(index, count, visit.path, start, layers, under_way, later, before, after | {LOSS}))
         start += layers
     return tuple(found)
 
@@ -160,10 +164,14 @@ def cut(root: Trace, stage: Stage, setup: Setup) -> Trace:
         passing = [event for event in passing if event[1] not in gone]
         if backward.gap:
             passing = [(-carried, gap.result), *passing]
+    before = forward.before
+    if not stage.first and backward.gap:  # what arrived is kept for its gradient
+        before = [event for event in before if event != (-carried, gap.given)]
+        passing = [*passing, (-carried, gap.given)]
     if not stage.first:
         made = {number for nbytes, number in backward.after if nbytes > 0}
         passing = [event for event in passing if event[1] not in made]
-    events = (*forward.before, *forward.gap, *after), (*gradient, *backward.gap, *passing)
+    events = (*before, *forward.gap, *after), (*gradient, *backward.gap, *passing)
     allocated = {number for side in events for nbytes, number in side if nbytes > 0}
     return replace(
         root,

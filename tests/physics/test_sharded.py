@@ -1,5 +1,6 @@
 """What a card holds under FSDP2 is what PyTorch's own `fully_shard` holds, to the byte."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
 from canvas_rt.ops.parameters import count_parameters
-from canvas_rt.physics import measure
-from canvas_rt.physics.measuring import peak_allocated
+from canvas_rt.physics import measure, parallel
+from canvas_rt.physics.hardware import load_hardware
+from canvas_rt.physics.measuring import Run, _costs, _memory, begin, peak_allocated, prepare
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.tensor_parallel import local
-from tests.sharded_runs import SIZES, Job, peak_of_a_rank, tensor_parallel
+from tests.sharded_runs import SIZES, Job, peak_of_a_rank, peak_of_a_stage, tensor_parallel
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
 LLAMA = load(ZOO / "llama" / "document.canvas.json")
@@ -187,3 +189,48 @@ def test_what_cannot_be_shared_is_refused_with_a_way_out(settings: dict[str, Any
     with pytest.raises(CanvasError, match=message) as error:
         measure(document(Job()), **settings)
     assert error.value.hint
+
+
+# -- pipelines
+
+
+def stage_peaks(job: Job, stages: int, microbatches: int) -> tuple[list[range], list[int]]:
+    """For each stage its layers, and the most bytes that it is predicted to hold."""
+    scenario = Scenario(
+        batch=job.batch,
+        sequence=job.sequence,
+        dtype=job.dtype,
+        implementation="foreach",
+        pipeline=stages,
+        microbatches=microbatches,
+    )
+    bench = prepare(document(job), scenario, load_hardware("a100-80gb"), device="cpu")
+    layers, peaks = [], []
+    for stage, share in parallel.staged(bench.original, scenario):
+        run = begin(replace(bench, document=share, stage=stage))
+        layers.append(range(stage.start, stage.start + stage.layers))
+        peaks.append(memory_of(run))
+    return layers, peaks
+
+
+def memory_of(run: Run) -> int:
+    memory, _ = _memory(run, _costs(run))
+    return memory.peak_allocated
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(("stages", "microbatches"), [(2, 4), (3, 8), (4, 2)])
+def test_each_stage_of_a_pipeline_holds_what_one_that_is_run_by_hand_holds(
+    stages: int, microbatches: int, dtype: str
+) -> None:
+    job = Job(layers=7, dtype=dtype, vocab=300, sequence=40, attention="sdpa")
+    layers, peaks = stage_peaks(job, stages, microbatches)
+    real = [peak_of_a_stage(job, own, stages - index - 1, microbatches) for index, own in enumerate(layers)]
+    assert peaks == real
+
+
+def test_a_pipeline_waits_while_it_fills_and_drains() -> None:
+    even = document(Job(layers=8, vocab=16))
+    few, many = (measure(even, pipeline=4, microbatches=count, sequence=512).time for count in (4, 64))
+    assert few.communication_s / few.total_s > 3 / 7 * 0.8
+    assert many.communication_s / many.total_s < few.communication_s / few.total_s / 3
