@@ -192,11 +192,11 @@ def begin(bench: Bench) -> Run:
     mine = held(bench.document, setup, bench.treatment)
     numbers = mine if bench.document is bench.original else held(bench.original, setup, bench.treatment)
     mine = mine if bench.stage is None else bench.stage.held(mine)
-    rows = shared_out(mine, scenario.data if scenario.train else 1)
+    rows = shared_out(mine, parallel.fsdp_ranks(scenario), parallel.expert_paths(bench.document), scenario.expert)
     update = None
     if scenario.train:
         update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
-    if scenario.data > 1:
+    if parallel.fsdp_ranks(scenario) > 1:
         whole, again = sharded.models(bench.document, setup, bench.treatment, scenario, rows)
     else:
         whole, again = model(bench.document, setup, bench.treatment), None
@@ -212,7 +212,7 @@ def begin(bench: Bench) -> Run:
 
 def _run(bench: Bench) -> Report:
     scenario = bench.scenario
-    tokens = scenario.batch * bench.setup.new_tokens * scenario.data * parallel.batches(scenario)
+    tokens = scenario.batch * bench.setup.new_tokens * scenario.context * scenario.data * parallel.batches(scenario)
     if scenario.pipeline > 1:
         return _pipelined(bench, tokens)
     run = begin(bench)
@@ -377,7 +377,8 @@ def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 
 def _cache(bench: Bench) -> int:
     s = bench.scenario
-    return kv_cache_bytes(bench.document, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
+    own = bench.document if s.cards == 1 else parallel.caching(bench.original, s, bench.stage)
+    return kv_cache_bytes(own, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
 
 
 def _plan(run: Run) -> Plan:

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 
 from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.errors import CanvasError
-from canvas_rt.ir.document import Document
-from canvas_rt.ir.graph import parse_layers
-from canvas_rt.physics import sharded, tensor_parallel
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.graph import parse_layers, walk
+from canvas_rt.physics import expert_parallel, sharded, tensor_parallel
+from canvas_rt.physics.kv_cache import kv_cache_bytes
 from canvas_rt.physics.pipeline import Stage, sent, stages
 from canvas_rt.physics.roofline import Roof
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.setup import Setup
-from canvas_rt.physics.traffic import Traffic
+from canvas_rt.physics.trace import windows_of
+from canvas_rt.physics.traffic import Traffic, ring
 from canvas_rt.physics.whole import Model
 
 
@@ -19,9 +21,45 @@ def share(document: Document, scenario: Scenario) -> Document:
     """What the first of the cards runs. Raises `CanvasError` for what cannot be shared so."""
     for flaw in problems(scenario):
         raise CanvasError(flaw.message, path=flaw.path, hint=flaw.hint)
+    if scenario.context > 1:
+        _require_parts(document, scenario)
     if scenario.pipeline > 1:
         return staged(document, scenario)[0][1]
+    return _local(document, scenario)
+
+
+def _local(document: Document, scenario: Scenario) -> Document:
+    if scenario.expert > 1:
+        document = expert_parallel.local(document, scenario.expert)
     return document if scenario.tensor == 1 else tensor_parallel.local(document, scenario.tensor)
+
+
+def caching(document: Document, scenario: Scenario, stage: Stage | None) -> Document:
+    """What keeps keys and values on one card: as `share`, but with all experts, so that it can be checked."""
+    own = document if stage is None else stage.document(document)
+    return _local(own, scenario.but(expert=1))
+
+
+def _require_parts(document: Document, scenario: Scenario) -> None:
+    """Refuse sequences that cannot be cut, and attention that does not see all of them."""
+    sequence, ranks = scenario.sequence, scenario.context
+    if sequence % ranks:
+        message = f"{sequence} tokens do not divide over {ranks} context parallel ranks"
+        raise CanvasError(message, path="context", hint=f"Try sequence {sequence // ranks * ranks or ranks}.")
+    windows = windows_of(document)
+    if windows:
+        message = f"attention with a window ({min(windows)} tokens) over a cut sequence is not predicted"
+        raise CanvasError(message, path="context", hint="Leave context 1.")
+
+
+def fsdp_ranks(scenario: Scenario) -> int:
+    """Cards that share each weight: context parallel ranks join those with batches of their own, as in torchtitan."""
+    return scenario.data * scenario.context if scenario.train else 1
+
+
+def expert_paths(document: Document) -> frozenset[str]:
+    """Paths of experts."""
+    return frozenset(v.path for v in walk(document) if isinstance(v.item, Node) and v.item.op == "experts")
 
 
 def staged(document: Document, scenario: Scenario) -> list[tuple[Stage, Document]]:
@@ -29,7 +67,7 @@ def staged(document: Document, scenario: Scenario) -> list[tuple[Stage, Document
     found = []
     for stage in stages(document, scenario.pipeline, scenario.stages):
         own = stage.document(document)
-        found.append((stage, own if scenario.tensor == 1 else tensor_parallel.local(own, scenario.tensor)))
+        found.append((stage, _local(own, scenario)))
     return found
 
 
@@ -50,28 +88,55 @@ def travelling(
         nbytes = sent(whole.root.gaps[0], setup, stage)
         total.send("point_to_point", nbytes)
         total.wait(nbytes / limit.card.link_bandwidth)
-    if scenario.data > 1 and scenario.train:
+    if fsdp_ranks(scenario) > 1:
         total.add(sharded.travelling(whole, limit))
+    if scenario.expert > 1:
+        total.add(expert_parallel.travelling(document, setup, limit, scenario.expert))
+    if scenario.context > 1:
+        total.add(_gathering(document, scenario, setup, limit))
     if scenario.tensor > 1:
         total.add(tensor_parallel.travelling(document, setup, limit, scenario.tensor, absent))
     return total
 
 
+def _gathering(document: Document, scenario: Scenario, setup: Setup, limit: Roof) -> Traffic:
+    """Keys and values of the whole sequence, gathered in each layer; their gradients go back to where they belong."""
+    dtype = "bf16" if setup.product_dtype.itemsize == 2 else "fp32"
+    nbytes = kv_cache_bytes(document, batch=setup.batch, sequence=scenario.sequence, dtype=dtype) // scenario.tensor
+    traffic = Traffic()
+    part = ring("all_gather", nbytes, scenario.context)
+    traffic.send("all_gather", part * (2 if setup.recompute == ("full",) else 1))
+    traffic.send("reduce_scatter", part)
+    traffic.wait(traffic.cost.sent / limit.card.link_bandwidth)
+    return traffic
+
+
 def problems(scenario: Scenario) -> Iterator[Diagnostic]:
     """Ways to share a model that cannot be."""
-    if scenario.data > 1:
+    if scenario.context > 1:
+        yield from _context(scenario)
+    if scenario.expert > 1 and scenario.data % scenario.expert:
+        message = f"{scenario.expert} expert ranks do not divide the {scenario.data} data ranks that they lie within"
+        yield _error("expert", message, f"Try data {scenario.expert}, or a multiple of it.")
+    if scenario.data * scenario.context > 1:
         yield from _fsdp(scenario)
     if scenario.pipeline > 1:
         yield from _pipeline(scenario)
-    for name in ("context", "expert"):
-        if getattr(scenario, name) > 1:
-            yield _error(name, f"{name} parallelism is not predicted", f"Leave {name} 1: data and tensor are.")
+
+
+def _context(scenario: Scenario) -> Iterator[Diagnostic]:
+    if not scenario.train:
+        message = f"context parallelism is predicted in training, not in {scenario.mode}"
+        yield _error("context", message, "Leave context 1, or share heads and weights by tensor.")
+    if scenario.dtype == "fp32" or scenario.attention not in ("auto", "flash"):
+        message = "parts of a sequence are attended to by flash attention, which takes 16 bits"
+        yield _error("context", message, "Try dtype bf16 and attention auto, or leave context 1.")
 
 
 def _pipeline(scenario: Scenario) -> Iterator[Diagnostic]:
     if scenario.mode == "chat":
         yield _error("pipeline", "a chat runs on one stage", "Measure prefill and decode by themselves, or use tensor.")
-    if scenario.data > 1:
+    if scenario.data * scenario.context > 1:
         message = "how FSDP2's gathering and a pipeline's microbatches interleave is not predicted"
         yield _error(
             "data", message, "Leave data 1 beside a pipeline: its copies each hold the same. Or leave pipeline 1."
@@ -93,6 +158,8 @@ _NO_DTENSOR = {
 
 
 def _fsdp(scenario: Scenario) -> Iterator[Diagnostic]:
+    if not scenario.train and scenario.expert > 1:
+        return  # each rank serves its own batch, and all share the experts
     if not scenario.train:
         message = f"{scenario.data} data ranks would each serve by themselves: FSDP2 shares weights in training"
         yield _error("data", message, "Leave data 1, or share the weights by tensor.")

@@ -49,6 +49,12 @@ class Share:
     """What it is computed with, once it is whole."""
 
     trained: bool
+    ranks: int
+    """Cards that hold it together."""
+
+    @property
+    def whole_bytes(self) -> int:
+        return self.ranks * self.numbers * self.gathered.itemsize
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +63,6 @@ class Group:
 
     path: str
     shares: tuple[Share, ...]
-    ranks: int
     granule: int
     reduced: torch.dtype | None
     """In what gradients are summed; None for what they are computed in."""
@@ -68,7 +73,7 @@ class Group:
     @property
     def gather_bytes(self) -> int:
         """Bytes of the whole tensors together."""
-        return self.ranks * sum(share.numbers * share.gathered.itemsize for share in self.shares)
+        return sum(share.whole_bytes for share in self.shares)
 
     @cached_property
     def gather(self) -> Chunk:
@@ -93,7 +98,7 @@ class Group:
         return chunk_of(self._whole(-1))
 
     def _whole(self, sign: int) -> list[Event]:
-        sizes = [self._size(self.ranks * share.numbers * share.gathered.itemsize) for share in self.shares]
+        sizes = [self._size(share.whole_bytes) for share in self.shares]
         return [(sign * size, number) for number, size in enumerate(sizes)]
 
     @cached_property
@@ -139,7 +144,9 @@ class Reduce:
     input_gone: Chunk
     output_gone: Chunk
     nbytes: int
-    """Of the buffer that is sent."""
+    """Of the buffer that gradients are sent from."""
+
+    sent: int
 
     makers: Score
 
@@ -153,7 +160,8 @@ def _reduce(group: Group, trace: Trace) -> Reduce | None:
     freed: list[Event] = [(-sizes.get(left[share.key], 0), left[share.key]) for share in shares]
     item = (group.reduced or shares[0].gathered).itemsize
     output = sum(share.numbers for share in shares) * item
-    into, out = rounded(output * group.ranks, group.granule), rounded(output, group.granule)
+    whole = sum(share.ranks * share.numbers for share in shares) * item
+    into, out = rounded(whole, group.granule), rounded(output, group.granule)
     return Reduce(
         input=chunk_of([(into, 0)]),
         freed=chunk_of(freed[:-1]) if len(freed) > 1 else None,
@@ -161,7 +169,8 @@ def _reduce(group: Group, trace: Trace) -> Reduce | None:
         last=chunk_of(freed[-1:]),
         input_gone=chunk_of([(-into, 0)]),
         output_gone=chunk_of([(-out, 1)]),
-        nbytes=output * group.ranks,
+        nbytes=whole,
+        sent=sum(ring("reduce_scatter", share.ranks * share.numbers * item, share.ranks) for share in shares),
         makers=_makers((COMMUNICATION, f"{GRADIENTS}{group.path}")),
     )
 
@@ -195,7 +204,6 @@ class Sharding:
     """How FSDP2 shares a model's weights. Frozen."""
 
     rows: tuple[Held, ...]
-    ranks: int
     reshard: bool
     granule: int
     mixed: bool
@@ -213,12 +221,13 @@ class Sharding:
         if path not in self._groups:
             shares = tuple(self._share(row, local) for row, local in _within(self.rows, path))
             reduced = torch.float32 if self.mixed else None
-            self._groups[path] = Group(path, shares, self.ranks, self.granule, reduced)
+            self._groups[path] = Group(path, shares, self.granule, reduced)
         return self._groups[path]
 
     def _share(self, row: Held, local: str) -> Share:
         gathered = torch.bfloat16 if self.mixed else row.dtype
-        return Share(row.row.path, f"{local}.{row.row.name}", prod(row.local), row.dtype, gathered, row.trained)
+        key, numbers = f"{local}.{row.row.name}", prod(row.local)
+        return Share(row.row.path, key, numbers, row.dtype, gathered, row.trained, row.ranks)
 
     def hooks(self, tiling: Tiling, sink: Sink) -> "Fsdp":
         return Fsdp(self, tiling, sink)
@@ -240,7 +249,7 @@ def models(
     document: Document, setup: Setup, treatment: Treatment, scenario: Scenario, rows: tuple[Held, ...]
 ) -> tuple[Model, Model | None]:
     """What one card runs: a first batch, and a further one of the same step where gradients accumulate."""
-    sharding = Sharding(rows, scenario.data, scenario.reshard, setup.granule, scenario.dtype == "mixed")
+    sharding = Sharding(rows, scenario.reshard, setup.granule, scenario.dtype == "mixed")
     whole = replace(model(document, traced(setup), treatment), around=sharding)
     again = replace(whole, around=sharding.again()) if scenario.accumulation > 1 else None
     return whole, again
@@ -461,10 +470,10 @@ def _of_part(sharding: Sharding, path: str, trace: Trace, limit: Roof) -> Traffi
     group, traffic, link = sharding.group(path), Traffic(), limit.card.link_bandwidth
     if not group.shares:
         return traffic
-    gather = ring("all_gather", group.gather_bytes, sharding.ranks)
+    gather = sum(ring("all_gather", share.whole_bytes, share.ranks) for share in group.shares)
     again = bool(path) and sharding.reshard and bool(trace.backward)
     reduce = group.reduce(trace)
-    scatter = 0 if reduce is None else ring("reduce_scatter", reduce.nbytes, sharding.ranks)
+    scatter = 0 if reduce is None else reduce.sent
     traffic.send("all_gather", gather * (2 if again else 1))
     traffic.send("reduce_scatter", scatter)
     traffic.copy(group.gather_bytes * (2 if again else 1) + (0 if reduce is None else reduce.nbytes), limit)

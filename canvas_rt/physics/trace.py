@@ -164,6 +164,31 @@ def _keep_products(ctx: Any, func: Any, *args: Any, **kwargs: Any) -> Checkpoint
     return CheckpointPolicy.MUST_SAVE if func in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
+class _Exchange(Function):
+    """Rows go to other cards, and as many come: experts are chosen evenly."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return torch.empty_like(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.empty_like(gradient)
+
+
+class _Gathered(Function):
+    """Keys or values of all parts of a sequence [batch, heads, seq, width], of which this card makes one."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, ranks: int) -> Tensor:
+        ctx.tokens = part.shape[2]
+        return part.new_empty(*part.shape[:2], part.shape[2] * ranks, part.shape[3])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.new_empty(*gradient.shape[:2], ctx.tokens, gradient.shape[3]), None
+
+
 class Tracer(Interpreter):
     """Interprets on meta under a tape; does not run the layers of stacks."""
 
@@ -186,6 +211,7 @@ class Tracer(Interpreter):
         """Whether anything in the stack at a path is trained."""
         self.autocast = Autocast() if setup.dtype == "mixed" else None
         self.context.mask = self.mask
+        self.context.exchange = _Exchange.apply if setup.expert_ranks > 1 else None
         self.weights: dict[str, Tensor] = {}
         self.masks: dict[tuple[int, int, int | None], Tensor] = {}
         """Those that the model made before its first layer."""
@@ -342,7 +368,10 @@ class Tracer(Interpreter):
         keys = self._past(window) + inputs["k"].shape[2]
         self.context.backend = self.setup.backend(inputs["q"], inputs["k"], keys, window)
         if self.autocast is not None and self.context.backend != "eager":
-            return {port: self.autocast.narrow(inputs[port]) for port in inputs}
+            inputs = {port: self.autocast.narrow(inputs[port]) for port in inputs}
+        if self.setup.context_ranks > 1:
+            parts = {port: _Gathered.apply(inputs[port], self.setup.context_ranks) for port in ("k", "v")}  # type: ignore[no-untyped-call]
+            return {"q": inputs["q"], **parts}
         return inputs
 
     # -- masks

@@ -147,9 +147,12 @@ def chunk_shape(shape: Shape, ranks: int) -> Shape:
     return (-(-shape[0] // ranks), *shape[1:]) if ranks > 1 else shape
 
 
-def shared_out(rows: Sequence[Held], ranks: int) -> tuple[Held, ...]:
-    """The tensors as so many cards hold them together: `FSDPParam` cuts each between its rows, and pads."""
+def shared_out(rows: Sequence[Held], ranks: int, experts: frozenset[str], expert_ranks: int) -> tuple[Held, ...]:
+    """The tensors as so many cards hold them together: `FSDPParam` cuts each between its rows, and pads.
+
+    Those of `experts`, by path, are shared by fewer: each of `expert_ranks` has experts of its own.
+    """
     if ranks == 1:
         return tuple(rows)
-    found = (replace(row, ranks=ranks) for row in rows)
+    found = (replace(row, ranks=ranks // expert_ranks if row.row.path in experts else ranks) for row in rows)
     return tuple(replace(row, sizes=(prod(row.local) * row.dtype.itemsize,)) for row in found)

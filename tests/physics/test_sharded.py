@@ -1,12 +1,16 @@
 """What a card holds under FSDP2 is what PyTorch's own `fully_shard` holds, to the byte."""
 
+import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from edit_kinds import mixture
 
+from canvas_rt import open_zoo
+from canvas_rt.edits import apply
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
@@ -14,8 +18,11 @@ from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import measure, parallel
 from canvas_rt.physics.hardware import load_hardware
 from canvas_rt.physics.measuring import Run, _costs, _memory, begin, peak_allocated, prepare
+from canvas_rt.physics.pipeline import left
 from canvas_rt.physics.scenario import Scenario
+from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tensor_parallel import local
+from canvas_rt.physics.whole import model
 from tests.sharded_runs import SIZES, Job, peak_of_a_rank, peak_of_a_stage, tensor_parallel
 
 ZOO = Path(__file__).parents[2] / "model_zoo"
@@ -234,3 +241,85 @@ def test_a_pipeline_waits_while_it_fills_and_drains() -> None:
     few, many = (measure(even, pipeline=4, microbatches=count, sequence=512).time for count in (4, 64))
     assert few.communication_s / few.total_s > 3 / 7 * 0.8
     assert many.communication_s / many.total_s < few.communication_s / few.total_s / 3
+
+
+# -- experts and contexts
+
+
+@pytest.fixture
+def mixed_experts(small_llama: Document) -> Document:
+    return apply(small_llama, *mixture())
+
+
+def test_an_expert_parallel_rank_serves_with_its_own_experts(mixed_experts: Document) -> None:
+    alone, shared = (measure(mixed_experts, mode="decode", sequence=32, data=n, expert=n) for n in (1, 4))
+    experts = sum(node.weights for path, node in alone.by_node.items() if path.endswith("experts"))
+    assert shared.memory.weights == alone.memory.weights - experts * 3 // 4
+    assert shared.memory.kv_cache == alone.memory.kv_cache
+    assert shared.parameters == alone.parameters
+
+
+def test_rows_travel_to_their_experts_and_back(mixed_experts: Document) -> None:
+    report = measure(mixed_experts, data=4, expert=2, batch=2, sequence=32)
+    environment = mixed_experts.environment
+    rows = 2 * 32 * environment["num_experts_per_tok"] * environment["num_hidden_layers"]
+    assert report.communication.all_to_all == 4 * rows * environment["hidden_size"] * 2 // 2
+    assert sum(node.memory for node in report.by_node.values()) == report.memory.peak_allocated
+
+
+def test_experts_that_do_not_divide_are_named(mixed_experts: Document) -> None:
+    with pytest.raises(CanvasError, match=r"mlp.experts: num_experts \(8\) do not divide over 3 .*\nTry expert 1 or 2"):
+        measure(mixed_experts, data=3, expert=3)
+
+
+def test_a_context_parallel_rank_holds_its_part_of_the_tokens_and_all_keys() -> None:
+    """Beside FSDP over the same ranks, it is a run of its part alone, with keys and values gathered in each layer."""
+    whole = document(Job(layers=3, vocab=16))
+    part = model(whole, Setup("train", 1, 512, "bf16", attention="flash"))
+    gathered = model(whole, Setup("train", 1, 512, "bf16", attention="flash", context_ranks=4))
+    keys = 2 * 2 * 2048 * 8 * 2  # keys and values, 2 heads, 2048 tokens, 8 wide, 2 bytes
+    more = left(gathered).total - left(part).total
+    own = keys // 4
+    assert more == 3 * (keys - own)
+    report = measure(whole, context=4, sequence=2048)
+    assert report.communication.all_gather - measure(whole, data=4, sequence=2048).communication.all_gather == (
+        3 * keys * 3 // 4
+    )
+    assert sum(node.memory for node in report.by_node.values()) == report.memory.peak_allocated
+
+
+REFUSED_TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
+    "more stages than layers": ({"pipeline": 5}, r"pipeline: 5 stages need a layer each, and model.layers has 4"),
+    "a pipeline of FSDP": ({"pipeline": 2, "data": 2}, "data: how FSDP2's gathering"),
+    "a chat in stages": ({"pipeline": 2, "mode": "chat"}, "pipeline: a chat runs on one stage"),
+    "batches of microbatches": ({"pipeline": 2, "accumulation": 2}, "accumulation: a pipeline accumulates"),
+    "no experts": ({"data": 2, "expert": 2}, "expert: this model has no experts to share"),
+    "experts beyond data": ({"expert": 2}, "expert: 2 expert ranks do not divide the 1 data ranks"),
+    "an odd sequence": ({"context": 3, "sequence": 64}, "context: 64 tokens do not divide over 3"),
+    "contexts that serve": ({"context": 2, "mode": "decode"}, "context: context parallelism is predicted in training"),
+    "contexts in fp32": ({"context": 2, "dtype": "fp32"}, "context: parts of a sequence"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED_TOGETHER.values(), ids=REFUSED_TOGETHER.keys())
+def test_what_makes_no_sense_together_is_refused_with_a_way_out(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CanvasError, match=message) as error:
+        measure(document(Job()), **settings)
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode", "chat"])
+def test_a_chat_and_its_parts_run_in_tensor_parallel(mode: str) -> None:
+    report = measure(document(Job()), mode=mode, tensor=2, sequence=32, generate=4)
+    assert report.memory.kv_cache * 2 == measure(document(Job()), mode=mode, sequence=32, generate=4).memory.kv_cache
+    assert report.communication.all_reduce > 0
+    assert sum(node.time_s for node in report.by_node.values()) == pytest.approx(report.time.total_s)
+
+
+def test_405b_on_512_cards_is_reported_within_a_second() -> None:
+    whole = open_zoo("llama-3.1-405b")
+    measure(whole, data=512, sequence=8192, dtype="mixed", recompute="full")
+    start = time.process_time()
+    report = measure(whole, data=512, sequence=8192, dtype="mixed", recompute="full")
+    assert time.process_time() - start < 1
+    assert report.memory.weights == pytest.approx(4 * count_parameters(whole).total / 512, rel=0.001)
