@@ -16,7 +16,7 @@ from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
 from canvas_rt.physics.optimizers import OPTIMIZER, Step, step
-from canvas_rt.physics.pipeline import Stage, left, wall
+from canvas_rt.physics.pipeline import Stage, left, left_sizes, wall
 from canvas_rt.physics.regimes import Treatment, require_known, treatment_of
 from canvas_rt.physics.report import Allocation, Budget, Flops, Memory, NodeCost, ParameterCount, Report, Time
 from canvas_rt.physics.reserving import Plan, followed, overhead
@@ -385,7 +385,10 @@ def _plan(run: Run) -> Plan:
     bench = run.bench
     fixed = (*inputs(bench.document, bench.setup).values(), *workspaces(bench).values())
     kept = tuple(rounded(n, bench.setup.granule) for sizes in buffers(bench.document).values() for n in sizes)
-    return Plan(bench.scenario, run.whole, run.again, run.rows, run.update, (*kept, *fixed))
+    waiting: tuple[int, ...] = ()
+    if bench.stage is not None and bench.scenario.train and bench.thorough:
+        waiting = left_sizes(run.whole) * (bench.stage.under_way - 1)
+    return Plan(bench.scenario, run.whole, run.again, run.rows, run.update, (*kept, *fixed, *waiting))
 
 
 def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:

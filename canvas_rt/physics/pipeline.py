@@ -16,7 +16,7 @@ from canvas_rt.ir.graph import Visit, parse_layers, running_order, walk
 from canvas_rt.ops.parameters import parameter_table
 from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tape import Event, rounded
-from canvas_rt.physics.tiling import Part, Running, Sink, Tiling
+from canvas_rt.physics.tiling import Listed, Part, Running, Sink, Tiling
 from canvas_rt.physics.trace import GAP, LOSS, Gap, Trace
 from canvas_rt.physics.weights import Held
 from canvas_rt.physics.whole import Model
@@ -228,6 +228,31 @@ def left(whole: Model) -> Left:
     return found[0]
 
 
+@dataclass(slots=True)
+class _Place:
+    """Notes how many events a forward has."""
+
+    sink: Listed
+    events: int = 0
+
+    def before(self, part: Part, *, forward: bool) -> None: ...
+
+    def after(self, part: Part, *, forward: bool) -> None:
+        if forward and not part.path:
+            self.events = len(self.sink.events)
+
+
+def left_sizes(whole: Model) -> tuple[int, ...]:
+    """Bytes of each storage that a forward of a stage leaves."""
+    listed = Listed()
+    place = _Place(listed)
+    Tiling(whole.root, whole.layering).play(listed, lambda tiling, sink: place)
+    alive: dict[int, int] = {}
+    for nbytes, number in listed.events[: place.events]:
+        alive[number] = alive.get(number, 0) + nbytes
+    return tuple(nbytes for nbytes in alive.values() if nbytes)
+
+
 def sent(gap: Gap, setup: Setup, stage: Stage) -> int:
     """Bytes that a stage sends for one microbatch: what its layers give, and a gradient back."""
     nbytes = prod(gap.carry.shape) * gap.carry.dtype.itemsize
@@ -239,4 +264,4 @@ def wall(own: list[float], microbatches: int, *, train: bool) -> float:
     return (microbatches + len(own) - 1) * max(own) if train else sum(own)
 
 
-__all__ = ["Stage", "cut", "left", "sent", "stages", "wall"]
+__all__ = ["Stage", "cut", "left", "left_sizes", "sent", "stages", "wall"]

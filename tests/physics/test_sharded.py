@@ -236,6 +236,11 @@ def test_each_stage_of_a_pipeline_holds_what_one_that_is_run_by_hand_holds(
     assert peaks == real
 
 
+def test_the_allocator_is_followed_with_all_microbatches_that_are_under_way() -> None:
+    memory = measure(document(Job(layers=8)), pipeline=2, sequence=512, thorough=True).memory
+    assert memory.peak_allocated <= memory.peak_reserved < 1.5 * memory.peak_allocated
+
+
 def test_a_pipeline_waits_while_it_fills_and_drains() -> None:
     even = document(Job(layers=8, vocab=16))
     few, many = (measure(even, pipeline=4, microbatches=count, sequence=512).time for count in (4, 64))
