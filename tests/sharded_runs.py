@@ -49,6 +49,8 @@ class Job:
     recompute: bool = False
     frozen: tuple[str, ...] = ()
     """Parts of the paths of what is not trained."""
+    lora: int = 0
+    """Rank of adapters in fp32 beside the layers' linears; all else is frozen then."""
     sizes: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -132,6 +134,34 @@ class Ledger(TorchDispatchMode):
         super().__exit__(*args)
 
 
+class Adapted(torch.nn.Module):
+    """A linear with an adapter, as PEFT runs it."""
+
+    def __init__(self, linear: torch.nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.weight = linear.weight
+        rows, columns = linear.weight.shape
+        self.down = torch.nn.Parameter(torch.zeros(rank, columns, device="cpu"))
+        self.up = torch.nn.Parameter(torch.zeros(rows, rank, device="cpu"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = torch.nn.functional.linear(x, self.weight)
+        dtype = result.dtype
+        wide = x.to(self.down.dtype)
+        linear = torch.nn.functional.linear
+        result = result + linear(linear(wide, self.down), self.up) * 2.0
+        return result.to(dtype)
+
+
+def adapt(model: Any, rank: int) -> None:
+    model.requires_grad_(False)
+    for layer in model.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, linear in list(part.named_children()):
+                if isinstance(linear, torch.nn.Linear):
+                    setattr(part, name, Adapted(linear, rank))
+
+
 def build(job: Job) -> Any:
     """transformers' Llama, its parts in the order in which a document has them: `fully_shard` frees gradients by it."""
     config = LlamaConfig(
@@ -154,6 +184,8 @@ def build(job: Job) -> Any:
             parts[name] = parts.pop(name)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(f".{part}." in f".{name}" for part in job.frozen))
+    if job.lora:
+        adapt(model, job.lora)
     if job.recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model
