@@ -38,6 +38,9 @@ from canvas_rt.physics.whole import (
 CONTEXT_BYTES = 512 * 2**20
 """CUDA's context with PyTorch's kernels takes 0.3 to 0.5 GiB: the upper end, so that what is said to fit fits."""
 
+NCCL_BYTES = 512 * 2**20
+"""NCCL's buffers take about 0.5 GiB for each communicator."""
+
 CUBLAS_BYTES = {"hopper": 32 * 2**20, "blackwell": 32 * 2**20}
 CUBLAS_BYTES_BEFORE = 8_519_680
 """cuBLAS' workspace, for each handle, which PyTorch takes from its own allocator (`getNewWorkspace` in
@@ -156,6 +159,7 @@ def on_card(document: Document, scenario: Scenario, card: Hardware) -> Iterator[
         other = next((name for name in ("fp16", "bf16") if name in card.peak_flops), "fp32")
         message = f"{card.name} has no units for {rate}: products run at the speed of fp32"
         yield Diagnostic("warning", "dtype", message, f"Try dtype {other}.")
+    yield from parallel.notes(document, scenario, card)
     positions = document.environment.get("max_position_embeddings")
     tokens = scenario.sequence + (scenario.generate if scenario.mode == "chat" else 0)
     if isinstance(positions, int) and tokens > positions > 0:
@@ -240,7 +244,9 @@ def _pipelined(bench: Bench, tokens: int) -> Report:
     message = f"memory, FLOPs and nodes are those of stage {stage.index + 1} of {stage.count}, which holds most"
     last = stage.start + stage.layers - 1
     note = Diagnostic("note", "pipeline", message, f"It has layers {stage.start} to {last} of {stage.stack}.")
-    return replace(report, allocator=allocation, diagnostics=(note,))
+    useful = [sum(cost.useful for cost in each.values()) for each in costs]
+    mfu = report.time.mfu * sum(useful) / (len(useful) * max(1, useful[fullest]))  # of all stages
+    return replace(report, allocator=allocation, diagnostics=(note,), time=replace(report.time, mfu=mfu))
 
 
 def seconds_of(costs: Mapping[str, Cost]) -> float:
@@ -290,7 +296,7 @@ def _memory(run: Run, costs: dict[str, Cost]) -> tuple[Memory, Allocation | None
         kv_cache=cache,
         peak_allocated=allocated,
         peak_reserved=reserved,
-        device_total=reserved + CONTEXT_BYTES,
+        device_total=reserved + outside(run.bench),
     )
     return memory, allocation
 
@@ -359,6 +365,11 @@ def workspaces(bench: Bench) -> dict[str, int]:
     return {CUBLAS: one * (2 if bench.setup.train else 1)}
 
 
+def outside(bench: Bench) -> int:
+    """Bytes that are taken from the card beside PyTorch's allocator."""
+    return CONTEXT_BYTES + parallel.communicators(bench.scenario) * NCCL_BYTES
+
+
 def _rounded_gradients(rows: tuple[Held, ...], setup: Setup) -> dict[str, int]:
     found: dict[str, int] = {}
     for row in rows:
@@ -398,7 +409,7 @@ def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
         return allocated, None
     if not bench.thorough:
         return allocated + overhead(_plan(run)), None
-    seen = followed(_plan(run), bench.card.memory_bytes - CONTEXT_BYTES)
+    seen = followed(_plan(run), bench.card.memory_bytes - outside(bench))
     return seen.peak_reserved, Allocation(seen.retries, seen.out_of_memory, seen.peak_allocated)
 
 
@@ -438,7 +449,7 @@ def _chat(bench: Bench) -> Report:
             for path in {*costs, *own}:
                 costs.setdefault(path, Cost()).memory = own[path].memory if path in own else 0
             allocation = later_allocation
-        memory = _fuller(memory, fuller)
+        memory = _fuller(memory, fuller, outside(bench))
     report = _report(begun, costs, memory, scenario.batch * scenario.generate)
     later = (report.time.total_s - first) / steps if steps else 0.0
     report = replace(report, allocator=allocation)
@@ -476,13 +487,13 @@ def _pieces(start: int, stop: int, windows: Iterable[int]) -> Iterator[tuple[int
         yield from pairwise(edges)
 
 
-def _fuller(a: Memory, b: Memory) -> Memory:
+def _fuller(a: Memory, b: Memory, beside: int) -> Memory:
     """Of two runs one after the other, what the fuller one takes; the cache is the second's."""
     most = a if a.peak_allocated >= b.peak_allocated else b
     beyond = most.activations + most.kv_cache - b.kv_cache
     reserved = max(a.peak_reserved, b.peak_reserved)
     return replace(
-        most, kv_cache=b.kv_cache, activations=beyond, peak_reserved=reserved, device_total=reserved + CONTEXT_BYTES
+        most, kv_cache=b.kv_cache, activations=beyond, peak_reserved=reserved, device_total=reserved + beside
     )
 
 

@@ -6,7 +6,9 @@ from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.graph import parse_layers, walk
+from canvas_rt.ops.parameters import parameter_table
 from canvas_rt.physics import expert_parallel, sharded, tensor_parallel
+from canvas_rt.physics.hardware import Hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
 from canvas_rt.physics.pipeline import Stage, sent, stages
 from canvas_rt.physics.roofline import Roof
@@ -109,6 +111,31 @@ def _gathering(document: Document, scenario: Scenario, setup: Setup, limit: Roof
     traffic.send("reduce_scatter", part)
     traffic.wait(traffic.cost.sent / limit.card.link_bandwidth)
     return traffic
+
+
+def communicators(scenario: Scenario) -> int:
+    """Groups of cards that a card talks to."""
+    groups = (fsdp_ranks(scenario), scenario.tensor, scenario.pipeline, scenario.expert)
+    return sum(ranks > 1 for ranks in groups)
+
+
+MACHINE = 8
+"""Cards that a machine has at most, as a rule."""
+
+
+def notes(document: Document, scenario: Scenario, card: Hardware) -> Iterator[Diagnostic]:
+    """What is worth knowing about a way to share, though it runs."""
+    if scenario.cards > MACHINE:
+        message = f"{scenario.cards} cards are taken to be linked as those of one machine are"
+        hint = f"Each sends {card.link_bandwidth / 1e9:g} GB/s here; a slower network makes communication_s longer."
+        yield Diagnostic("note", "hardware", message, hint)
+    ranks = fsdp_ranks(scenario) // scenario.expert
+    experts = {row.path: row.shape[0] for row in parameter_table(document) if len(row.shape) > 2}
+    for path, held in experts.items():
+        if held < ranks:  # FSDP2 cuts between rows, and pads what is left
+            message = f"{held} experts over {ranks} ranks of FSDP2 are padded to {ranks}"
+            hint = "Share them by expert parallelism too, or shard another dimension (shard_placement_fn)."
+            yield Diagnostic("warning", path, message, hint)
 
 
 def problems(scenario: Scenario) -> Iterator[Diagnostic]:

@@ -62,7 +62,7 @@ def grid() -> list[Job]:
     return [
         Job(*one, foreach=index % 2 == 0, **places[index % 5 % (3 if one[2] else 2)])
         for index, one in every
-        if (index + index // 6) % 3 == 0
+        if (index + index // 6) % 5 == 0
     ]
 
 
@@ -364,3 +364,11 @@ def test_405b_on_512_cards_is_reported_within_a_second() -> None:
     report = measure(whole, data=512, sequence=8192, dtype="mixed", recompute="full")
     assert time.process_time() - start < 1
     assert report.memory.weights == pytest.approx(4 * count_parameters(whole).total / 512, rel=0.001)
+
+
+def test_what_is_worth_knowing_about_many_cards_is_noted(mixed_experts: Document) -> None:
+    found = measure(mixed_experts, data=16, sequence=32)
+    notes = [(note.severity, note.path) for note in found.diagnostics]
+    assert ("note", "hardware") in notes
+    assert ("warning", "model.layers.0-3.mlp.experts") in notes
+    assert found.memory.device_total - found.memory.peak_reserved == 2**30  # the context, and one communicator
