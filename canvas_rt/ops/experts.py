@@ -44,11 +44,20 @@ def one_by_one(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, dow
     return out
 
 
-def grouped(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, act: Act) -> Tensor:
+def grouped(
+    x: Tensor,
+    indices: Tensor,
+    weights: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    act: Act,
+    exchange: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """All experts in two grouped products: what `grouped_mm_experts_forward` of transformers runs on a GPU.
 
     Its shapes follow from those of its inputs, so on meta it costs what it costs for any choice of experts. Names live
-    as long as they do there, so that memory is the same to the byte.
+    as long as they do there, so that memory is the same to the byte. Where experts are on several cards, `exchange` sends
+    rows to those of their experts, and back.
     """
     rows, weight = indices.reshape(-1), weights.reshape(-1)  # [tokens · top_k]
     expert, order = torch.sort(rows)
@@ -57,9 +66,13 @@ def grouped(x: Tensor, indices: Tensor, weights: Tensor, gate_up: Tensor, down: 
     counted = expert.float() if x.device.type == "cpu" else expert.int()  # histc counts no integers on the CPU
     lengths = torch.histc(counted, gate_up.shape[0], 0, gate_up.shape[0] - 1)
     ends = torch.cumsum(lengths, 0, dtype=torch.int32)
+    if exchange is not None:
+        states = exchange(states)
     states = _GroupedLinear.apply(states, gate_up, ends)  # type: ignore[no-untyped-call]
     states = _gated(states, act)
     states = _GroupedLinear.apply(states, down, ends)  # type: ignore[no-untyped-call]
+    if exchange is not None:
+        states = exchange(states)
     weighted = states * weight.unsqueeze(-1)
     back = torch.empty_like(order)
     back[order] = torch.arange(order.shape[0], device=order.device)

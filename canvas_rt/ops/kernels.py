@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -39,6 +40,9 @@ class Context:
 
     grouped: bool = False
     """Whether experts run all in grouped products, whatever the backend."""
+
+    exchange: "Callable[[Tensor], Tensor] | None" = None
+    """Sends rows to the cards that have their experts, and back, where experts are on several."""
 
     linear: "Callable[[Tensor, Tensor, Tensor | None], Tensor] | None" = None
     """How a linear multiplies, where it is not `F.linear`: in 8 bits, dequantised, with an adapter."""
@@ -277,7 +281,8 @@ def _experts(inputs: Values, attrs: Mapping[str, Any], parameters: Values, conte
     if context.backend == "shape":
         return (torch.empty_like(x),)
     # Where shapes must not depend on what is chosen, as on meta, experts run as a GPU's kernels do.
-    run = grouped if context.grouped or context.backend in ("flash", "efficient") else one_by_one
+    together = context.grouped or context.backend in ("flash", "efficient")
+    run = partial(grouped, exchange=context.exchange) if together else one_by_one
     tokens, indices, weights = (inputs[port].flatten(0, 1) for port in ("x", "indices", "weights"))
     act = ACTIVATION_KERNELS[ALIASES.get(attrs["fn"], attrs["fn"])]
     return (run(tokens, indices, weights, parameters["gate_up_proj"], parameters["down_proj"], act).view_as(x),)

@@ -7,8 +7,10 @@ from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.graph import reachable_blocks
+from canvas_rt.physics import parallel
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware
+from canvas_rt.physics.pipeline import Stage
 from canvas_rt.physics.regimes import Treatment, require_known, treatment_of
 from canvas_rt.physics.roofline import Roof
 from canvas_rt.physics.scenario import Scenario
@@ -27,6 +29,12 @@ class Bench:
     limit: Roof
     setup: Setup
     treatment: Treatment
+    original: Document
+    """The whole model, of which `document` is what one card runs."""
+
+    stage: Stage | None = None
+    """Of a pipeline, which part of the model `document` is."""
+
     thorough: bool = False
 
 
@@ -43,7 +51,9 @@ def prepare(
     require_known(document, treatment)
     _require_recomputed(document, scenario)
     first = scenario.but(mode="prefill") if scenario.mode == "chat" else scenario
-    bench = Bench(document, scenario, card, Roof(card, calibration), setup_of(first, card, device=device), treatment)
+    share = parallel.share(document, scenario)
+    setup = setup_of(first, card, device=device)
+    bench = Bench(share, scenario, card, Roof(card, calibration), setup, treatment, document)
     _require_loss(bench)
     return bench
 
@@ -86,6 +96,7 @@ def on_card(document: Document, scenario: Scenario, card: Hardware) -> Iterator[
         other = next((name for name in ("fp16", "bf16") if name in card.peak_flops), "fp32")
         message = f"{card.name} has no units for {rate}: products run at the speed of fp32"
         yield Diagnostic("warning", "dtype", message, f"Try dtype {other}.")
+    yield from parallel.notes(document, scenario, card)
     positions = document.environment.get("max_position_embeddings")
     tokens = scenario.sequence + (scenario.generate if scenario.mode == "chat" else 0)
     if isinstance(positions, int) and tokens > positions > 0:

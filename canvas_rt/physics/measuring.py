@@ -6,20 +6,24 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.ir.document import Document
 from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import parallel
 from canvas_rt.physics.bench import Bench, on_card, prepare
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.explain import Explainer
 from canvas_rt.physics.formulas import formulas
 from canvas_rt.physics.hardware import load_hardware
+from canvas_rt.physics.pipeline import wall
 from canvas_rt.physics.report import Budget, Flops, Memory, NodeCost, ParameterCount, Report, Time
 from canvas_rt.physics.roofline import Cost
-from canvas_rt.physics.run import CONTEXT_BYTES, Run, Taken, begin, run_costs, run_memory
+from canvas_rt.physics.run import Run, Taken, begin, outside, run_costs, run_memory
 from canvas_rt.physics.scenario import Scenario, require, scenario_of
 from canvas_rt.physics.setup import setup_of
 from canvas_rt.physics.shapes import check
 from canvas_rt.physics.trace import windows_of
+from canvas_rt.physics.traffic import COMMUNICATION
 from canvas_rt.physics.whole import model, node_costs
 
 
@@ -48,7 +52,7 @@ def measure(
     card = load_hardware(hardware, file=cards)
     bench = replace(prepare(document, chosen, card, calibration), thorough=thorough)
     report = _chat(bench) if chosen.mode == "chat" else _run(bench)
-    return replace(report, diagnostics=(*warnings, *on_card(document, chosen, card)))
+    return replace(report, diagnostics=(*warnings, *report.diagnostics, *on_card(document, chosen, card)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -57,18 +61,50 @@ def measure(
 
 
 def _run(bench: Bench) -> Report:
+    scenario = bench.scenario
+    tokens = scenario.batch * bench.setup.new_tokens * scenario.context * scenario.data * parallel.batches(scenario)
+    if scenario.pipeline > 1:
+        return _pipelined(bench, tokens)
     run = begin(bench)
     costs = run_costs(run)
     taken = run_memory(run, costs)
-    tokens = bench.scenario.batch * bench.setup.new_tokens
-    report = _report(run, costs, taken.memory, tokens * (bench.scenario.accumulation if bench.scenario.train else 1))
-    return replace(_explained(report, run, taken), allocator=taken.allocator)
+    return replace(_explained(_report(run, costs, taken.memory, tokens), run, taken), allocator=taken.allocator)
+
+
+def _pipelined(bench: Bench, tokens: int) -> Report:
+    """The stage that holds most, with the time that it waits for the others."""
+    scenario = bench.scenario
+    found = parallel.staged(bench.original, scenario)
+    runs = [begin(replace(bench, document=share, stage=stage)) for stage, share in found]
+    costs = [run_costs(run) for run in runs]
+    takes = [run_memory(run, cost) for run, cost in zip(runs, costs, strict=True)]
+    fullest = max(range(len(runs)), key=lambda index: takes[index].memory.peak_allocated)
+    run, own, taken = runs[fullest], costs[fullest], takes[fullest]
+    batches = parallel.batches(scenario)
+    once = [seconds_of(node_costs(run.whole, bench.limit)) + run.traffic.seconds / batches for run in runs]
+    ends = [seconds_of(cost) - batches * one for cost, one in zip(costs, once, strict=True)]
+    total = wall(once, batches, train=scenario.train) + max(ends)
+    own.setdefault(COMMUNICATION, Cost()).spend("communication", max(0.0, total - seconds_of(own)))
+    stage = found[fullest][0]
+    report = _report(run, {stage.named(path): cost for path, cost in own.items()}, taken.memory, tokens)
+    message = f"memory, FLOPs and nodes are those of stage {stage.index + 1} of {stage.count}, which holds most"
+    last = stage.start + stage.layers - 1
+    note = Diagnostic("note", "pipeline", message, f"It has layers {stage.start} to {last} of {stage.stack}.")
+    useful = [sum(cost.useful for cost in each.values()) for each in costs]
+    mfu = report.time.mfu * sum(useful) / (len(useful) * max(1, useful[fullest]))  # of all stages
+    time = replace(report.time, mfu=mfu)
+    return replace(report, allocator=taken.allocator, diagnostics=(note,), time=time)
+
+
+def seconds_of(costs: Mapping[str, Cost]) -> float:
+    """Of all nodes together."""
+    return sum(sum(cost.seconds.values()) for cost in costs.values())
 
 
 def _explained(report: Report, run: Run, taken: Taken) -> Report:
     """With formulas, where the report is a thorough one."""
     bench = run.bench
-    if not bench.thorough:
+    if not bench.thorough or bench.scenario.cards > 1:
         return report
     checked = check(bench.document, batch=bench.scenario.batch, sequence=bench.scenario.sequence)
     explainer = Explainer(bench.document, checked, bench.scenario.batch, bench.scenario.sequence)
@@ -80,7 +116,10 @@ def _explained(report: Report, run: Run, taken: Taken) -> Report:
 
 
 def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) -> Report:
-    bench, rows = run.bench, run.rows
+    bench, rows = run.bench, run.numbers
+    costs = dict(costs)
+    for row in rows:
+        costs.setdefault(row.row.path, Cost()).parameters += row.count * row.elements
     by_node = {path: _node(cost) for path, cost in costs.items()}
     flops = Flops(
         forward=sum(cost.forward for cost in costs.values()),
@@ -89,7 +128,7 @@ def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) ->
         executed=sum(cost.executed for cost in costs.values()),
     )
     total = sum(cost.parameters for cost in costs.values())
-    active = count_parameters(bench.document).active + sum(row.count * row.elements for row in rows if row.adapter)
+    active = count_parameters(bench.original).active + sum(row.count * row.elements for row in rows if row.adapter)
     trained = sum(row.count * row.elements for row in rows if row.trained)
     time = _time(bench, costs, by_node, tokens)
     return Report(
@@ -102,6 +141,7 @@ def _report(run: Run, costs: Mapping[str, Cost], memory: Memory, tokens: int) ->
         scenario=bench.scenario,
         by_node=by_node,
         budget=_budget(bench, time),
+        communication=run.traffic.communication,
     )
 
 
@@ -169,6 +209,10 @@ def _chat(bench: Bench) -> Report:
     if steps:
         for path, cost in _generated(bench, steps).items():
             costs.setdefault(path, Cost()).add(cost)
+        if scenario.cards > 1:
+            sent = begin(_at(bench, scenario.sequence)).traffic  # of every step alike
+            begun.traffic.add(sent, steps)
+            costs.setdefault(COMMUNICATION, Cost()).add(sent.cost, steps)
         last = begin(_at(bench, scenario.sequence + steps - 1))
         own = run_costs(last)
         later = run_memory(last, own)
@@ -177,7 +221,7 @@ def _chat(bench: Bench) -> Report:
             for path in {*costs, *own}:
                 costs.setdefault(path, Cost()).memory = own[path].memory if path in own else 0
             allocation = later.allocator
-        memory = _fuller(memory, fuller)
+        memory = _fuller(memory, fuller, outside(bench))
     report = _report(begun, costs, memory, scenario.batch * scenario.generate)
     each = (report.time.total_s - first) / steps if steps else 0.0
     report = replace(report, allocator=allocation)
@@ -215,11 +259,11 @@ def _pieces(start: int, stop: int, windows: Iterable[int]) -> Iterator[tuple[int
         yield from pairwise(edges)
 
 
-def _fuller(a: Memory, b: Memory) -> Memory:
+def _fuller(a: Memory, b: Memory, beside: int) -> Memory:
     """Of two runs one after the other, what the fuller one takes; the cache is the second's."""
     most = a if a.peak_allocated >= b.peak_allocated else b
     beyond = most.activations + most.kv_cache - b.kv_cache
     reserved = max(a.peak_reserved, b.peak_reserved)
     return replace(
-        most, kv_cache=b.kv_cache, activations=beyond, peak_reserved=reserved, device_total=reserved + CONTEXT_BYTES
+        most, kv_cache=b.kv_cache, activations=beyond, peak_reserved=reserved, device_total=reserved + beside
     )

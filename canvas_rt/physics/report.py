@@ -98,6 +98,21 @@ class Time:
 
 
 @dataclass(frozen=True, slots=True)
+class Communication:
+    """Bytes that one card sends to others in a run (of a step, for all its batches), as rings send them."""
+
+    all_gather: int = 0
+    reduce_scatter: int = 0
+    all_reduce: int = 0
+    all_to_all: int = 0
+    point_to_point: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.all_gather + self.reduce_scatter + self.all_reduce + self.all_to_all + self.point_to_point
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """How the caching allocator fared on a card of that capacity."""
 
@@ -158,7 +173,8 @@ class Report:
     scenario: Scenario
     by_node: Mapping[str, NodeCost]
     """Over the nodes, everything sums up to the totals: parameters, FLOPs, bytes, time and memory. Beside the model's own
-    nodes there are `loss`, `labels`, `optimizer`, `cublas` and the model's inputs, where they take something."""
+    nodes there are `loss`, `labels`, `optimizer`, `cublas`, `communication` and the model's inputs, where they take
+    something. Over several cards, a node's parameters are the whole model's and all else is one card's."""
 
     diagnostics: tuple[Diagnostic, ...] = ()
     """What is odd about the scenario, though it runs."""
@@ -168,6 +184,9 @@ class Report:
 
     budget: Budget | None = None
     """Where the scenario says how many tokens are to be processed."""
+
+    communication: Communication = Communication()
+    """What one card sends to others."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -180,6 +199,7 @@ class Report:
             "cards": self.scenario.cards,
             "scenario": asdict(self.scenario),
             "allocator": None if self.allocator is None else asdict(self.allocator),
+            "communication": asdict(self.communication),
             "budget": None if self.budget is None else asdict(self.budget),
             "diagnostics": [diagnostic.to_json() for diagnostic in self.diagnostics],
             "by_node": {

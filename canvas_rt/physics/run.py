@@ -2,24 +2,31 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 
 from canvas_rt.ir.document import Document
+from canvas_rt.physics import parallel, sharded
 from canvas_rt.physics.bench import Bench, prepare
 from canvas_rt.physics.hardware import load_hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
 from canvas_rt.physics.optimizers import OPTIMIZER, Step, step
+from canvas_rt.physics.pipeline import left, left_sizes
 from canvas_rt.physics.report import Allocation, Memory
 from canvas_rt.physics.reserving import Plan, followed, overhead
 from canvas_rt.physics.roofline import Cost, work_costs
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.setup import Device, Setup
 from canvas_rt.physics.tape import Event, rounded
-from canvas_rt.physics.tiling import Owner
-from canvas_rt.physics.weights import Held, buffers, held, learners
+from canvas_rt.physics.tiling import Holding, Owner
+from canvas_rt.physics.traffic import COMMUNICATION, Traffic
+from canvas_rt.physics.weights import Held, buffers, held, learners, shared_out
 from canvas_rt.physics.whole import Model, edges, model, node_costs, running
 
 CONTEXT_BYTES = 512 * 2**20
 """CUDA's context with PyTorch's kernels takes 0.3 to 0.5 GiB: the upper end, so that what is said to fit fits."""
+
+NCCL_BYTES = 512 * 2**20
+"""NCCL's buffers take about 0.5 GiB for each communicator."""
 
 CUBLAS_BYTES = {"hopper": 32 * 2**20, "blackwell": 32 * 2**20}
 CUBLAS_BYTES_BEFORE = 8_519_680
@@ -29,9 +36,6 @@ CublasHandlePool.cpp); the backward runs in a thread of its own, with its own ha
 CUBLAS, LABELS = "cublas", "labels"
 """Whose the workspaces and the labels are, in tables by node."""
 
-
-Holding = Mapping[Owner, tuple[int, int]]
-"""Of each owner's storages of one form how many there are, and their bytes in all."""
 
 Owners = Callable[[], Holding]
 
@@ -46,20 +50,35 @@ class Run:
     """The same with gradients there already, where they accumulate."""
 
     rows: tuple[Held, ...]
+    numbers: tuple[Held, ...]
+    """What the whole model learns; `rows` are one card's share of it."""
+
     update: Step | None
+    traffic: Traffic
 
 
 def begin(bench: Bench) -> Run:
     """Trace what a scenario takes."""
     scenario, setup = bench.scenario, bench.setup
-    whole, again = model(bench.document, setup, bench.treatment), None
-    if scenario.train and scenario.accumulation > 1:
-        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
-    rows = held(bench.document, setup, bench.treatment, edges(whole))
+    fsdp = parallel.fsdp_ranks(scenario)
+    whole, again = model(bench.document, sharded.traced(setup) if fsdp > 1 else setup, bench.treatment), None
+    mine = held(bench.document, setup, bench.treatment, edges(whole))
+    numbers = mine if bench.document is bench.original else held(bench.original, setup, bench.treatment, {})
+    mine = mine if bench.stage is None else bench.stage.held(mine)
+    rows = shared_out(mine, fsdp, parallel.expert_paths(bench.document), scenario.expert)
     update = None
     if scenario.train:
         update = step(scenario.optimizer, scenario.chosen_implementation, learners(rows), setup.device)
-    return Run(bench, whole, again, rows, update)
+    if fsdp > 1:
+        whole, again = sharded.models(bench.document, setup, bench.treatment, scenario, rows)
+    elif parallel.batches(scenario) > 1:
+        again = model(bench.document, replace(setup, accumulating=True), bench.treatment)
+    if bench.stage is not None:
+        whole, again = bench.stage.model(whole), None if again is None else bench.stage.model(again)
+    traffic = Traffic()
+    sent = parallel.travelling(bench.original, whole, scenario, setup, bench.limit, bench.stage)
+    traffic.add(sent, parallel.batches(scenario))
+    return Run(bench, whole, again, rows, numbers, update, traffic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +97,19 @@ def run_costs(run: Run) -> dict[str, Cost]:
     costs = node_costs(run.whole, bench.limit)
     if run.again is not None:
         for path, cost in node_costs(run.again, bench.limit).items():
-            costs.setdefault(path, Cost()).add(cost, bench.scenario.accumulation - 1)
+            costs.setdefault(path, Cost()).add(cost, parallel.batches(bench.scenario) - 1)
     for row in run.rows:
         cost = costs.setdefault(row.row.path, Cost())
-        cost.parameters += row.count * row.elements
         cost.weights += row.nbytes
         cost.gradients += row.gradient_bytes
         if update is not None and row.trained:
-            one = update.of(row.row.shape, row.dtype)
+            one = update.of(row.local, row.dtype)
             cost.optimizer += row.count * one.moments
             launched = bench.scenario.chosen_implementation == "for-loop"
             for spent in work_costs(one.work, bench.limit, launched=launched).values():
                 cost.add(spent, row.count)
+    if bench.scenario.cards > 1:
+        costs.setdefault(COMMUNICATION, Cost()).add(run.traffic.cost)
     return costs
 
 
@@ -117,7 +137,7 @@ def run_memory(run: Run, costs: dict[str, Cost]) -> Taken:
         kv_cache=cache,
         peak_allocated=allocated,
         peak_reserved=reserved,
-        device_total=reserved + CONTEXT_BYTES,
+        device_total=reserved + outside(run.bench),
     )
     return Taken(found, allocation, held)
 
@@ -125,17 +145,37 @@ def run_memory(run: Run, costs: dict[str, Cost]) -> Taken:
 def _peak(run: Run) -> tuple[int, Owners]:
     """The most bytes beyond what lives throughout, and whose they are then."""
     first = running(run.whole)
-    moments: list[tuple[int, Owners]] = [(first.peak, first.held)]
-    gradients = _gradients(run.rows, run.bench.setup)
-    ending = sum(nbytes for _, nbytes in gradients.values())
+    waiting, later = _waiting(run)
+    moments: list[tuple[int, Owners]] = [(_bytes(waiting) + first.peak, lambda: _both(waiting, first.held()))]
+    around = run.whole.around
+    gradients = _gradients(run.rows, run.bench.setup) if around is None else first.left()
     if run.again is not None:
         second = running(run.again)
-        moments.append((ending + second.peak, lambda: _both(gradients, second.held())))
+        together = _both(gradients, later)
+        moments.append((_bytes(together) + second.peak, lambda: _both(together, second.held())))
     if run.update is not None:
         most = run.update.peak
         update: Holding = {(OPTIMIZER, ((most,), 1)): (1, most)}
-        moments.append((ending + most, lambda: _both(gradients, update)))
-    return max(moments, key=lambda moment: moment[0])
+        moments.append((_bytes(gradients) + most, lambda: _both(gradients, update)))
+    most, owners = max(moments, key=lambda moment: moment[0])
+    return most, owners if around is None else lambda: around.owned(owners())
+
+
+def _bytes(held: Holding) -> int:
+    return sum(nbytes for _, nbytes in held.values())
+
+
+def _waiting(run: Run) -> tuple[Holding, Holding]:
+    """What other microbatches hold while one runs: before there are gradients, and after."""
+    stage = run.bench.stage
+    if stage is None or not run.bench.scenario.train or stage.under_way == 1:
+        return {}, {}
+    kept = left(run.whole).owners
+    first, later = (
+        {owner: (times * count, times * nbytes) for owner, (count, nbytes) in kept.items()}
+        for times in (stage.under_way - 1, stage.later - 1)
+    )
+    return first, later
 
 
 def _resident(run: Run) -> dict[str, int]:
@@ -146,7 +186,7 @@ def _resident(run: Run) -> dict[str, int]:
     for row in run.rows:
         own = row.rounded(granule)
         if update is not None and row.trained:
-            own += row.count * sum(update.of(row.row.shape, row.dtype).states)
+            own += row.count * sum(update.of(row.local, row.dtype).states)
         found[row.row.path] = found.get(row.row.path, 0) + own
     if update is not None and update.shared:
         found[OPTIMIZER] = sum(update.shared)
@@ -168,14 +208,19 @@ def workspaces(bench: Bench) -> dict[str, int]:
     return {CUBLAS: one * (2 if bench.setup.train else 1)}
 
 
+def outside(bench: Bench) -> int:
+    """Bytes that are taken from the card beside PyTorch's allocator."""
+    return CONTEXT_BYTES + parallel.communicators(bench.scenario) * NCCL_BYTES
+
+
 def _gradients(rows: tuple[Held, ...], setup: Setup) -> Holding:
     """All gradients, as the backward leaves them."""
     found: dict[Owner, tuple[int, int]] = {}
     for row in rows:
         if row.trained:
             item = row.dtype.itemsize
-            nbytes = row.count * rounded(row.elements * item, setup.granule)
-            owner = row.row.path, (row.row.shape, item)
+            nbytes = row.count * rounded(prod(row.local) * item, setup.granule)
+            owner = row.row.path, (row.local, item)
             count, total = found.get(owner, (0, 0))
             found[owner] = count + row.count, total + nbytes
     return found
@@ -198,14 +243,18 @@ def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 
 def _cache(bench: Bench) -> int:
     s = bench.scenario
-    return kv_cache_bytes(bench.document, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
+    own = bench.document if s.cards == 1 else parallel.caching(bench.original, s, bench.stage)
+    return kv_cache_bytes(own, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
 
 
 def _plan(run: Run) -> Plan:
     bench = run.bench
     fixed = (*inputs(bench.document, bench.setup).values(), *workspaces(bench).values())
     kept = tuple(rounded(n, bench.setup.granule) for sizes in buffers(bench.document).values() for n in sizes)
-    return Plan(bench.scenario, run.whole, run.again, run.rows, run.update, (*kept, *fixed))
+    waiting: tuple[int, ...] = ()
+    if bench.stage is not None and bench.scenario.train and bench.thorough:
+        waiting = left_sizes(run.whole) * (bench.stage.under_way - 1)
+    return Plan(bench.scenario, run.whole, run.again, run.rows, run.update, (*kept, *fixed, *waiting))
 
 
 def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
@@ -215,7 +264,7 @@ def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
         return allocated, None
     if not bench.thorough:
         return allocated + overhead(_plan(run)), None
-    seen = followed(_plan(run), bench.card.memory_bytes - CONTEXT_BYTES)
+    seen = followed(_plan(run), bench.card.memory_bytes - outside(bench))
     return seen.peak_reserved, Allocation(seen.retries, seen.out_of_memory, seen.peak_allocated)
 
 

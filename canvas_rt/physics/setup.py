@@ -54,6 +54,12 @@ class Setup:
     eight: bool = False
     """Whether 8-bit weights are multiplied in 8 bits, which only some cards can."""
 
+    context_ranks: int = 1
+    """Cards that each have so many tokens of a sequence as `sequence` says, and gather all keys and values."""
+
+    expert_ranks: int = 1
+    """Cards that share the experts, and send each other rows."""
+
     device: Device = "cuda"
     """Whose kernels and whose allocator: the CPU's are there to be compared with what really happens on one."""
 
@@ -92,6 +98,8 @@ class Setup:
         """
         if self.attention != "auto":
             return "flash" if self.attention == "flex" else self.attention  # type: ignore[return-value]
+        if self.context_ranks > 1:
+            return "flash"
         masked = needs_mask(q.shape[2], k.shape[2], window)
         grouped = q.shape[1] != k.shape[1]
         if self.device == "cpu":
@@ -117,7 +125,7 @@ def setup_of(scenario: Scenario, card: Hardware, *, device: Device = "cuda") -> 
     return Setup(
         mode=as_mode(scenario),
         batch=scenario.batch,
-        sequence=scenario.sequence,
+        sequence=scenario.sequence // scenario.context,
         dtype=scenario.dtype,
         attention=scenario.attention,
         recompute=recomputed(scenario.recompute) if scenario.train else (),
@@ -126,6 +134,8 @@ def setup_of(scenario: Scenario, card: Hardware, *, device: Device = "cuda") -> 
         cache="same" if scenario.train else scenario.cache,
         page=0 if scenario.train else scenario.page,
         eight=eight and scenario.weights == "fp8" and not scenario.train,
+        context_ranks=scenario.context,
+        expert_ranks=scenario.expert,
         device=device,
     )
 

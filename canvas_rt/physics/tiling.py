@@ -88,14 +88,19 @@ def score(trace: Trace) -> Score:
     )
 
 
+def chunk_of(events: Sequence[Event]) -> Chunk:
+    """A stretch of at least one event."""
+    sums = list(accumulate(nbytes for nbytes, _ in events))
+    return Chunk(sums[-1], max(0, *sums), tuple(events))
+
+
 def _steps(events: tuple[Event, ...], shared: set[int]) -> tuple[Step, ...]:
     steps: list[Step] = []
     own: list[Event] = []
 
     def flush() -> None:
         if own:
-            sums = list(accumulate(nbytes for nbytes, _ in own))
-            steps.append(Chunk(sums[-1], max(0, *sums), tuple(own)))
+            steps.append(chunk_of(own))
             own.clear()
 
     for nbytes, number in events:
@@ -139,6 +144,7 @@ class Part:
     offset: int
     path: str
     """Of the layers that it is like, or nothing for the root; with a dot at its end."""
+    trace: Trace
     layers: list[list["Part"]] = field(default_factory=list)
     added: list[int] = field(default_factory=list)
     """Gradients that are added to those of other layers, and freed, when its backward is done."""
@@ -151,6 +157,9 @@ class Part:
 Owner = tuple[str, Form]
 """The path of the node that made a storage, and what the storage holds."""
 
+Holding = Mapping[Owner, tuple[int, int]]
+"""Of each owner's storages of one form how many there are, and their bytes in all."""
+
 
 class Sink(Protocol):
     """What is done with the events of the whole model."""
@@ -158,6 +167,18 @@ class Sink(Protocol):
     def chunk(self, chunk: Chunk, part: Part) -> None: ...
 
     def one(self, nbytes: int, number: int, owner: Owner) -> None: ...
+
+
+class Hooks(Protocol):
+    """What happens around the parts of a model while it is played: FSDP gathers and reduces there."""
+
+    def before(self, part: Part, *, forward: bool) -> None: ...
+
+    def after(self, part: Part, *, forward: bool) -> None: ...
+
+
+Hooking = Callable[["Tiling", Sink], Hooks]
+"""Hooks for one play."""
 
 
 @dataclass(slots=True)
@@ -182,33 +203,39 @@ class Running:
         if self.now > self.peak:
             self.peak, self.at = self.now, len(self.played)
 
-    def held(self) -> Mapping[Owner, tuple[int, int]]:
-        """What is held at the peak: of each owner's storages of one form how many, and their bytes in all."""
-        found: dict[Owner, tuple[int, int]] = {}
-        chunks: Counter[tuple[Chunk, str, Score]] = Counter()
-        for what, whose in self.played[: self.at]:
-            if isinstance(what, int):
-                _add(found, whose, what, 1)  # type: ignore[arg-type]
-            else:
-                chunks[what, whose.path, whose.score] += 1  # type: ignore[union-attr]
+    def held(self) -> Holding:
+        """What is held at the peak."""
         last = self.played[self.at - 1] if self.at else (0, "")
-        if isinstance(last[0], Chunk) and isinstance(last[1], Part):
-            chunk, part = last[0], last[1]
-            chunks[chunk, part.path, part.score] -= 1
-            sums = list(accumulate(nbytes for nbytes, _ in chunk.events))
-            for number, nbytes in _living(chunk, sums.index(max(sums)) + 1):
-                _add(found, part.owner(number), nbytes, 1)
-        for (chunk, path, prepared), times in chunks.items():
-            for number, nbytes in _living(chunk, len(chunk.events)):
-                _add(found, (path + prepared.makers[number], prepared.forms[number]), nbytes, times)
-        return {owner: pair for owner, pair in found.items() if pair[1]}
+        if not (isinstance(last[0], Chunk) and isinstance(last[1], Part)):
+            return _holding(self.played[: self.at])
+        chunk, part = last[0], last[1]
+        sums = list(accumulate(nbytes for nbytes, _ in chunk.events))
+        return _holding(self.played[: self.at - 1], (chunk, part, sums.index(max(sums)) + 1))
 
-    def by_owner(self) -> dict[str, int]:
-        """Bytes at the peak, by the path of the node that made them."""
-        total: dict[str, int] = {}
-        for (path, _), (_, nbytes) in self.held().items():
-            total[path] = total.get(path, 0) + nbytes
-        return total
+    def left(self) -> Holding:
+        """What is held at the end."""
+        return _holding(self.played)
+
+
+def _holding(
+    played: Sequence[tuple[Chunk, Part] | tuple[int, Owner]], last: tuple[Chunk, Part, int] | None = None
+) -> Holding:
+    """What events leave; of the last stretch only so many of its events."""
+    found: dict[Owner, tuple[int, int]] = {}
+    chunks: Counter[tuple[Chunk, str, Score]] = Counter()
+    for what, whose in played:
+        if isinstance(what, int):
+            _add(found, whose, what, 1)  # type: ignore[arg-type]
+        else:
+            chunks[what, whose.path, whose.score] += 1  # type: ignore[union-attr]
+    if last is not None:
+        chunk, part, length = last
+        for number, nbytes in _living(chunk, length):
+            _add(found, part.owner(number), nbytes, 1)
+    for (chunk, path, prepared), times in chunks.items():
+        for number, nbytes in _living(chunk, len(chunk.events)):
+            _add(found, (path + prepared.makers[number], prepared.forms[number]), nbytes, times)
+    return {owner: pair for owner, pair in found.items() if pair[1]}
 
 
 def _add(found: dict[Owner, tuple[int, int]], owner: Owner, nbytes: int, times: int) -> None:
@@ -249,19 +276,25 @@ class Tiling:
         """What the cache holds from the start, and whose it is."""
         self.root = self._part(root, {}, "")
 
-    def play(self, sink: Sink) -> None:
+    def play(self, sink: Sink, hooking: Hooking | None = None) -> None:
+        hooks = None if hooking is None else hooking(self, sink)
         for nbytes, token, owner in self.before:
             self._allocate(sink, nbytes, token, owner)
-        self._play(self.root, self.root.score.forward, sink, forward=True)
+        self._run(self.root, sink, hooks, forward=True)
         self._between(self.root, sink)
-        self._play(self.root, self.root.score.backward, sink, forward=False)
+        self._run(self.root, sink, hooks, forward=False)
+
+    def numbers(self, count: int) -> int:
+        """The first of so many numbers for storages that no trace knows."""
+        self.offset += count
+        return self.offset - count
 
     def _part(self, trace: Trace, given: Mapping[int, Token], path: str) -> Part:
         prepared = score(trace)
         tokens = {number: given.get(number) or Token() for number in prepared.shared}
         for number in prepared.released:
             tokens[number].resolved().holders += 1
-        part = Part(prepared, tokens, self.offset, path)
+        part = Part(prepared, tokens, self.offset, path, trace)
         self.offset += prepared.count
         self.before += [(nbytes, tokens[number], part.owner(number)) for nbytes, number in trace.cached]
         for gap in trace.gaps:
@@ -324,24 +357,37 @@ class Tiling:
         sink.one(nbytes, token.number, owner)
 
     def _between(self, part: Part, sink: Sink) -> None:
-        self._play(part, part.score.between, sink, forward=True)
+        for step in part.score.between:
+            self._step(part, step, sink)  # never layers
         for layers in part.layers:
             for layer in layers:
                 self._between(layer, sink)
 
-    def _play(self, part: Part, steps: tuple[Step, ...], sink: Sink, *, forward: bool) -> None:
-        for step in steps:
-            if isinstance(step, Chunk):
-                sink.chunk(step, part)
-            elif isinstance(step, Layers):
-                layers = part.layers[step.gap]
-                for layer in layers if forward else reversed(layers):
-                    self._play(layer, layer.score.forward if forward else layer.score.backward, sink, forward=forward)
-                    if not forward:
-                        self._free_added(layer, sink)
-            else:
-                token, owner = part.tokens[step.number].resolved(), part.owner(step.number)
-                self._shared(token, step.nbytes, owner, sink)
+    def _run(self, part: Part, sink: Sink, hooks: Hooks | None, *, forward: bool) -> None:
+        if hooks is not None:
+            hooks.before(part, forward=forward)
+        self._play(part, sink, hooks, forward=forward)
+        if hooks is not None:
+            hooks.after(part, forward=forward)
+
+    def _play(self, part: Part, sink: Sink, hooks: Hooks | None, *, forward: bool) -> None:
+        for step in part.score.forward if forward else part.score.backward:
+            if not isinstance(step, Layers):
+                self._step(part, step, sink)
+                continue
+            layers = part.layers[step.gap]
+            for layer in layers if forward else reversed(layers):
+                self._run(layer, sink, hooks, forward=forward)
+                if not forward:
+                    self._free_added(layer, sink)
+
+    def _step(self, part: Part, step: Step, sink: Sink) -> None:
+        if isinstance(step, Chunk):
+            sink.chunk(step, part)
+            return
+        assert isinstance(step, Shared)
+        token, owner = part.tokens[step.number].resolved(), part.owner(step.number)
+        self._shared(token, step.nbytes, owner, sink)
 
     def _free_added(self, part: Part, sink: Sink) -> None:
         sizes = {

@@ -174,6 +174,31 @@ WHOLE_LAYERS = (("full",), ("selective",))
 """Recomputation of layers as a whole."""
 
 
+class _Exchange(Function):
+    """Rows go to other cards, and as many come: experts are chosen evenly."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return torch.empty_like(rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.empty_like(gradient)
+
+
+class _Gathered(Function):
+    """Keys or values of all parts of a sequence [batch, heads, seq, width], of which this card makes one."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, ranks: int) -> Tensor:
+        ctx.tokens = part.shape[2]
+        return part.new_empty(*part.shape[:2], part.shape[2] * ranks, part.shape[3])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return gradient.new_empty(*gradient.shape[:2], ctx.tokens, gradient.shape[3]), None
+
+
 class Tracer(Interpreter):
     """Interprets on meta under a tape; does not run the layers of stacks."""
 
@@ -197,6 +222,7 @@ class Tracer(Interpreter):
         self.autocast = Autocast() if setup.dtype == "mixed" else None
         self.context.mask = self.mask
         self.context.scores = lambda scores: self.frame.append(scores)
+        self.context.exchange = _Exchange.apply if setup.expert_ranks > 1 else None
         self.weights: dict[str, Tensor] = {}
         self.frame: list[Tensor] = []
         """What the function at hand holds until it returns."""
@@ -374,7 +400,10 @@ class Tracer(Interpreter):
             values["k"], values["v"] = self.cache(values["k"], values["v"])
         self.context.backend = self.setup.backend(values["q"], values["k"], window)
         if self.autocast is not None and self.context.backend != "eager":
-            return {port: self.autocast.narrow(value) for port, value in values.items()}
+            values = {port: self.autocast.narrow(value) for port, value in values.items()}
+        if self.setup.context_ranks > 1:
+            for port in ("k", "v"):
+                values[port] = _Gathered.apply(values[port], self.setup.context_ranks)  # type: ignore[no-untyped-call]
         return values
 
     # -- masks

@@ -10,7 +10,7 @@ import torch
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import parse_layers, walk
-from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.catalogue import Shape, complete
 from canvas_rt.ops.parameters import ParameterRow, parameter_table
 from canvas_rt.physics import linears
 from canvas_rt.physics.optimizers import Learner
@@ -30,6 +30,13 @@ class Held:
     """Bytes of each tensor that it is stored as."""
 
     adapter: bool = False
+    ranks: int = 1
+    """How many cards share it, each with some of its rows."""
+
+    @property
+    def local(self) -> Shape:
+        """What of it this card holds, or more: all cards keep room for as many rows as the first."""
+        return chunk_shape(self.row.shape, self.ranks)
 
     @property
     def count(self) -> int:
@@ -48,7 +55,7 @@ class Held:
 
     @property
     def gradient_bytes(self) -> int:
-        return self.count * self.elements * self.dtype.itemsize if self.trained else 0
+        return self.count * prod(self.local) * self.dtype.itemsize if self.trained else 0
 
     def rounded(self, granule: int) -> int:
         """Bytes as the allocator hands them out."""
@@ -135,4 +142,20 @@ def _layers(row: Held) -> str:
 
 def learners(rows: Sequence[Held]) -> list[Learner]:
     """What the optimizer is given, in order."""
-    return [(row.row.shape, row.dtype) for row in in_order(rows) if row.trained]
+    return [(row.local, row.dtype) for row in in_order(rows) if row.trained]
+
+
+def chunk_shape(shape: Shape, ranks: int) -> Shape:
+    """The first of so many parts of a tensor, cut between its rows: the others are as large or smaller."""
+    return (-(-shape[0] // ranks), *shape[1:]) if ranks > 1 else shape
+
+
+def shared_out(rows: Sequence[Held], ranks: int, experts: frozenset[str], expert_ranks: int) -> tuple[Held, ...]:
+    """The tensors as so many cards hold them together: `FSDPParam` cuts each between its rows, and pads.
+
+    Those of `experts`, by path, are shared by fewer: each of `expert_ranks` has experts of its own.
+    """
+    if ranks == 1:
+        return tuple(rows)
+    found = (replace(row, ranks=ranks // expert_ranks if row.row.path in experts else ranks) for row in rows)
+    return tuple(replace(row, sizes=(prod(row.local) * row.dtype.itemsize,)) for row in found)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
@@ -13,7 +14,7 @@ from canvas_rt.physics.regimes import TRAINED, USUAL, Treatment, boundaries, reg
 from canvas_rt.physics.roofline import Cost, Roof, trace_costs
 from canvas_rt.physics.setup import Arriving, Setup
 from canvas_rt.physics.tape import Event
-from canvas_rt.physics.tiling import Listed, Placed, Running, Tiling
+from canvas_rt.physics.tiling import Holding, Hooking, Hooks, Listed, Placed, Running, Sink, Tiling
 from canvas_rt.physics.trace import Gap, Trace, layer_scope, trace_layer, trace_root
 
 
@@ -35,6 +36,18 @@ class Span:
         return self.last - self.first + 1
 
 
+class Surroundings(Protocol):
+    """What goes on around the parts of a model that several cards share."""
+
+    def hooks(self, tiling: Tiling, sink: Sink) -> Hooks:
+        """For one play."""
+        ...
+
+    def owned(self, held: Holding) -> Holding:
+        """The same, with what several nodes hold together dealt out to them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A document's blocks, set up to be run."""
@@ -43,6 +56,8 @@ class Model:
     root: Trace
     setup: Setup
     treatment: Treatment = USUAL
+    around: Surroundings | None = None
+    """What happens around its parts, where it is one card's share of a whole model."""
 
     def layer(self, gap: Gap, span: Span) -> Trace:
         """One of the layers of a span."""
@@ -148,8 +163,12 @@ def edges(whole: Model) -> dict[str, tuple[int, ...]]:
 def running(whole: Model) -> Running:
     """The sum of what is allocated beyond weights, optimizer and inputs, played to its end."""
     sums = Running()
-    Tiling(whole.root, whole.layering).play(sums)
+    Tiling(whole.root, whole.layering).play(sums, _hooking(whole))
     return sums
+
+
+def _hooking(whole: Model) -> Hooking | None:
+    return None if whole.around is None else whole.around.hooks
 
 
 def peak(whole: Model) -> int:
@@ -165,7 +184,7 @@ def events(whole: Model, most: int | None = None) -> list[Event]:
         return every if most is None else [every[layer] for layer in sample(len(every), most)]
 
     listed = Listed()
-    Tiling(whole.root, some).play(listed)
+    Tiling(whole.root, some).play(listed, _hooking(whole))
     return listed.events
 
 

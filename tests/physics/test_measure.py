@@ -154,6 +154,7 @@ def test_json_has_exactly_the_promised_keys() -> None:
                 "next_token_s",
             )
         ),
+        "communication": ["all_gather", "all_reduce", "all_to_all", "point_to_point", "reduce_scatter"],
         "fits": bool,
         "hardware": str,
         "cards": int,
