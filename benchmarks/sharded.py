@@ -9,7 +9,7 @@ import canvas_rt
 from benchmarks.record import machine, save, table
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
-from canvas_rt.physics.measuring import peak_allocated
+from canvas_rt.physics.run import peak_allocated
 from canvas_rt.physics.scenario import Scenario
 from tests.sharded_runs import SIZES, Job, peak_of_a_rank
 

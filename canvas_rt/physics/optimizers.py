@@ -46,6 +46,9 @@ class Update:
 
     work: tuple[Work, ...]
 
+    things: tuple[int, ...] = ()
+    """Of foreach: bytes of each temporary in the order in which they are made; 0 for what the device does not count."""
+
 
 class Lion(torch.optim.Optimizer):
     """Source: Chen et al. 2023, Symbolic Discovery of Optimization Algorithms, algorithm 2."""
@@ -111,11 +114,13 @@ def update(name: str, implementation: str, shape: Shape, dtype: torch.dtype, dev
         return _fused(name, shape, dtype, granule)
     foreach = implementation == "foreach"
     # Of a loop, the second of two tensors shows what the one before it leaves.
-    tape, state = _run(name, [(shape, dtype)] * (1 if foreach else 2), foreach, granule)
+    tape, state = _run(name, [(shape, dtype)] * (1 if foreach else 2), foreach, GRANULE if foreach else granule)
     states = tuple(rounded(v.nbytes, granule) for v in state if v.device.type == "meta" or device == "cpu")
     moments = sum(value.nbytes for value in state if value.dim())
     if foreach:
-        return Update(states, moments, tuple(tape.events), (), tuple(tape.work))
+        made = [tape.forms[number] for nbytes, number in tape.events if nbytes > 0]
+        things = tuple(rounded(prod(form) * item, granule) for form, item in made)
+        return Update(states, moments, (), (), tuple(tape.work), things)
     half = tape.starts[len(tape.starts) // 2]
     events, left = _second(tape.events[:half], tape.events[half:])
     return Update(states, moments, events, left, tuple(tape.work[len(tape.work) // 2 :]))
@@ -253,9 +258,8 @@ def _in_turn(updates: Sequence[Update], number: int) -> Iterator[Event]:
 @lru_cache(maxsize=256)
 def _beats(name: str, firsts: tuple[Learner, ...], device: Device) -> tuple[Beat, ...]:
     """What a step over one tensor of each group makes and drops, in order. Lists of one group may outlive its turn."""
-    granule = GRANULE if device == "cuda" else 1
-    counts = [sum(nbytes > 0 for nbytes, _ in update(name, "foreach", *each, device).events) for each in firsts]
-    tape = _run(name, firsts, True, granule)[0]
+    counts = [len(update(name, "foreach", *each, device).things) for each in firsts]
+    tape = _run(name, firsts, True, GRANULE)[0]
     starts = [sum(counts[:group]) for group in range(len(counts))]
     made = {n: place for place, n in enumerate(n for nbytes, n in tape.events if nbytes > 0)}
     beats = []
@@ -263,11 +267,6 @@ def _beats(name: str, firsts: tuple[Learner, ...], device: Device) -> tuple[Beat
         group = max(g for g, start in enumerate(starts) if start <= made[number] and counts[g])
         beats.append((1 if nbytes > 0 else -1, group, made[number] - starts[group]))
     return tuple(beats)
-
-
-def _sizes(one: Update) -> tuple[int, ...]:
-    """Bytes of each thing that is made for a tensor."""
-    return tuple(nbytes for nbytes, _ in one.events if nbytes > 0)
 
 
 def _groups(name: str, learners: Sequence[Learner]) -> list[list[Learner]]:
@@ -279,20 +278,20 @@ def _groups(name: str, learners: Sequence[Learner]) -> list[list[Learner]]:
 
 
 def _together(beats: Sequence[Beat], groups: Sequence[Sequence[Update]]) -> Iterator[Event]:
-    sizes = [[_sizes(one) for one in group] for group in groups]
+    sizes = [[one.things for one in group] for group in groups]
     starts = [sum(len(group) * len(group[0]) for group in sizes[:place]) for place in range(len(sizes))]
     for sign, group, thing in beats:
         for place, of in enumerate(sizes[group]):
-            yield sign * of[thing], starts[group] + place * len(of) + thing
+            if of[thing]:
+                yield sign * of[thing], starts[group] + place * len(of) + thing
 
 
 def _peak_together(beats: Sequence[Beat], groups: Sequence[Sequence[Update]]) -> int:
     totals = []
     for group in groups:
         counts = Counter(group)
-        sizes = {one: _sizes(one) for one in counts}
-        things = len(next(iter(sizes.values()), ()))
-        totals.append([sum(count * sizes[one][thing] for one, count in counts.items()) for thing in range(things)])
+        things = len(group[0].things)
+        totals.append([sum(count * one.things[thing] for one, count in counts.items()) for thing in range(things)])
     now = most = 0
     for sign, place, thing in beats:
         now += sign * totals[place][thing]

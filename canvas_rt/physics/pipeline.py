@@ -165,7 +165,7 @@ def cut(root: Trace, stage: Stage, setup: Setup) -> Trace:
             passing = [(-carried, gap.result), *passing]
     before = forward.before
     if not stage.first and backward.gap:  # what arrived is kept for its gradient
-        before = [event for event in before if event != (-carried, gap.given)]
+        before, after = ([event for event in side if event != (-carried, gap.given)] for side in (before, after))
         passing = [*passing, (-carried, gap.given)]
     if not stage.first:
         made = {number for nbytes, number in backward.after if nbytes > 0}

@@ -116,7 +116,7 @@ def run_costs(run: Run) -> dict[str, Cost]:
 def run_memory(run: Run, costs: dict[str, Cost]) -> Taken:
     """What a card must hold; whose it is at the peak goes into the costs."""
     scenario, rows = run.bench.scenario, run.rows
-    here = _resident(run)
+    here = residents(run)
     most, owners = _peak(run)
     held = owners()
     for path, nbytes in here.items():
@@ -178,7 +178,7 @@ def _waiting(run: Run) -> tuple[Holding, Holding]:
     return first, later
 
 
-def _resident(run: Run) -> dict[str, int]:
+def residents(run: Run) -> dict[str, int]:
     """What lives throughout, by whose it is, rounded as the allocator does."""
     bench, update = run.bench, run.update
     granule = bench.setup.granule
@@ -271,7 +271,7 @@ def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
 def played(bench: Bench) -> tuple[int, list[Event]]:
     """Bytes that live throughout, and every allocation and free of a step beside them, in order."""
     run = begin(bench)
-    return sum(_resident(run).values()), [event for part in _plan(run).parts() for event in part]
+    return sum(residents(run).values()), [event for part in _plan(run).parts() for event in part]
 
 
 def peak_allocated(document: Document, scenario: Scenario, device: Device) -> int:
@@ -280,4 +280,4 @@ def peak_allocated(document: Document, scenario: Scenario, device: Device) -> in
     On the CPU nothing is rounded, and single numbers are left out: see `tape.rounded`.
     """
     run = begin(prepare(document, scenario, load_hardware("a100-80gb"), device=device))
-    return sum(_resident(run).values()) + _peak(run)[0]
+    return sum(residents(run).values()) + _peak(run)[0]

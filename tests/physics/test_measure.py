@@ -175,6 +175,7 @@ def test_json_has_exactly_the_promised_keys() -> None:
             "gradients",
             "optimizer",
             "memory",
+            "formulas",
         )
     }
 

@@ -16,13 +16,13 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import measure, parallel
+from canvas_rt.physics.bench import prepare
 from canvas_rt.physics.hardware import load_hardware
-from canvas_rt.physics.measuring import Run, _costs, _memory, _resident, begin, peak_allocated, prepare
 from canvas_rt.physics.pipeline import left
+from canvas_rt.physics.run import Run, begin, peak_allocated, run_costs, run_memory
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tensor_parallel import local
-from canvas_rt.physics.tiling import Part, Running, Sink, Tiling
 from canvas_rt.physics.whole import model
 from tests.sharded_runs import SIZES, Job, peak_of_a_rank, peak_of_a_stage, tensor_parallel
 
@@ -115,39 +115,14 @@ FORWARD = {
 
 
 @pytest.mark.parametrize("job", FORWARD.values(), ids=FORWARD.keys())
-def test_where_the_peak_is_in_the_forward_transformers_holds_a_little_more(job: Job) -> None:
-    """The frame of its `forward` names the position ids, and the embeddings, which in 16 bits no backward needs."""
-    embeddings = job.batch * job.sequence * SIZES["hidden_size"] * (2 if job.dtype == "bf16" else 0)
-    assert peak_of_a_rank(job) == forward_peak(job) + 8 * job.sequence + embeddings > predicted(job)
+def test_so_it_does_where_the_peak_is_in_the_forward(job: Job) -> None:
+    assert predicted(job) == peak_of_a_rank(job)
 
 
-def forward_peak(job: Job) -> int:
-    """The most bytes that are predicted until the forward is done."""
-    run = begin(prepare(document(job), scenario_of(job), load_hardware("a100-80gb"), device="cpu"))
-    sums, around = Running(), run.whole.around
-    assert around is not None
-    seen: list[int] = []
-
-    class Watching:
-        def __init__(self, tiling: Tiling, sink: Sink) -> None:
-            self.inner = around.hooks(tiling, sink)
-
-        def before(self, part: Part, *, forward: bool) -> None:
-            self.inner.before(part, forward=forward)
-
-        def after(self, part: Part, *, forward: bool) -> None:
-            self.inner.after(part, forward=forward)
-            if forward and not part.path:
-                seen.append(sums.peak)
-
-    Tiling(run.whole.root, run.whole.layering).play(sums, Watching)
-    return seen[0] + sum(_resident(run).values())
-
-
-def test_recomputing_layers_keeps_what_transformers_keeps_but_its_position_ids() -> None:
+def test_recomputing_layers_keeps_what_transformers_keeps() -> None:
     """Each checkpoint of transformers holds on to the position ids, which the document makes for the angles only."""
     job = Job(2, 6, dtype="mixed", recompute=True)
-    assert peak_of_a_rank(job) - predicted(job) == 8 * job.sequence
+    assert peak_of_a_rank(job) == predicted(job)
 
 
 # -- tensor parallelism
@@ -261,7 +236,7 @@ def stage_peaks(job: Job, stages: int, microbatches: int) -> tuple[list[range], 
 
 
 def memory_of(run: Run) -> int:
-    memory, _ = _memory(run, _costs(run))
+    memory = run_memory(run, run_costs(run)).memory
     return memory.peak_allocated
 
 
