@@ -111,6 +111,12 @@ def known(state: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
+def reported(place: Place) -> dict[str, dict[str, Any]]:
+    """The rows of the last results: these are kept, the state need not be."""
+    figures = json.loads((place.results / f"{place.name}.json").read_text(encoding="utf-8"))
+    return {row["case"]: row for row in figures["rows"]}
+
+
 def run(case: Case, place: Place, limit_s: float) -> dict[str, Any]:
     """One row: the case, what was predicted and what was measured, or why nothing was."""
     document, scenario = place.sized(case)
@@ -351,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             device = chosen.device or ("cuda" if has_gpu() else "cpu")
             place = place_of(device, Path(folder), chosen.results, chosen.snapshots)
-        rows = known(place.state) if chosen.again else go_on(place, cases, chosen.minutes, chosen.limit)
+        rows = reported(place) if chosen.again else go_on(place, cases, chosen.minutes, chosen.limit)
         shown = [rows[case.name] for case in cases if case.name in rows]
         report(place, [again(place, row) for row in shown] if chosen.again else shown, cases)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu_memory
+from benchmarks import gpu_memory, gpu_memory_run
 from benchmarks.gpu_memory_cases import CASES, card_file, card_of, document_of, sized
 from canvas_rt.physics.hardware import hardware_names, load_hardware
 
@@ -31,6 +31,9 @@ def test_predictions_hold_to_the_byte_on_the_cpu_and_a_later_call_runs_only_what
     assert capsys.readouterr().err.count("allocated +0.00%") == 2
     rows = [json.loads(line) for line in (tmp_path / "gpu_memory_cpu.state.jsonl").read_text().splitlines()]
     assert [row["predicted"]["allocated"] for row in rows] == [row["measured"]["allocated"] for row in rows]
+    assert "1 of 1 cases ran" in (tmp_path / "gpu_memory_cpu.md").read_text()
+    (tmp_path / "gpu_memory_cpu.state.jsonl").unlink()
+    gpu_memory.main(["--device", "cpu", "--results", str(tmp_path), "--only", FEW[1], "--again"])
     assert "1 of 1 cases ran" in (tmp_path / "gpu_memory_cpu.md").read_text()
 
 
@@ -62,6 +65,13 @@ def test_a_line_that_was_cut_short_is_as_if_it_had_never_been_begun(tmp_path: Pa
     state = tmp_path / "state.jsonl"
     state.write_text('{"case": "a", "measured": {}}\n{"case": "b", "meas')
     assert list(gpu_memory.known(state)) == ["a"]
+
+
+def test_a_recorded_history_becomes_events_though_addresses_are_used_again() -> None:
+    steps = (("alloc", 4096, 100), ("segment_alloc", 0, 2**21), ("free_requested", 4096, 100))
+    more = (("free_completed", 4096, 100), ("alloc", 4096, 513), ("free_completed", 8192, 7))
+    entries = [{"action": action, "addr": address, "size": size} for action, address, size in (*steps, *more)]
+    assert list(gpu_memory_run.traced(entries)) == [(512, 0), (-512, 0), (1024, 4)]
 
 
 def test_neither_gradio_nor_plotly_is_needed() -> None:
