@@ -111,10 +111,10 @@ def known(state: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def reported(place: Place) -> dict[str, dict[str, Any]]:
-    """The rows of the last results: these are kept, the state need not be."""
-    figures = json.loads((place.results / f"{place.name}.json").read_text(encoding="utf-8"))
-    return {row["case"]: row for row in figures["rows"]}
+def reported(place: Place) -> dict[str, Any]:
+    """The last results: these are kept, the state need not be."""
+    found: dict[str, Any] = json.loads((place.results / f"{place.name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def run(case: Case, place: Place, limit_s: float) -> dict[str, Any]:
@@ -289,8 +289,8 @@ GPU_HEADINGS = (*MEMORY_HEADINGS, "reserved", "predicted", "error", "replayed", 
 DEVICE_HEADINGS = ("case", "device", "predicted", "error", "context", "retries", "ms", "predicted", "error")
 
 
-def report(place: Place, rows: Sequence[dict[str, Any]], cases: Sequence[Case]) -> None:
-    """Write the results as far as they are."""
+def report(place: Place, rows: Sequence[dict[str, Any]], cases: Sequence[Case], about: dict[str, Any]) -> None:
+    """Write the results as far as they are. `about` is the machine on which the cases ran."""
     found, failed = summaries(rows), [row for row in rows if "failed" in row["measured"]]
     ran = [row for row in rows if "failed" not in row["measured"]]
     cpu = place.device == "cpu"
@@ -322,7 +322,7 @@ def report(place: Place, rows: Sequence[dict[str, Any]], cases: Sequence[Case]) 
             table(["case", "fits", "why"], map(failure_line, failed)),
         ]
     figures = {
-        "machine": machine(),
+        "machine": about,
         "card": "cpu" if cpu else asdict(place.card),
         "summary": found,
         "rows": list(rows),
@@ -357,9 +357,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             device = chosen.device or ("cuda" if has_gpu() else "cpu")
             place = place_of(device, Path(folder), chosen.results, chosen.snapshots)
-        rows = reported(place) if chosen.again else go_on(place, cases, chosen.minutes, chosen.limit)
-        shown = [rows[case.name] for case in cases if case.name in rows]
-        report(place, [again(place, row) for row in shown] if chosen.again else shown, cases)
+        if chosen.again:
+            last = reported(place)
+            rows, about = {row["case"]: again(place, row) for row in last["rows"]}, last["machine"]
+        else:
+            rows, about = go_on(place, cases, chosen.minutes, chosen.limit), machine()
+        report(place, [rows[case.name] for case in cases if case.name in rows], cases, about)
 
 
 def recorded(card: str, folder: Path, results: Path) -> Place:
