@@ -17,6 +17,8 @@ def machine() -> dict[str, Any]:
     """What a reader needs to compare figures with those of another machine."""
     from importlib.metadata import version
 
+    import canvas_rt
+
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cores": len(os.sched_getaffinity(0)),
@@ -25,7 +27,8 @@ def machine() -> dict[str, Any]:
         "load_at_start": round(os.getloadavg()[0], 1),
         "yardstick_ms": yardstick_ms(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "canvas_rt")},
+        **{name: version(name) for name in ("torch", "transformers")},
+        "canvas_rt": canvas_rt.__version__,  # which need not be installed: a checkout will do
     }
 
 
@@ -47,19 +50,28 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def save(name: str, title: str, figures: dict[str, Any], parts: Sequence[str]) -> None:
-    """Write `results/NAME.json` and `results/NAME.md`. `parts` are the paragraphs and tables under the title."""
+def save(
+    name: str,
+    title: str,
+    figures: dict[str, Any],
+    parts: Sequence[str],
+    *,
+    program: str | None = None,
+    folder: Path = RESULTS,
+) -> None:
+    """Write `NAME.json` and `NAME.md` into a folder. `parts` are the paragraphs and tables under the title; `program` is
+    the benchmark's name where its results are called otherwise."""
     about = figures["machine"]
     ran = (
-        f"Made by `python -m benchmarks.{name}` on {about['date']}: {about['cores']} cores ({about['architecture']}, "
+        f"Made by `python -m benchmarks.{program or name}` on {about['date']}: {about['cores']} cores ({about['architecture']}, "
         f"{about['memory_gb']} GB), load {about['load_at_start']} at the start, Python {about['python']}, "
         f"torch {about['torch']}, transformers {about['transformers']}, Canvas {about['canvas_rt']}. "
         f"A million additions in plain Python took {about['yardstick_ms']} ms here."
     )
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join([f"# {title}", ran, *parts]) + "\n"
-    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
-    (RESULTS / f"{name}.json").write_text(numbers_on_one_line(json.dumps(figures, indent=1)) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.json").write_text(numbers_on_one_line(json.dumps(figures, indent=1)) + "\n", encoding="utf-8")
     print(text)
 
 
