@@ -7,41 +7,31 @@ import canvas_rt
 from benchmarks.record import machine, save, table
 from canvas_rt.edits import SetSize
 from canvas_rt.ir.document import Document
-from canvas_rt.ops.parameters import parameter_table
-from canvas_rt.physics.measuring import input_bytes
-from canvas_rt.physics.tape import GRANULE
-from canvas_rt.physics.trace import Setup
-from canvas_rt.physics.whole import (
-    EXACT,
-    FEW,
-    MORE,
-    Residents,
-    events,
-    model,
-    replayed,
-    reserved_overhead,
-    weight_sizes,
-)
+from canvas_rt.physics.bench import prepare
+from canvas_rt.physics.hardware import load_hardware
+from canvas_rt.physics.reserving import FEW, MORE, Plan, followed, overhead
+from canvas_rt.physics.run import begin, plan_of
+from canvas_rt.physics.scenario import Scenario
 
 LARGEST = "llama-3.1-405b"
 DEPTHS = (8, 32, 80, 126, 256, 1024)
-DEEP = 512
-WIDTHS = (53_248, 51_968, 50_176, 50_000)
+WIDTHS = (53_248, 50_176, 50_000)
 """The published `intermediate_size`, and others: sizes that leave more odd rests."""
 
-SETUP = Setup("train", 1, 4096, "bf16")
-REPEATS = 7
+ESTIMATED: tuple[tuple[str, Scenario], ...] = (
+    (LARGEST, Scenario()),
+    (LARGEST, Scenario(mode="prefill")),
+    ("llama-3.1-70b", Scenario(implementation="foreach")),
+    ("llama-3.1-8b", Scenario()),
+    ("llama-3.1-8b", Scenario(recompute="full")),
+    ("mistral-7b-v0.1", Scenario(sequence=2000)),
+    ("smollm-135m", Scenario(batch=8, sequence=2048)),
+)
+"""What `measure` estimates from a few layers, unless the report is thorough."""
+
+REPEATS = 5
 SHORT = 1.02
 """The card that is nearly too small has so many times the most that is allocated."""
-
-
-def residents_of(document: Document, most: int) -> Residents:
-    """Weights, AdamW's states and inputs in bf16, of at most so many layers."""
-    depth = document.sizes["num_hidden_layers"]
-    assert isinstance(depth, int)
-    weights = weight_sizes(parameter_table(document), {"model.layers": depth}, 2, most)
-    states = tuple(part for size in weights for part in (GRANULE, size, size))
-    return Residents(weights, states, input_bytes(document, SETUP))
 
 
 def at_depth(depth: int, width: int = WIDTHS[0]) -> Document:
@@ -51,20 +41,22 @@ def at_depth(depth: int, width: int = WIDTHS[0]) -> Document:
     return document
 
 
+def planned(document: Document, scenario: Scenario) -> Plan:
+    return plan_of(begin(prepare(document, scenario, load_hardware("a100-80gb"))))
+
+
 def follow(depth: int, *, expandable: bool) -> dict[str, Any]:
-    document = at_depth(depth)
-    whole = model(document, SETUP)
-    run, residents = events(whole), residents_of(document, depth)
+    plan = planned(at_depth(depth), Scenario(expandable=expandable))
     taken = []
     for _ in range(REPEATS):
         start = time.process_time()
-        allocator = replayed(run, residents, expandable=expandable)
+        allocator = followed(plan)
         taken.append(time.process_time() - start)
-    short = replayed(run, residents, int(allocator.peak_allocated * SHORT), expandable=expandable)
+    short = followed(plan, int(allocator.peak_allocated * SHORT))
     return {
         "layers": depth,
         "segments": "expandable" if expandable else "native",
-        "events": 2 * len(run),
+        "events": 2 * sum(map(len, plan.parts())),
         "cpu_ms": {"median": sorted(taken)[REPEATS // 2] * 1e3, "least": min(taken) * 1e3},
         "peak_allocated": allocator.peak_allocated,
         "peak_reserved": allocator.peak_reserved,
@@ -88,28 +80,28 @@ def line(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def extrapolated(width: int) -> dict[str, Any]:
-    """What `measure` says is reserved beyond what is allocated, where it does not follow all layers; and what is."""
-    document = at_depth(DEEP, width)
-    whole = model(document, SETUP)
-    allocator = replayed(events(whole), residents_of(document, DEEP))
-    exact = allocator.peak_reserved - allocator.peak_allocated
-    said = reserved_overhead(whole, lambda most: residents_of(document, most), DEEP)
-    return {"intermediate_size": width, "overhead": exact, "said": said, "error": said / exact - 1}
+def estimated(name: str, scenario: Scenario) -> dict[str, Any]:
+    """What is reserved, followed through all layers and estimated from a few."""
+    plan = planned(canvas_rt.open_zoo(name), scenario)
+    allocator = followed(plan)
+    said = allocator.peak_allocated + overhead(plan)
+    told = f"{name}, {scenario.mode}, recompute {scenario.recompute}, {scenario.chosen_implementation}"
+    error = said / allocator.peak_reserved - 1
+    return {"case": told, "layers": plan.depth, "followed": allocator.peak_reserved, "estimated": said, "error": error}
 
 
 def main() -> None:
     about = machine()
     rows = [follow(depth, expandable=expandable) for depth in DEPTHS for expandable in (False, True)]
-    guesses = [extrapolated(width) for width in WIDTHS]
+    guesses = [estimated(name, scenario) for name, scenario in ESTIMATED]
     save(
         "allocator",
         "Following the caching allocator",
-        {"machine": about, "model": LARGEST, "rows": rows, "extrapolated": guesses},
+        {"machine": about, "model": LARGEST, "rows": rows, "estimated": guesses},
         [
-            f"Two training steps of {LARGEST} ({SETUP.batch} × {SETUP.new_tokens} tokens, bf16, AdamW) at several depths, "
-            "every event of every layer, weights and optimizer states too. CPU ms: one replay, the median of "
-            f"{REPEATS} and in brackets the least; making the list of events is not in it. GiB at the peak, allocated and "
+            f"Two training steps of {LARGEST} (1 × 4096 tokens, bf16, fused AdamW) at several depths, "
+            "every event of every layer, weights and optimizer states too. CPU ms: making the list of events and following "
+            f"it, the median of {REPEATS} and in brackets the least. GiB at the peak, allocated and "
             "reserved, and their ratio. Asked: how often the driver gave memory. The last two columns are of a card "
             f"with {SHORT} times the peak that is allocated: how often cached memory had to be given back, and whether "
             "even that was too little.",
@@ -127,14 +119,15 @@ def main() -> None:
                 ],
                 map(line, rows),
             ),
-            f"Beyond {EXACT} layers `measure` extrapolates what is reserved beyond what is allocated, from {FEW} and {MORE} "
-            f"layers. GiB at {DEEP} layers:",
+            f"While a graph is edited, `measure` estimates what is reserved by deeper models than {MORE} layers from {FEW} "
+            f"and {MORE} of them; `thorough=True` follows all. GiB:",
             table(
-                ["intermediate_size", "followed", "extrapolated", "error"],
+                ["case", "layers", "followed", "estimated", "error"],
                 (
                     [
-                        f"{guess['intermediate_size']:,}",
-                        *(f"{guess[of] / 2**30:,.2f}" for of in ("overhead", "said")),
+                        guess["case"],
+                        guess["layers"],
+                        *(f"{guess[of] / 2**30:,.2f}" for of in ("followed", "estimated")),
                         f"{guess['error']:+.2%}",
                     ]
                     for guess in guesses

@@ -247,7 +247,7 @@ def _cache(bench: Bench) -> int:
     return kv_cache_bytes(own, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
 
 
-def _plan(run: Run) -> Plan:
+def plan_of(run: Run) -> Plan:
     bench = run.bench
     fixed = (*inputs(bench.document, bench.setup).values(), *workspaces(bench).values())
     kept = tuple(rounded(n, bench.setup.granule) for sizes in buffers(bench.document).values() for n in sizes)
@@ -263,15 +263,15 @@ def _reserved(run: Run, allocated: int) -> tuple[int, Allocation | None]:
     if bench.setup.device != "cuda":
         return allocated, None
     if not bench.thorough:
-        return allocated + overhead(_plan(run)), None
-    seen = followed(_plan(run), bench.card.memory_bytes - outside(bench))
+        return allocated + overhead(plan_of(run)), None
+    seen = followed(plan_of(run), bench.card.memory_bytes - outside(bench))
     return seen.peak_reserved, Allocation(seen.retries, seen.out_of_memory, seen.peak_allocated)
 
 
 def played(bench: Bench) -> tuple[int, list[Event]]:
     """Bytes that live throughout, and every allocation and free of a step beside them, in order."""
     run = begin(bench)
-    return sum(residents(run).values()), [event for part in _plan(run).parts() for event in part]
+    return sum(residents(run).values()), [event for part in plan_of(run).parts() for event in part]
 
 
 def peak_allocated(document: Document, scenario: Scenario, device: Device) -> int:
