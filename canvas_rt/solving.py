@@ -24,6 +24,9 @@ GRAINS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 WIDE, ALIGNED = 256, 64
 """Sizes from `WIDE` on are widths: where they are aligned to what a card multiplies at a time, they stay so."""
 
+CLIMB = 8
+"""Steps beyond what was found that are tried too: more may be reserved for less."""
+
 TOKENS = 64
 """Sequences are looked for in steps of so many tokens."""
 
@@ -172,33 +175,42 @@ class _Search:
             except UnresolvedShape:
                 return None
 
-        return self.largest(name, at, grain, grain, MOST, f"nothing larger than {MOST} is looked for")
+        return self.largest(name, at, start, grain, MOST, f"nothing larger than {MOST} is looked for")
 
     def largest(
-        self, what: str, at: Callable[[int, bool], Report | None], least: int, grain: int, most: int, limit: str
+        self, what: str, at: Callable[[int, bool], Report | None], start: int, grain: int, most: int, limit: str
     ) -> Solution:
-        """The largest multiple of `grain` whose report fits: memory only grows with it."""
-        first = at(least, False)
-        if first is None or first.memory.device_total > self.room:
-            self._nothing(what, least, first)
-        low, high = 1, 2
-        while high * grain <= most and self._fits(at(high * grain, False)):
-            low, high = high, 2 * high
-        high = min(high, most // grain + 1)
+        """The largest multiple of `grain` whose report fits: memory only grows with it, but for the allocator's rounding."""
+        low, high = self._bracket(what, at, start, grain, most)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._fits(at(middle * grain, False)) else (low, middle)
-        while low > 1:  # what was estimated from a few layers is followed through all
-            found = at(low * grain, True)
-            if found is not None and self._fits(found):
-                break
+        while low > 1 and not self._fits(at(low * grain, True)):  # what was estimated is followed through all layers
             low -= 1
-        value = low * grain
-        report = at(value, True)
+        for _ in range(CLIMB):
+            if (low + 1) * grain > most or not self._fits(at((low + 1) * grain, True)):
+                break
+            low += 1
+        report = at(low * grain, True)
         assert report is not None
         if (low + 1) * grain <= most:
-            limit = self._limit(what, (low + 1) * grain, at((low + 1) * grain, False))
-        return Solution(what, value, report, self.room, limit, self.measured)
+            limit = self._limit(what, (low + 1) * grain, at((low + 1) * grain, True))
+        return Solution(what, low * grain, report, self.room, limit, self.measured)
+
+    def _bracket(
+        self, what: str, at: Callable[[int, bool], Report | None], start: int, grain: int, most: int
+    ) -> tuple[int, int]:
+        """Multiples of `grain` of which the first fits and the second does not."""
+        low = max(1, start // grain)
+        if not self._fits(at(low * grain, False)):
+            least = at(grain, False)
+            if not self._fits(least):
+                self._nothing(what, grain, least)
+            return 1, low
+        high = 2 * low
+        while high * grain <= most and self._fits(at(high * grain, False)):
+            low, high = high, 2 * high
+        return low, min(high, most // grain + 1)
 
     def _fits(self, report: Report | None) -> bool:
         return report is not None and report.memory.device_total <= self.room

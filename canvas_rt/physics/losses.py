@@ -1,6 +1,7 @@
 """The loss of a training step: all tokens at once, in parts, or together with the head."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -28,22 +29,28 @@ def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, shift, ignore_index=-100, reduction="mean")
 
 
-def chunked_loss(hidden: Tensor, labels: Tensor, head: Head, chunks: int) -> Tensor:
-    """The same, over parts of the tokens one after the other; a part's logits are dropped and computed again."""
+def chunked_loss(
+    hidden: Tensor, labels: Tensor, head: Head, chunks: int, around: Callable[[], AbstractContextManager[Any]]
+) -> Tensor:
+    """The same, over parts of the tokens one after the other; a part's logits are dropped and computed again.
+
+    `around` gives what each computation runs under.
+    """
     targets = shifted(labels)
     total: Tensor | None = None
     for part, wanted in zip(hidden.chunk(chunks, dim=1), targets.chunk(chunks, dim=1), strict=True):
         loss: Tensor = checkpoint(
-            _part, part, wanted, head, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+            _part, part, wanted, head, around, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
         )
         total = loss if total is None else total + loss
     assert total is not None
     return total / targets.numel()
 
 
-def _part(hidden: Tensor, wanted: Tensor, head: Head) -> Tensor:
-    logits = head(hidden).float()
-    return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum")
+def _part(hidden: Tensor, wanted: Tensor, head: Head, around: Callable[[], AbstractContextManager[Any]]) -> Tensor:
+    with around():
+        logits = head(hidden).float()
+        return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum")
 
 
 class _FusedLoss(Function):

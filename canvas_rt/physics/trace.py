@@ -348,6 +348,10 @@ class Tracer(Interpreter):
             return nullcontext()
         return _forgetting() if self.tape.backward else self.autocast
 
+    def cast_again(self) -> AbstractContextManager[Any]:
+        """What a recomputation runs under, where the first computation is under `cast` already."""
+        return self.cast() if self.tape.backward else nullcontext()
+
     def node(
         self, node: Node, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], path: str
     ) -> Mapping[str, Tensor]:
@@ -777,7 +781,7 @@ def run_loss(tracer: Tracer, blocks: Blocks, root: str, inputs: Mapping[str, Ten
         loss = fused_loss(hidden, weight, labels)
     else:
         tape.owner = LOSS
-        loss = chunked_loss(hidden, labels, partial(_tail, tracer, after), setup.loss_chunks)
+        loss = chunked_loss(hidden, labels, partial(_tail, tracer, after), setup.loss_chunks, tracer.cast_again)
     tape.finished(tape.owner, (loss,))
     return loss
 
