@@ -1,6 +1,7 @@
 """A report as text for people."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from canvas_rt.physics.hardware import Hardware, load_hardware
@@ -21,6 +22,8 @@ def told(report: Report, *, cards: Path | None = None) -> str:
         f"  peak        {_peak(report, card)}",
         f"  time        {_time(report)}",
     ]
+    if report.scenario.cards > 1:
+        lines.append(f"  sends       {_sent(report)} from each card")
     if report.budget is not None:
         budget = report.budget
         lines.append(
@@ -94,6 +97,12 @@ def _peak(report: Report, card: Hardware) -> str:
         f" {memory.device_total / GIB:.2f} of {card.memory_bytes / GIB:.2f} on the device:"
         f" {'fits' if report.fits else 'DOES NOT FIT'}{retried if report.fits else ''}"
     )
+
+
+def _sent(report: Report) -> str:
+    """What one card sends to the others."""
+    parts = {name.replace("_", "-"): nbytes / GIB for name, nbytes in asdict(report.communication).items() if nbytes}
+    return ", ".join(f"{size:,.2f} GiB {name}" for name, size in parts.items()) or "nothing"
 
 
 def _time(report: Report) -> str:

@@ -111,6 +111,83 @@ def test_measure_gives_the_keys_that_others_rely_on(run: Any, mode: str) -> None
     assert "on the device: fits" in run("measure", "d.canvas.json", "--mode", mode, "--by", "node").out
 
 
+def test_a_scenarios_fields_are_options(run: Any) -> None:
+    flags = (
+        "--recompute",
+        "full",
+        "--dtype",
+        "mixed",
+        "--lora",
+        "4",
+        "--lora-targets",
+        "q_proj,v_proj",
+        "--tokens",
+        "2T",
+    )
+    report = run("measure", "d.canvas.json", "--json", "--sequence", "32", "--no-reshard", *flags).json
+    wanted = {
+        "recompute": "full",
+        "dtype": "mixed",
+        "lora": 4,
+        "lora_targets": ["q_proj", "v_proj"],
+        "tokens": 2 * 10**12,
+    }
+    assert wanted.items() <= report["scenario"].items()
+    assert report["scenario"]["reshard"] is False
+    assert report["budget"]["gpu_hours"] > 0
+    told = run("measure", "d.canvas.json", "--sequence", "32", *flags).out
+    assert "recomputing full, LoRA of rank 4" in told
+    assert "2,000,000,000,000 tokens: " in told
+
+
+def test_by_node_tells_the_formulas(run: Any) -> None:
+    told = run("measure", "d.canvas.json", "--sequence", "24", "--batch", "3", "--by", "node").out
+    assert "flops_forward = 2 × batch × seq × vocab_size × hidden_size = " in told
+
+
+def test_nonsense_in_a_scenario_is_told_with_a_way_out(run: Any) -> None:
+    refused = run("measure", "d.canvas.json", "--optimizer", "adamv", "--loss", "none")
+    assert refused.code == 1
+    assert "unknown optimizer 'adamv'" in refused.err
+    assert "Did you mean adam" in refused.err
+    assert "also loss: unknown loss 'none'" in refused.err
+
+
+def test_many_cards_tell_what_each_sends(run: Any) -> None:
+    told = run("measure", "d.canvas.json", "--sequence", "32", "--data", "4").out
+    assert "4 × NVIDIA A100" in told
+    assert "all-gather" in told
+
+
+def test_solve_finds_what_fits(run: Any) -> None:
+    found = run("solve", "d.canvas.json", "--for", "batch", "--budget", "vram=0.7GiB", "--sequence", "32", "--json")
+    assert found.code == 0
+    assert found.json["report"]["memory"]["device_total"] <= 0.7 * 2**30
+    assert run("solve", "d.canvas.json", "--for", "hardware", "--sequence", "32").out.startswith("hardware = t4: ")
+    assert run("solve", "d.canvas.json", "--for", "batch", "--budget", "vram=0.1GB").code == 1
+
+
+def test_cards_of_ones_own(run: Any) -> None:
+    Path("mine.toml").write_text(
+        '[mine]\nname = "Mine"\narchitecture = "ada"\nmemory_bytes = 1_000_000_000\nnominal_gb = 1\nbandwidth = 1e11\n'
+        'link_bandwidth = 1e10\npower_watts = 50\nsource = "here"\npeak_flops = { fp32 = 1e12, bf16 = 2e12 }\n'
+    )
+    assert "mine" in run("hardware", "--cards", "mine.toml").out
+    told = run("measure", "d.canvas.json", "--hardware", "mine", "--cards", "mine.toml", "--sequence", "32")
+    assert (told.code, "on Mine" in told.out) == (0, True)
+    assert run("measure", "d.canvas.json", "--hardware", "mine").code == 1
+
+
+def test_a_calibration_is_made_and_used(run: Any) -> None:
+    made = run("calibrate", "--hardware", "t4", "--device", "cpu", "--seconds", "1", "-o", "c.json", "--json")
+    assert made.code == 0
+    used = run("measure", "d.canvas.json", "--hardware", "t4", "--dtype", "fp16", "--calibration", "c.json", "--json")
+    plain = run("measure", "d.canvas.json", "--hardware", "t4", "--dtype", "fp16", "--json")
+    assert used.json["time"]["total_s"] != plain.json["time"]["total_s"]
+    Path("no.json").write_text("{}")
+    assert "is no calibration" in run("measure", "d.canvas.json", "--calibration", "no.json").err
+
+
 def test_emit_writes_a_package_and_replaces_its_own(run: Any) -> None:
     files = {"README.md", "config.json", "document.canvas.json", "generation_config.json", "model.py"}
     first = run("emit", "d.canvas.json", "-o", "out", "--json")
@@ -136,7 +213,21 @@ def test_hardware_lists_the_cards_with_their_sources(run: Any) -> None:
 
 def test_the_version_and_the_help_are_told(run: Any) -> None:
     assert run("--version").out == f"canvas-rt {canvas_rt.__version__}\n"
-    for verb in ("ui", "zoo", "import", "show", "edit", "check", "measure", "emit", "verify", "diff", "hardware"):
+    for verb in (
+        "ui",
+        "zoo",
+        "import",
+        "show",
+        "edit",
+        "check",
+        "measure",
+        "solve",
+        "calibrate",
+        "emit",
+        "verify",
+        "diff",
+        "hardware",
+    ):
         assert run(verb, "--help").code == 0
 
 
