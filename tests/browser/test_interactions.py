@@ -261,6 +261,28 @@ def test_the_card_and_the_scenario_change_the_cost(one: Tab) -> None:
     assert "(H100)" in one.gauge()
 
 
+def test_how_it_is_run_changes_the_cost(one: Tab) -> None:
+    page, before = one.page, one.state("totals.device_total")
+    more = page.get_by_test_id("more-scenario")
+    more.locator("summary").click()
+    assert page.get_by_label("Recompute", exact=True).input_value() == "none"
+    page.get_by_label("Recompute", exact=True).select_option("full")
+    one.settled()
+    recomputed = one.state("totals.device_total")
+    assert recomputed < before
+    page.get_by_label("Loss", exact=True).select_option("fused")
+    one.settled()
+    assert one.state("totals.device_total") < recomputed
+    assert more.locator("summary").inner_text() == "More: recompute full, loss fused"
+    page.get_by_text("Chat", exact=True).click()
+    one.settled()
+    assert one.gauge().startswith("Chat VRAM")
+    assert page.get_by_label("Generated", exact=True).input_value() == "256"
+    page.get_by_label("Weights", exact=True).select_option("int4")
+    one.settled()
+    assert more.locator("summary").inner_text() == "More: weights int4"
+
+
 def test_opening_a_zoo_model_a_config_and_the_fresh_starts(one: Tab, tmp_path: Path) -> None:
     page = one.page
     page.get_by_role("button", name="Open").first.click()

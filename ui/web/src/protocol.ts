@@ -807,7 +807,7 @@ export type Totals = {
   card_title: string;
   time_s: number | null;
   tokens_per_s: number | null;
-  bound: "compute" | "memory" | null;
+  bound: "compute" | "memory" | "launches" | "communication" | null;
   /** `Training VRAM 42.0 GB / 80 GB (A100)`. */
   headline: string;
 };

@@ -34,23 +34,26 @@ type Words = "dtype" | "optimizer" | "attention" | "weights" | "recompute" | "lo
 type Numbers = "generate" | "accumulation" | "lora" | "page";
 interface Setter { scenario: Scenario; change(part: Partial<Scenario>): void }
 
-/** What is not as usual, in the summary of the settings that are folded away. */
-const USUAL: Partial<Record<Words | Numbers, string | number>> = {
+/** The settings that are folded away, as they usually are: what is not as usual is told in their summary. */
+const USUAL = {
   attention: "auto", weights: "same", recompute: "none", loss: "plain", implementation: "auto", cache: "same", accumulation: 1, lora: 0, page: 0,
-};
+} as const;
+const GENERATED = 256;
 const ONLY_TRAIN: readonly string[] = ["recompute", "loss", "implementation", "accumulation", "lora"];
 const ONLY_SERVE: readonly string[] = ["cache", "page"];
 
 function chosen(scenario: Scenario, mode: string): string {
   const idle = mode === "train" ? ONLY_SERVE : ONLY_TRAIN;
-  const odd = (Object.keys(USUAL) as (Words | Numbers)[]).filter((name) => !idle.includes(name) && scenario[name] !== undefined && scenario[name] !== USUAL[name]);
+  const odd = (Object.keys(USUAL) as (keyof typeof USUAL)[]).filter((name) => !idle.includes(name) && scenario[name] !== undefined && scenario[name] !== USUAL[name]);
   return odd.length ? `More: ${odd.map((name) => `${name} ${scenario[name]}`).join(", ")}` : "More";
 }
 
 function Choice({ field, label, scenario, change }: Setter & { field: Words; label: string }): ReactNode {
   const options = useCanvas((state) => state.catalogue)?.choices[field] ?? [];
-  return <label>{label}<Select label={label} value={scenario[field] ?? ""} options={options} onChange={(value) => change({ [field]: value })} /></label>;
+  return <label>{label}<Select label={label} value={scenario[field] ?? usual(field)} options={options} onChange={(value) => change({ [field]: value })} /></label>;
 }
+
+const usual = (field: Words): string => (field in USUAL ? USUAL[field as Exclude<Words, "dtype" | "optimizer">] : "");
 
 interface CountProps extends Setter {
   field: Numbers;
@@ -62,7 +65,7 @@ interface CountProps extends Setter {
 function Count({ field, label, least, next, scenario, change }: CountProps): ReactNode {
   return (
     <Stepped
-      label={label} value={scenario[field] ?? least} next={next}
+      label={label} value={scenario[field] ?? (field === "generate" ? GENERATED : USUAL[field])} next={next}
       onCommit={(value) => { if (typeof value === "number") change({ [field]: Math.max(least, Math.round(value)) }); }}
     />
   );
