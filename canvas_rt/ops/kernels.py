@@ -205,9 +205,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: C
 
 def _bias(q: Tensor, visible: Tensor) -> Tensor:
     """A mask as the numbers that PyTorch makes of it, once in each attention, and keeps for the backward."""
-    visible = visible.expand(q.shape[0], 1, -1, -1)
-    bias = torch.zeros_like(visible, dtype=q.dtype, memory_format=torch.contiguous_format)
-    return bias.masked_fill_(visible.logical_not(), float("-inf")).expand(-1, q.shape[1], q.shape[2], -1)
+    zero, never = (torch.full((), value, dtype=q.dtype, device=q.device) for value in (0.0, float("-inf")))
+    return torch.where(visible.expand(q.shape[0], 1, -1, -1), zero, never).expand(-1, q.shape[1], q.shape[2], -1)
 
 
 def _efficient(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
