@@ -16,6 +16,9 @@ EDITS = 40
 """For each line, no two alike, after some to warm up."""
 THOROUGH = 8
 LIVE_MS, BACKGROUND_MS = 50, 1000
+YARDSTICK_MS = 22.6
+"""A million additions in plain Python on the machine of `results/spine.md` when it is quiet: aims are held against times
+that are scaled to it, because this machine is shared and slows down threefold."""
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "train": {},
@@ -84,7 +87,7 @@ def times(run: Callable[[int], Any], count: int, warm: int = 4) -> dict[str, flo
 
 
 def main() -> None:
-    about = machine()
+    about = machine()  # with the yardstick as it is while this runs
     models = {
         "Llama-3.1-405B, 126 layers": (llama(), "intermediate_size"),
         "mixture, 60 layers": (mixture(), "vocab_size"),
@@ -125,18 +128,29 @@ def measured(document: Document, settings: dict[str, Any], *, thorough: bool = F
 
 
 def write(about: dict[str, Any], rows: list[dict[str, Any]], growth: list[dict[str, Any]]) -> None:
+    scale = YARDSTICK_MS / about["yardstick_ms"]
     aims = [
         table(
-            ["model, scenario", "live median", "p95", f"≤ {LIVE_MS}", "thorough median", "max", f"≤ {BACKGROUND_MS}"],
+            [
+                "model, scenario",
+                "median",
+                "p95",
+                "scaled p95",
+                f"≤ {LIVE_MS}",
+                "thorough",
+                "scaled",
+                f"≤ {BACKGROUND_MS}",
+            ],
             [
                 [
                     f"{row['model']}: {row['scenario']}",
                     f"{row['live']['median']:.1f}",
                     f"{row['live']['p95']:.1f}",
-                    "yes" if row["live"]["p95"] <= LIVE_MS else "**no**",
-                    f"{row['thorough']['median']:.0f}",
+                    f"{row['live']['p95'] * scale:.1f}",
+                    "yes" if row["live"]["p95"] * scale <= LIVE_MS else "**no**",
                     f"{row['thorough']['max']:.0f}",
-                    "yes" if row["thorough"]["max"] <= BACKGROUND_MS else "**no**",
+                    f"{row['thorough']['max'] * scale:.0f}",
+                    "yes" if row["thorough"]["max"] * scale <= BACKGROUND_MS else "**no**",
                 ]
                 for row in rows
             ],
@@ -157,7 +171,8 @@ def write(about: dict[str, Any], rows: list[dict[str, Any]], growth: list[dict[s
         {"machine": about, "rows": rows, "growth": growth},
         [
             f"CPU ms for one size edit → `check` → `measure`: {EDITS} edits for each line, no two alike; the thorough report, "
-            f"with the allocator followed through every layer and formulas for every number, {THOROUGH} times.",
+            f"with the allocator followed through every layer and formulas for every number, {THOROUGH} times, the worst. "
+            f"Scaled: as if the million additions had taken {YARDSTICK_MS} ms, as on this machine when it is quiet.",
             *aims,
             f"How it grows with depth, on Llama-3.1-405B with so many layers. From {growth[0]['layers']} to "
             f"{growth[-1]['layers']} layers the median grows {ratios}.",

@@ -35,9 +35,6 @@ class Context:
     past: int = 0
     """Tokens already in the cache."""
 
-    cache: "Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None" = None
-    """Appends new keys and values to the cache of the layer at hand and gives back all of them."""
-
     grouped: bool = False
     """Whether experts run all in grouped products, whatever the backend."""
 
@@ -248,8 +245,6 @@ def _attention(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
     q, k, v = inputs["q"], inputs["k"], inputs["v"]
     if context.backend == "shape":
         return (q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]),)
-    if context.cache is not None:
-        k, v = context.cache(k, v)
     return (ATTENTION[context.backend](q, k, v, attrs, context).transpose(1, 2).contiguous(),)
 
 

@@ -36,8 +36,8 @@ CublasHandlePool.cpp); the backward runs in a thread of its own, with its own ha
 CUBLAS, LABELS = "cublas", "labels"
 """Whose the workspaces and the labels are, in tables by node."""
 
-
 Owners = Callable[[], Holding]
+"""Tells, where it is asked, what is held at a peak."""
 
 
 @dataclass(frozen=True, slots=True)
