@@ -95,31 +95,26 @@ def main() -> None:
     rows = []
     for title, (document, name) in models.items():
         for told, settings in SCENARIOS.items():
-
-            def live(index: int) -> Any:
-                return measured(edited(document, index % 500, name), settings)  # noqa: B023
-
-            def thorough(index: int) -> Any:
-                return measured(edited(document, 100 + index % 500, name), settings, thorough=True)  # noqa: B023
-
-            row = {
-                "model": title,
-                "scenario": told,
-                "live": times(live, EDITS),
-                "thorough": times(thorough, THOROUGH, 1),
-            }
-            print(row, flush=True)
-            rows.append(row)
+            rows.append({"model": title, "scenario": told, **both(document, name, settings)})
+            print(rows[-1], flush=True)
     growth = []
     for depth in DEPTHS:
         deep = canvas_rt.apply(llama(), SetSize("", "num_hidden_layers", depth))
-        found = {
-            mode: times(lambda index: measured(edited(deep, index % 500, "intermediate_size"), {"mode": mode}), EDITS)  # noqa: B023
-            for mode in ("train", "prefill", "decode")
-        }
-        print(depth, found, flush=True)
-        growth.append({"layers": depth, **found})
+        modes = ("train", "prefill", "decode")
+        growth.append({"layers": depth, **{mode: live(deep, "intermediate_size", {"mode": mode}) for mode in modes}})
+        print(growth[-1], flush=True)
     write(about, rows, growth)
+
+
+def live(document: Document, name: str, settings: dict[str, Any]) -> dict[str, float]:
+    return times(lambda index: measured(edited(document, index % 500, name), settings), EDITS)
+
+
+def both(document: Document, name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    def thorough(index: int) -> Any:
+        return measured(edited(document, 100 + index % 500, name), settings, thorough=True)
+
+    return {"live": live(document, name, settings), "thorough": times(thorough, THOROUGH, 1)}
 
 
 def measured(document: Document, settings: dict[str, Any], *, thorough: bool = False) -> Any:

@@ -8,6 +8,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.graph import reachable_blocks
 from canvas_rt.physics import parallel
+from canvas_rt.physics.anatomy import tail_paths
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware
 from canvas_rt.physics.pipeline import Stage
@@ -16,7 +17,6 @@ from canvas_rt.physics.roofline import Roof
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.setup import Device, Setup, recomputed, setup_of
 from canvas_rt.physics.shapes import checked_run
-from canvas_rt.physics.trace import tail_paths
 
 
 @dataclass(frozen=True, slots=True)

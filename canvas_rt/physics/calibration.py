@@ -4,6 +4,7 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import log2
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,7 @@ def _products(clock: _Clock, device: str, dtype: Any, peak: float) -> Points:
     for size in largest:
         x, y = (torch.zeros(size, size, dtype=dtype, device=device) for _ in range(2))
         flops = 2 * size**3
-        points[log2(flops)] = min(1.0, flops / clock.seconds(lambda: x @ y) / peak)  # noqa: B023
+        points[log2(flops)] = min(1.0, flops / clock.seconds(partial(torch.matmul, x, y)) / peak)
     return tuple(sorted(points.items()))
 
 
@@ -174,7 +175,7 @@ def _attention(clock: _Clock, device: str, dtype: Any, peak: float) -> Points:
     for length in LENGTHS if device == "cuda" else LENGTHS[:2]:
         q, k, v = (torch.zeros(1, 32, length, 128, dtype=dtype, device=device) for _ in range(3))
         executed = 4 * 32 * 128 * length * (length + 1) // 2
-        seconds = clock.seconds(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True))  # noqa: B023
+        seconds = clock.seconds(partial(F.scaled_dot_product_attention, q, k, v, is_causal=True))
         points[log2(executed)] = min(1.0, executed / seconds / peak)
     return tuple(sorted(points.items()))
 

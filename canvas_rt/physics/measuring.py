@@ -10,6 +10,7 @@ from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.ir.document import Document
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import parallel
+from canvas_rt.physics.anatomy import windows_of
 from canvas_rt.physics.bench import Bench, on_card, prepare
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.explain import Explainer
@@ -22,7 +23,6 @@ from canvas_rt.physics.run import Run, Taken, begin, outside, run_costs, run_mem
 from canvas_rt.physics.scenario import Scenario, require, scenario_of
 from canvas_rt.physics.setup import setup_of
 from canvas_rt.physics.shapes import check
-from canvas_rt.physics.trace import windows_of
 from canvas_rt.physics.traffic import COMMUNICATION
 from canvas_rt.physics.whole import model, node_costs
 

@@ -8,13 +8,13 @@ from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.graph import parse_layers, walk
 from canvas_rt.ops.parameters import parameter_table
 from canvas_rt.physics import expert_parallel, sharded, tensor_parallel
+from canvas_rt.physics.anatomy import windows_of
 from canvas_rt.physics.hardware import Hardware
 from canvas_rt.physics.kv_cache import kv_cache_bytes
 from canvas_rt.physics.pipeline import Stage, sent, stages
 from canvas_rt.physics.roofline import Roof
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.physics.setup import Setup
-from canvas_rt.physics.trace import windows_of
 from canvas_rt.physics.traffic import Traffic, ring
 from canvas_rt.physics.whole import Model
 

@@ -16,9 +16,9 @@ from canvas_rt.ir.document import Block, Document, Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import Item, Visit, head, parse_layers, running_order, walk
 from canvas_rt.ops.catalogue import complete
+from canvas_rt.physics.anatomy import tail_paths
 from canvas_rt.physics.roofline import Roof
 from canvas_rt.physics.setup import Setup
-from canvas_rt.physics.trace import tail_paths
 from canvas_rt.physics.traffic import Traffic, ring
 
 Cut = Literal["columns", "rows", "heads", "width", "vocabulary"]

@@ -15,7 +15,8 @@ from canvas_rt.physics.roofline import Cost, Roof, trace_costs
 from canvas_rt.physics.setup import Arriving, Setup
 from canvas_rt.physics.tape import Event
 from canvas_rt.physics.tiling import Holding, Hooking, Hooks, Listed, Placed, Running, Sink, Tiling
-from canvas_rt.physics.trace import Gap, Trace, layer_scope, trace_layer, trace_root
+from canvas_rt.physics.trace import Gap, Trace
+from canvas_rt.physics.tracing import layer_scope, trace_layer, trace_root
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,12 @@ from torch import Tensor
 from canvas_rt.ir.files import load
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics import meta
+from canvas_rt.physics.anatomy import head_path
 from canvas_rt.physics.keys import below, relevant
 from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.tape import Tape, visible_pairs
-from canvas_rt.physics.trace import Tracer, head_path, run_root
+from canvas_rt.physics.tracer import Tracer
+from canvas_rt.physics.tracing import run_root
 from canvas_rt.physics.whole import model
 
 ZOO = Path(__file__).parents[2] / "model_zoo"

@@ -14,9 +14,11 @@ from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.files import load
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics import measure
+from canvas_rt.physics.anatomy import head_path
 from canvas_rt.physics.keys import below, relevant
 from canvas_rt.physics.setup import Setup
-from canvas_rt.physics.trace import WHOLE_LAYERS, Tracer, head_path, run_layer, run_root
+from canvas_rt.physics.tracer import WHOLE_LAYERS, Tracer
+from canvas_rt.physics.tracing import run_layer, run_root
 from canvas_rt.physics.whole import events, model, peak, running
 
 ZOO = Path(__file__).parents[2] / "model_zoo"

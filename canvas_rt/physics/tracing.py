@@ -1,0 +1,214 @@
+"""Trace one layer, or the whole model without its layers, forward and backward."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from canvas_rt.ir.document import Node, layer_environment
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ops.catalogue import complete
+from canvas_rt.physics.anatomy import head_path, tail_paths
+from canvas_rt.physics.keys import Blocks, Environment, relevant
+from canvas_rt.physics.losses import causal_loss, chunked_loss, fused_loss
+from canvas_rt.physics.regimes import PLAIN, Regime
+from canvas_rt.physics.setup import META, Arriving, Setup, arriving
+from canvas_rt.physics.trace import LOSS, Gap, Learned, Trace
+from canvas_rt.physics.tracer import WHOLE_LAYERS, Tracer
+
+
+class _Gradients(Function):
+    """Values that arrive with gradients, made at the block's edge so that nothing but the block holds them."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, tracer: Tracer, arrivals: Sequence[Arriving]) -> Any:
+        ctx.tracer = tracer
+        return tuple(arrival.make() for arrival in arrivals)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        tape = ctx.tracer.tape
+        numbers = [-1 if gradient is None else tape.forget(gradient) for gradient in gradients]
+        ctx.tracer.passed, ctx.tracer.passed_others = numbers[0], tuple(numbers[1:])
+        return None, None, None
+
+
+class _Result(Function):
+    """The block's result leaves; its gradient comes in."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, tracer: Tracer) -> Tensor:
+        ctx.tracer, ctx.like = tracer, arriving(result)
+        with tracer.tape.unseen():
+            return result.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, anchor: Tensor) -> Any:
+        with ctx.tracer.tape.unseen():
+            gradient = ctx.like.make()
+        ctx.tracer.gradient = ctx.tracer.tape.adopt(gradient)
+        return gradient, None
+
+
+@lru_cache(maxsize=256)
+def trace_layer(
+    blocks: Blocks,
+    block: str,
+    environment: Environment,
+    carry: Arriving,
+    others: FrozenMap[str, Arriving],
+    setup: Setup,
+    regime: Regime = PLAIN,
+) -> Trace:
+    """One layer of a stack by itself, given `carry` and the values that go to every layer alike."""
+    tracer = Tracer(blocks, block, environment, setup, FrozenMap(), regime)
+    tape = tracer.tape
+    port = blocks[block].inputs[0]
+    arrivals = {port: carry, **others}
+    graded = [name for name, arrival in arrivals.items() if arrival.requires_grad and setup.train]
+    with torch.set_grad_enabled(setup.train):
+        made = {name: arrival.make() for name, arrival in arrivals.items() if name not in graded}
+        if graded:
+            anchor = torch.empty(1, device=META, requires_grad=True)
+            values = _Gradients.apply(anchor, tracer, [arrivals[name] for name in graded])  # type: ignore[no-untyped-call]
+            made.update(zip(graded, values, strict=True))
+            del values
+        numbers = {name: tape.adopt(made[name]) for name in arrivals}
+        with tape:
+            outputs = dict(run_layer(tracer, block, environment, made))
+            made.clear()
+            result = outputs.popitem()[1] if len(outputs) == 1 else next(iter(outputs.values()))
+            outputs.clear()
+            number = tape.number(result)
+            if setup.train:
+                last = _Result.apply(result, tracer)  # type: ignore[no-untyped-call]
+            del result
+            split = len(tape.events)
+            tracer.end_forward()
+            middle = len(tape.events)
+            learned: tuple[Learned, ...] = ()
+            if setup.train and last.requires_grad:
+                tape.backward = True
+                with tape.unseen():
+                    start = torch.empty((), dtype=last.dtype, device=META)
+                torch.autograd.backward(last, start)
+                learned = tracer.gradients()
+        tape.close()
+    given_others = tuple(numbers[name] for name in others)
+    return tracer.trace((split, middle), learned, given=numbers[port], given_others=given_others, result=number)
+
+
+def run_layer(
+    tracer: Tracer, block: str, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str = ""
+) -> Mapping[str, Tensor]:
+    """A layer's forward; where layers are recomputed, under a checkpoint, as transformers has it."""
+    names = tracer.setup.recompute
+    if names in WHOLE_LAYERS:
+        run = partial(tracer.block, block, environment, prefix=prefix)
+        return tracer.again(run, inputs, selective=names == ("selective",))
+    with tracer.cast():
+        return tracer.block(block, environment, inputs, prefix)
+
+
+@lru_cache(maxsize=128)
+def trace_root(
+    blocks: Blocks,
+    root: str,
+    environment: Environment,
+    ties: FrozenMap[str, str],
+    setup: Setup,
+    regime: Regime = PLAIN,
+    idle: frozenset[str] = frozenset(),
+) -> Trace:
+    """The whole model but the layers of its stacks; in `train` with the loss and its backward.
+
+    `idle` are the paths of stacks in which nothing is trained.
+    """
+    tracer = Tracer(blocks, root, environment, setup, ties, regime, lambda path: path not in idle)
+    tracer.head = head_path(blocks, root)
+    with torch.set_grad_enabled(setup.train):
+        splits, learned = run_root(tracer, blocks, root)
+    return tracer.trace(splits, learned)
+
+
+def run_root(tracer: Tracer, blocks: Blocks, root: str) -> tuple[tuple[int, int], tuple[Learned, ...]]:
+    """Run a root under the tracer's tape, in `train` with loss and backward.
+
+    Gives how many events there were at the forward's end and at the backward's start, and the gradients.
+    """
+    tape, setup = tracer.tape, tracer.setup
+    shape = (setup.batch, setup.new_tokens)
+    inputs = {name: torch.empty(shape, dtype=torch.int64, device=META) for name in blocks[root].inputs}
+    labels = torch.empty(shape, dtype=torch.int64, device=META) if setup.train else None
+    for tensor in (*inputs.values(), *(() if labels is None else (labels,))):
+        tape.resident(tensor)
+    with tape:
+        if labels is None:
+            logits = tracer.run(inputs)
+            tape.close()
+            del logits  # they outlive the run
+            return (len(tape.events), len(tape.events)), ()
+        with tracer.cast():
+            loss = run_loss(tracer, blocks, root, inputs, labels)
+        split = len(tape.events)
+        tracer.end_forward()
+        middle = len(tape.events)
+        tape.backward = True
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        learned = tracer.gradients()
+        del loss
+    tape.close()
+    return (split, middle), learned
+
+
+def run_loss(tracer: Tracer, blocks: Blocks, root: str, inputs: Mapping[str, Tensor], labels: Tensor) -> Tensor:
+    """The model's forward with the loss that the setup asks for."""
+    setup, tape = tracer.setup, tracer.tape
+    after = tail_paths(blocks, root) if setup.loss != "plain" else ()
+    tracer.tail = dict.fromkeys(after, lambda x: x)
+    outputs = dict(tracer.run(inputs))
+    hidden = outputs.pop(next(iter(outputs)))
+    outputs.clear()
+    if not after:
+        tape.owner = LOSS
+        loss = causal_loss(hidden, labels)
+    elif setup.loss == "fused":
+        tape.owner = after[0]
+        key = tracer.tied.get(f"{after[0]}.weight", f"{after[0]}.weight")
+        shape = _head_shape(tracer, blocks, root)
+        weight = tracer.learned(key, shape)
+        if tracer.autocast is not None:
+            hidden, weight = tracer.autocast.narrow(hidden), tracer.autocast.narrow(weight)
+        loss = fused_loss(hidden, weight, labels)
+    else:
+        tape.owner = LOSS
+        loss = chunked_loss(hidden, labels, partial(_tail, tracer, after), setup.loss_chunks, tracer.cast_again)
+    tape.finished(tape.owner, (loss,))
+    return loss
+
+
+def _tail(tracer: Tracer, after: Sequence[str], hidden: Tensor) -> Tensor:
+    """Logits of some of the tokens; what follows is the loss's again."""
+    with tracer.recomputing():
+        for path in after:
+            hidden = tracer.tail[path](hidden)
+    tracer.tape.owner = LOSS
+    return hidden
+
+
+def _head_shape(tracer: Tracer, blocks: Blocks, root: str) -> tuple[int, int]:
+    node = blocks[root].node(tail_paths(blocks, root)[0])
+    assert isinstance(node, Node)
+    attrs = resolve(complete(node), tracer.document.environment)
+    return attrs["out_features"], attrs["in_features"]
+
+
+def layer_scope(gap: Gap, kind: int, blocks: Blocks) -> Environment:
+    """What names stand for inside the layers of a kind."""
+    layer = gap.stack.kinds[kind]
+    return relevant(blocks, layer.block, layer_environment(gap.environment, layer))
