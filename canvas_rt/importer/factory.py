@@ -1,5 +1,7 @@
 """Make configs and small models of one architecture: a stock one of transformers, or one that Canvas emitted."""
 
+import copy
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
@@ -7,6 +9,16 @@ import torch
 from torch import nn
 
 from canvas_rt.errors import ConfigError
+from canvas_rt.importer.config.classes import (
+    ENCODERS,
+    canonical_names,
+    config_class,
+    model_class_name,
+    own_classes,
+    own_values,
+    supported,
+)
+from canvas_rt.importer.config.refused import INERT
 from canvas_rt.importer.trace import TRACED, quiet
 
 KEPT_BASE_FIELDS = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
@@ -30,23 +42,23 @@ class StockFactory:
         self.model_type = model_type
 
     def config(self, values: Mapping[str, Any]) -> Any:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-        values = {name: value for name, value in values.items() if name != "model_type"}
+        values = {name: copy.deepcopy(value) for name, value in values.items() if name != "model_type"}
         with quiet():
-            return CONFIG_MAPPING[self.model_type](**values)
+            return config_class(self.model_type)(**own_values(self.model_type, values))
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
-        from transformers import AutoModelForCausalLM
-
         with quiet(), torch.device(device):
-            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
-                config,
-                attn_implementation=TRACED,
-                experts_implementation=TRACED,
-                dtype=dtype,
-                trust_remote_code=False,
-            ).eval()
+            return self.build(config, attn_implementation=TRACED, experts_implementation=TRACED, dtype=dtype).eval()
+
+    def build(self, config: Any, **settings: Any) -> nn.Module:
+        """A causal language model of transformers' own making, by settings of `from_config`."""
+        import transformers
+
+        if self.model_type in supported():
+            settings = {"trust_remote_code": False, **settings}
+            return transformers.AutoModelForCausalLM.from_config(config, **settings)  # type: ignore[no-any-return]
+        # The text model of a multimodal one, whose own type has no entry among causal language models.
+        return getattr(transformers, str(model_class_name(self.model_type)))._from_config(config, **settings)  # type: ignore[no-any-return]
 
 
 class ClassFactory:
@@ -72,17 +84,8 @@ class ClassFactory:
             ).eval()
 
 
-def own_fields(config: Any) -> list[str]:
-    """The fields that a config's class declares for its architecture, and those of all configs that matter."""
-    from transformers import PretrainedConfig
-
-    names: dict[str, None] = {}
-    for cls in reversed(type(config).__mro__):
-        if issubclass(cls, PretrainedConfig) and cls is not PretrainedConfig:
-            names.update(dict.fromkeys(cls.__annotations__))
-    fields = config.to_dict()
-    # Layer lists restate what the graph says itself: they are made anew when it is emitted.
-    hidden = {
+HIDDEN = frozenset(
+    {
         "layer_types",
         "layer_kinds",
         "model_type",
@@ -91,11 +94,41 @@ def own_fields(config: Any) -> list[str]:
         "base_model_tp_plan",
         "base_model_pp_plan",
     }
-    return [
-        name
-        for name in (*names, *(n for n in KEPT_BASE_FIELDS if n not in names))
-        if name in fields and name not in hidden
-    ]
+)
+"""Fields that are no numbers of an architecture. Layer lists restate what the graph says itself: they are made anew when
+it is emitted."""
+
+SET_BY_KEYWORD = ("head_dim",)
+"""Fields that a model reads where a config has them, though its class does not declare them."""
+
+
+def own_fields(config: Any) -> list[str]:
+    """The fields that a config's class declares for its architecture, and those of all configs that matter.
+
+    They have canonical names: `hidden_size` for what a class calls `n_embd`.
+    """
+    return list(_own_names(config))
+
+
+def field_values(config: Any) -> dict[str, Any]:
+    """The value of each of `own_fields`, as plain data; a config within the config is a table."""
+    values = config.to_dict()
+    return {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
+
+
+def _own_names(config: Any) -> dict[str, str]:
+    """What the class of a config calls each field, by canonical name, in the class's order."""
+    given = config.to_dict()
+    declared = list(dict.fromkeys(name for cls in reversed(own_classes(type(config))) for name in cls.__annotations__))
+    canonical = canonical_names(set(declared), type(config).attribute_map)
+    skipped = HIDDEN | INERT | (ENCODERS if "decoder" in " ".join(declared) else frozenset())
+    names = {canonical[own]: own for own in declared if own in given and own not in skipped}
+    for name in (*SET_BY_KEYWORD, *KEPT_BASE_FIELDS):
+        if name in given and name not in names:
+            names[name] = name
+    if "num_hidden_layers" not in names and isinstance(getattr(config, "num_hidden_layers", None), int):
+        names["num_hidden_layers"] = "num_hidden_layers"  # told by a list of layers
+    return names
 
 
 def make_config(factory: Factory, values: Mapping[str, Any], name: str) -> Any:
@@ -104,5 +137,13 @@ def make_config(factory: Factory, values: Mapping[str, Any], name: str) -> Any:
         return factory.config(values)
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
-        field = next((field for field in sorted(values, key=len, reverse=True) if f"'{field}'" in reason), "")
+        field = _field_at_fault(reason, values)
         raise ConfigError(f"transformers refuses it: {reason}", path=f"{name}: {field}" if field else name) from error
+
+
+def _field_at_fault(reason: str, values: Mapping[str, Any]) -> str:
+    """The field that a message of transformers is about: the one that it quotes, else the longest that it names."""
+    words = set(re.findall(r"\w+", reason))
+    quoted = set(re.findall(r"['`](\w+)['`]", reason))
+    named = sorted((field for field in values if field in words), key=lambda field: (field not in quoted, -len(field)))
+    return named[0] if named else ""

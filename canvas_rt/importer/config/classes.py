@@ -1,0 +1,278 @@
+"""What the config classes of transformers declare: each field by one name, its sorts, its default."""
+
+import dataclasses
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+CANONICAL = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "head_dim",
+    "intermediate_size",
+    "sliding_window",
+)
+"""Names by which a field is known whatever its class calls it: `hidden_size` for `n_embd`, `d_model` and `emb_dim`."""
+
+WORDS_OF_THEIR_OWN = frozenset({"qk_rope_head_dim", "moe_intermediate_size"})
+"""Fields that a class may serve under a canonical name too, but which say more by their own."""
+
+DECODER = {
+    "num_hidden_layers": ("decoder_layers", "num_decoder_layers"),
+    "num_attention_heads": ("decoder_attention_heads", "num_decoder_attention_heads"),
+    "intermediate_size": ("decoder_ffn_dim",),
+}
+"""Where a class describes an encoder and a decoder, the language model is the decoder."""
+
+ENCODER = {
+    "num_hidden_layers": ("encoder_layers", "num_encoder_layers"),
+    "num_attention_heads": ("encoder_attention_heads", "num_encoder_attention_heads"),
+    "intermediate_size": ("encoder_ffn_dim",),
+}
+"""The encoder's sizes, which follow the decoder's where there is no encoder: a cache counts layers by them."""
+
+ENCODERS = frozenset(own for names in ENCODER.values() for own in names)
+
+UNDECLARED: Mapping[str, frozenset[str]] = {
+    "head_dim": frozenset({"int", "null"}),
+    "rope_theta": frozenset({"int", "float", "null"}),
+    "rope_scaling": frozenset({"dict", "null"}),
+    "partial_rotary_factor": frozenset({"int", "float", "null"}),
+}
+"""Fields that a class may read without declaring them: its files say so."""
+
+TEXT_MODELS = ("text_config", "decoder", "generator")
+"""Where a class keeps its text model, as transformers looks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One field of a config class."""
+
+    name: str
+    """The name by which Canvas knows it."""
+
+    own: str
+    """The name that its class takes."""
+
+    sorts: frozenset[str]
+    """Which of int, float, str, bool, list, dict and null it may be."""
+
+    choices: tuple[str, ...] = ()
+    """The only texts that it may be, where its class lists them."""
+
+    default: Any = None
+    """What its class takes for it where it is left out; None where that follows from other fields."""
+
+    config_class: str = ""
+    """The model type of the config that it holds, where it holds one."""
+
+
+@lru_cache(maxsize=1)
+def causal_classes() -> Mapping[str, str]:
+    """The name of the causal language model's class, for each model type that has one."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return types.MappingProxyType(dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+
+@lru_cache(maxsize=1)
+def supported() -> tuple[str, ...]:
+    """Every model type that Canvas imports by itself: all causal language models of transformers."""
+    return tuple(causal_classes())
+
+
+@lru_cache(maxsize=1)
+def every_type() -> frozenset[str]:
+    """Every model type of transformers, whatever it is for."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return frozenset(CONFIG_MAPPING_NAMES)
+
+
+@lru_cache(maxsize=512)
+def config_class(model_type: str) -> Any:
+    """The config class of a model type that transformers has."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return CONFIG_MAPPING[model_type]
+
+
+@lru_cache(maxsize=512)
+def text_field(model_type: str) -> str | None:
+    """The field that holds the text model of a multimodal model type; None for text models."""
+    held = config_class(model_type).sub_configs_defaults
+    return next((field for field in TEXT_MODELS if field in held), None)
+
+
+def text_type(model_type: str, field: str, text: Mapping[str, Any]) -> Any:
+    """The model type of the text model that a multimodal config holds."""
+    from transformers import PretrainedConfig
+
+    held = config_class(model_type).sub_configs_defaults[field]
+    if issubclass(held.config_class, PretrainedConfig):
+        return held.config_class.model_type
+    return text.get("model_type") or held.model_type
+
+
+@lru_cache(maxsize=1)
+def _parents() -> Mapping[str, str]:
+    """Text models that have no entry of their own among causal language models, by the model type that has it."""
+    parents = {}
+    for model_type in causal_classes():
+        field = text_field(model_type)
+        own = text_type(model_type, field, {}) if field else model_type
+        if own not in causal_classes():
+            parents[own] = model_type
+    return parents
+
+
+def model_class_name(model_type: str) -> str | None:
+    """The causal language model's class of a model type, or of the text model of one; None where there is none."""
+    return causal_classes().get(model_type) or causal_classes().get(_parents().get(model_type, ""))
+
+
+@lru_cache(maxsize=512)
+def declared(model_type: str) -> Mapping[str, Declared]:
+    """The fields that a model type's class has for its architecture, by name, in the class's order."""
+    from transformers import PretrainedConfig
+
+    cls = config_class(model_type)
+    common = {field.name for field in dataclasses.fields(PretrainedConfig)}
+    fields = [field for field in dataclasses.fields(cls) if field.name not in common]
+    names = canonical_names({field.name for field in fields}, cls.attribute_map)
+    found = {names[field.name]: _declared(field, names[field.name], cls) for field in fields}
+    for name, sorts in UNDECLARED.items():
+        if name not in found and name not in cls.attribute_map and _reads(cls, name):
+            found[name] = Declared(name, name, sorts)
+    for name in sorted(_legacy(cls) - found.keys() - common - {names.get(own) for own in names}):
+        found[name] = Declared(name, name, frozenset())
+    return types.MappingProxyType(found)
+
+
+@lru_cache(maxsize=512)
+def spellings(model_type: str) -> Mapping[str, str]:
+    """Every name that a model type's class takes for a field, and the one by which Canvas knows it."""
+    fields = declared(model_type)
+    found = {field.own: name for name, field in fields.items()}
+    for alias, own in config_class(model_type).attribute_map.items():
+        if own in found:
+            found.setdefault(alias, found[own])
+    return types.MappingProxyType({**found, **{name: name for name in fields}})
+
+
+def own_values(model_type: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values under the names that a model type's class takes, an encoder's sizes following the decoder's."""
+    fields = declared(model_type)
+    given = {fields[name].own if name in fields else name: value for name, value in values.items()}
+    for name, encoders in ENCODER.items():
+        field = fields.get(name)
+        if field and field.own in DECODER[name] and name in values:
+            given.update({own: values[name] for own in encoders if own in fields})
+    return given
+
+
+def canonical_names(own: set[str], aliases: Mapping[str, str]) -> dict[str, str]:
+    """For each name of a class's own, the one by which Canvas knows the field."""
+    names = {name: name for name in own}
+    taken = set(own)
+    for canonical in CANONICAL:
+        decoder = next((name for name in DECODER.get(canonical, ()) if name in own), None)
+        other = decoder or aliases.get(canonical)
+        if other is None:
+            continue
+        strange = other not in own or other in WORDS_OF_THEIR_OWN or (other != decoder and other in ENCODERS)
+        if canonical in taken or strange or names[other] != other:
+            continue
+        names[other] = canonical
+        taken.add(canonical)
+    return names
+
+
+def _declared(field: "dataclasses.Field[Any]", name: str, cls: Any) -> Declared:
+    default = field.default
+    if default is dataclasses.MISSING:
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else None
+    if isinstance(default, property) or not isinstance(default, bool | int | float | str | list | tuple | dict):
+        default = None
+    leaves = tuple(_leaves(field.type))
+    choices = tuple(value for leaf in leaves for value in typing.get_args(leaf) if isinstance(value, str))
+    held = cls.sub_configs_defaults.get(field.name)
+    nested = held.model_type if held is not None else _nested(leaves)
+    return Declared(name, field.name, frozenset(map(_sort, leaves)), choices, default, nested)
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The members of a union, however deep."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        for part in typing.get_args(annotation):
+            yield from _leaves(part)
+    else:
+        yield annotation
+
+
+_SORTS = {int: "int", float: "float", str: "str", bool: "bool", types.NoneType: "null", list: "list", tuple: "list"}
+
+
+def _sort(annotation: Any) -> str:
+    """The sort of value that one annotation allows."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return "str"
+    return _SORTS.get(origin or annotation, "dict")
+
+
+def _nested(leaves: tuple[Any, ...]) -> str:
+    """The key of a config class that is not among those of transformers' own table."""
+    from transformers import PretrainedConfig
+
+    for leaf in leaves:
+        if isinstance(leaf, type) and issubclass(leaf, PretrainedConfig) and leaf is not PretrainedConfig:
+            return f"{leaf.__module__}:{leaf.__name__}"
+    return ""
+
+
+# what a class's files say
+
+
+def own_classes(cls: Any) -> list[type]:
+    """A config class and those that it builds on, without the base of all."""
+    from transformers import PretrainedConfig
+
+    return [base for base in cls.__mro__ if issubclass(base, PretrainedConfig) and base is not PretrainedConfig]
+
+
+@lru_cache(maxsize=512)
+def config_source(cls: Any) -> str:
+    """The text of a config class and of those that it builds on, without the base of all."""
+    return "\n".join(inspect.getsource(base) for base in own_classes(cls))
+
+
+@lru_cache(maxsize=512)
+def model_source(cls: Any) -> str:
+    """The text of the files that build a config class's model."""
+    folder = Path(inspect.getfile(cls)).parent
+    return "\n".join(path.read_text() for path in sorted(folder.glob("modeling_*.py")))
+
+
+def _legacy(cls: Any) -> set[str]:
+    """Fields of older configs that a class still takes."""
+    pattern = r'kwargs\.(?:pop|get)\(\s*"(\w+)"|kwargs\["(\w+)"\]\s*(?!=)|"(\w+)" (?:not )?in kwargs'
+    return {name for found in re.findall(pattern, config_source(cls)) for name in found if name}
+
+
+def _reads(cls: Any, name: str) -> bool:
+    """Whether a class or its model reads a field that the class does not declare."""
+    if name in ("rope_theta", "rope_scaling"):
+        return any(field.name == "rope_parameters" for field in dataclasses.fields(cls))
+    return f'"{name}"' in model_source(cls) or name in config_source(cls)
