@@ -81,8 +81,8 @@ def detail(item: Node | Use | Stack, environment: Mapping[str, Any] | None = Non
             return f"{attrs['in_features']} → {attrs['out_features']}{bias}"
         case "embedding":
             return f"{attrs['num_embeddings']} × {attrs['embedding_dim']}"
-        case "rms_norm" | "layer_norm":
-            return attrs["size"]
+        case "rms_norm" | "layer_norm" | "gated_rms_norm":
+            return attrs["size"] if complete(item)["size"] is not None else ""
         case "rotary_embedding":
             parameters = resolved(item, "parameters", environment)
             if not isinstance(parameters, Mapping):

@@ -4,20 +4,24 @@ import ast
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from torch import fx, nn
 
 from canvas_rt.codegen import vocabulary
+from canvas_rt.codegen.functions import Anchor, expression_of
 from canvas_rt.codegen.modules import CONSTRUCT, Classes
 from canvas_rt.codegen.printer import Layout, print_graph
-from canvas_rt.codegen.syntax import fresh, quote, setting, statements, unparse
+from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import expression, is_expression
 from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, reachable_blocks, running_order
 from canvas_rt.ops.catalogue import OPS, complete
+from canvas_rt.ops.functions import RUN_TIME, function_named, is_function
+from canvas_rt.ops.learned import CONSTANT, MODULE, PARAMETER
+from canvas_rt.ops.modules import cache_argument
 
 PREFIX = "Canvas"
 RESERVED = frozenset(dir(nn.Module)) | {
@@ -51,7 +55,7 @@ class Names:
 
     @property
     def prefix(self) -> str:
-        return PREFIX + self.root.removesuffix("ForCausalLM")
+        return PREFIX + self.root.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
 
     def of(self, block: str) -> str:
         return self.causal_lm if block == self.root else PREFIX + block
@@ -86,6 +90,12 @@ class Plan:
     comments: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Shapes to write beside lines, by block and node."""
 
+    places: Mapping[str, Mapping[str, tuple[str, int]]] = field(default_factory=dict)
+    """For each block, where `batch` and `seq` can be read: the input that has them, and the dimension."""
+
+    flat: Mapping[str, bool] = field(default_factory=dict)
+    """Blocks whose input that tells batch and sequence has other than three dimensions."""
+
     @cached_property
     def names(self) -> Names:
         return Names(self.document.root)
@@ -99,21 +109,38 @@ class Plan:
         """What runs of a block."""
         return running_order(self.document.blocks[block])[0]
 
-    @cached_property
-    def attending(self) -> frozenset[str]:
-        """Blocks that contain attention, themselves or further in."""
+    def holding(self, *ops: str) -> frozenset[str]:
+        """Blocks that contain one of some ops, themselves or further in."""
         found: set[str] = set()
         for name in self.order:
             for item in self.items(name):
-                if (isinstance(item, Node) and item.op == "attention") or any(
-                    inner in found for inner in blocks_of(item)
-                ):
+                if (isinstance(item, Node) and item.op in ops) or any(inner in found for inner in blocks_of(item)):
                     found.add(name)
         return frozenset(found)
 
     @cached_property
-    def backbone(self) -> tuple[str, Stack]:
-        """The block that holds the stack of layers, and the stack."""
+    def attending(self) -> frozenset[str]:
+        """Blocks that contain attention, or another module with a state in the cache, themselves or further in."""
+        return self.holding("attention", MODULE)
+
+    @property
+    def attention_anywhere(self) -> bool:
+        """Whether anything attends."""
+        return bool(self.holding("attention"))
+
+    @cached_property
+    def stateful(self) -> frozenset[str]:
+        """Blocks that contain a module which keeps a state of its own, themselves or further in."""
+        return self.holding(MODULE)
+
+    @cached_property
+    def positioned(self) -> frozenset[str]:
+        """Blocks inside the backbone that number the tokens, themselves or further in."""
+        return self.holding("position_ids", "padded_positions") - {self.backbone[0], self.document.root}
+
+    @cached_property
+    def stack(self) -> tuple[str, Stack]:
+        """The stack of layers, and the block that holds it."""
         stacks = [(n, i) for n in self.order for i in self.document.blocks[n].nodes if isinstance(i, Stack)]
         if len(stacks) != 1:
             raise EmitError(
@@ -121,6 +148,15 @@ class Plan:
                 hint="Move all layers into one stack: layers of unlike kinds may follow one another in it.",
             )
         return stacks[0]
+
+    @cached_property
+    def backbone(self) -> tuple[str, Stack]:
+        """The block that takes the tokens, and the stack of layers that it holds, itself or further in."""
+        holder, stack = self.stack
+        root = self.document.blocks[self.document.root]
+        uses = [i for i in root.nodes if isinstance(i, Use) and "input_ids" in i.inputs.values()]
+        inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
+        return (inside[0] if inside else holder), stack
 
     @cached_property
     def layer_blocks(self) -> tuple[str, ...]:
@@ -149,9 +185,9 @@ class Plan:
             f"{name}={value}"
             for kind in self.backbone[1].kinds
             for name, value in kind.sizes.items()
-            if any(f"={name}" == complete(node)["window"] for node in nodes)
+            if any(f"={name}" in (complete(node)["window"], complete(node)["chunk"]) for node in nodes)
         }
-        return frozenset({str(complete(node)["window"]) for node in nodes} | overridden)
+        return frozenset({_span(complete(node)) for node in nodes} | overridden)
 
     @cached_property
     def masks(self) -> bool:
@@ -161,7 +197,27 @@ class Plan:
     @property
     def own_masks(self) -> bool:
         """Whether masks say more than transformers can tell from the config, so that only the model can make them."""
-        return self.windows not in ({"None"}, {"=sliding_window"}, set())
+        return self.windows not in ({"None"}, {"=sliding_window"}, set()) or bool(self.stateful) or self.keeps_all
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the config names a window that attention does not have: the cache must not go by it."""
+        named = {"sliding_window", "attention_chunk_size"} & {*self.document.sizes, *self.document.config}
+        return bool(named) and self.windows != {"=sliding_window"}
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether attention sees no later token."""
+        kinds = {complete(node)["causal"] for name in self.order for node in self.attention_nodes(name)}
+        if len(kinds) > 1:
+            raise EmitError("some attention is causal and some is not; a Hugging Face model has one sort")
+        return kinds != {False}
+
+    @cached_property
+    def eager_only(self) -> bool:
+        """Whether some attention does what only the eager function knows: soft caps, sinks and biases."""
+        nodes = [node for name in self.order for node in self.attention_nodes(name)]
+        return any(complete(node)["softcap"] is not None or node.inputs.keys() & {"sinks", "bias"} for node in nodes)
 
     @cached_property
     def without_attention(self) -> frozenset[str]:
@@ -184,11 +240,11 @@ class Plan:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
         backbone, _stack = self.backbone
         for name in self.attending:
-            if name not in self.inner and name not in (backbone, self.document.root):
+            if name not in self.inner and self.stack[0] not in reachable_blocks(self.document, name):
                 raise EmitError(
                     "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
                 )
-        for name in (backbone, self.document.root):
+        for name in (backbone, self.stack[0], self.document.root):
             if self.attention_nodes(name):
                 raise EmitError(
                     "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
@@ -201,7 +257,7 @@ class Plan:
                     hint="Put the second attention into a layer of its own.",
                 )
         root = self.document.blocks[self.document.root]
-        uses = [item for item in root.nodes if isinstance(item, Use) and item.block == backbone]
+        uses = [item for item in self.items(self.document.root) if isinstance(item, Use) and item.block == backbone]
         readers = [
             i.id
             for i in root.nodes
@@ -239,6 +295,11 @@ class Plan:
                 )
 
 
+def _span(attrs: Mapping[str, Any]) -> str:
+    """What an attention sees, as a key: the expression of its window, that of its chunk, or nothing."""
+    return f"chunk {attrs['chunk']}" if attrs["chunk"] is not None else str(attrs["window"])
+
+
 class BlockWriter:
     """Writes one block's class."""
 
@@ -252,14 +313,17 @@ class BlockWriter:
         self.context = name in plan.attending or (name in plan.layer_blocks and bool(plan.attending))
         self.owner = "layer" if plan.heterogeneous and name in plan.inner else "config"
         self.own_attributes: dict[str, ast.expr] = {}
-        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "batch", "seq"}
+        self.sizes_used: set[str] = set()
+        """Which of `batch` and `seq` the block's functions name."""
+        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "batch", "seq", "recurrent_mask"}
         self.arguments = {port: fresh(port, taken) for port in self.block.inputs}
 
     # the class
 
     @property
     def takes_index(self) -> bool:
-        return self.context or self.owner == "layer" or self.name in self.plan.layer_blocks
+        inside = self.name in self.plan.inner
+        return inside and (self.context or self.owner == "layer" or self.name in self.plan.layer_blocks)
 
     def source(self) -> str:
         """The class as text."""
@@ -275,6 +339,8 @@ class BlockWriter:
             body += statements("layer = config.per_layer_config[layer_idx]")
         if self.attends:
             body += self.attention_attributes()
+        elif self.holds_stack:
+            body += statements("self.config = config")
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
@@ -282,20 +348,32 @@ class BlockWriter:
         return "\n".join([header, *indent(unparse(body))])
 
     def attention_attributes(self) -> list[ast.stmt]:
-        (node,) = self.plan.attention_nodes(self.name)
+        nodes = self.plan.attention_nodes(self.name)
+        if len(nodes) > 1:
+            raise EmitError(
+                f"attends {len(nodes)} times in one block", path=self.name, hint="Group each attention on its own."
+            )
+        (node,) = nodes
         attrs = complete(node)
-        body = statements("self.config = config\nself.layer_idx = layer_idx\nself.is_causal = True")
+        body = statements("self.config = config\nself.layer_idx = layer_idx")
+        body += statements("self.is_causal = causal", causal=ast.Constant(attrs["causal"]))
         body += statements("self.scaling = value", value=setting(attrs["scale"], self.owner))
         body += statements("self.attention_dropout = value", value=setting(attrs["dropout"], self.owner))
-        if attrs["window"] is not None or self.plan.masks:
+        if attrs["window"] is not None or (self.plan.masks and attrs["chunk"] is None):
             body += statements("self.sliding_window = value", value=setting(attrs["window"], self.owner))
+        if attrs["chunk"] is not None:
+            body += statements("self.attention_chunk_size = value", value=setting(attrs["chunk"], self.owner))
+        if attrs["softcap"] is not None:
+            body += statements("self.softcap = value", value=setting(attrs["softcap"], self.owner))
         groups = self.groups(node)
         if groups is not None:
             body += statements("self.num_key_value_groups = value", value=groups)
         return body
 
     def groups(self, node: Node) -> ast.expr | None:
-        """Query heads for each key/value head, where both are told by the nodes that split them."""
+        """Query heads for each key/value head, where both are told by the nodes that split them; one where products broadcast."""
+        if complete(node)["sharing"] == "broadcast":
+            return ast.Constant(1)
         heads = [self.heads_behind(node.inputs.get(port, "")) for port in ("q", "k")]
         if None in heads:
             return None
@@ -307,8 +385,10 @@ class BlockWriter:
             node = self.block.node(head(ref))
             if not isinstance(node, Node):
                 return None
-            if node.op == "split_heads":
+            if node.op in ("split_heads", "view_heads"):
                 return complete(node)["heads"]
+            if is_function(node.op) and complete(node).get("dim", -1) not in (-1, 3):
+                return None  # it may take some of the heads
             port = ref.partition(".")[2] or next(iter(OPS[node.op].inputs), "")
             ref = node.inputs.get(port, "")
         return None
@@ -316,10 +396,48 @@ class BlockWriter:
     def module_attributes(self) -> list[ast.stmt]:
         body: list[ast.stmt] = []
         for item in self.order:
+            if isinstance(item, Node) and item.op == PARAMETER:
+                body += self.parameter(item)
+                continue
             made = self.module(item)
             if made is not None:
                 body += statements("self._name_ = made", _name_=item.id, made=made)
         return body
+
+    def parameter(self, node: Node) -> list[ast.stmt]:
+        """What makes a learned tensor, or one that is only kept in the checkpoint."""
+        attrs = complete(node)
+        shape = ast.Tuple([setting(size, self.owner) for size in attrs["shape"]], ast.Load())
+        flat = len(attrs["shape"]) == 1 and (attrs["key"] or node.id).endswith("weight")
+        value = quote("torch.ones(shape)" if flat else "torch.zeros(shape)", shape=shape)
+        *inner, name = (f"{node.id}.{attrs['key']}" if attrs["key"] else node.id).split(".")
+        body = statements("self._name_ = nn.Module()", _name_=inner[0]) if inner else []
+        owner = quote("self._name_", _name_=inner[0]) if inner else quote("self")
+        if attrs["learned"]:
+            return body + statements("owner._name_ = nn.Parameter(value)", owner=owner, _name_=name, value=value)
+        return body + statements(
+            "owner.register_buffer(name, value)", owner=owner, name=ast.Constant(name), value=value
+        )
+
+    @property
+    def holds_stack(self) -> bool:
+        return any(isinstance(item, Stack) for item in self.order)
+
+    def layers(self) -> ast.expr:
+        """What constructs the stack."""
+        if not self.plan.several_classes:
+            layer = ast.Name(self.plan.names.of(self.plan.layer_blocks[0]), ast.Load())
+            return quote(
+                "nn.ModuleList([layer(config, index) for index in range(config.num_hidden_layers)])", layer=layer
+            )
+        names = self.plan.layer_blocks
+        classes = ast.Dict(
+            [ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names]
+        )
+        return quote(
+            "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config.layer_kinds)])",
+            table=classes,
+        )
 
     def module(self, item: Node | Use | Stack) -> ast.expr | None:
         """What constructs an item's module, or None for functions."""
@@ -329,7 +447,7 @@ class BlockWriter:
                 ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load()), *index], []
             )
         if isinstance(item, Stack):
-            return None
+            return self.layers()
         construct = CONSTRUCT.get(item.op)
         if construct is None:
             return None
@@ -344,21 +462,19 @@ class BlockWriter:
         values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.block.inputs}
         for item in self.order:
             self.add(graph, values, item)
-        for output, ref in list(self.block.outputs.items())[:1]:
-            graph.output(self.value(values, ref, output, self.name))
+        results = tuple(self.value(values, ref, port, self.name) for port, ref in self.results().items())
+        graph.output(results[0] if len(results) == 1 else results)
         return graph
+
+    def results(self) -> Mapping[str, str]:
+        """What the block gives: a layer the value that it carries on, any other block all."""
+        outputs = self.block.outputs
+        return dict(list(outputs.items())[:1]) if self.name in self.plan.layer_blocks else outputs
 
     def value(self, values: Mapping[str, fx.Node], ref: str, port: str, where: str) -> fx.Node:
         """What a reference stands for."""
         if ref in values:
             return values[ref]
-        source = self.block.node(head(ref))
-        if isinstance(source, Use) and "." in ref:
-            raise EmitError(
-                f"{port} reads {ref}, but an emitted module gives one value: the first of its block",
-                path=where,
-                hint=f"Ungroup {source.id}, or group what reads it with it.",
-            )
         raise EmitError(f"nothing feeds {port}", path=where, hint="Connect it first.")
 
     def add(self, graph: fx.Graph, values: dict[str, fx.Node], item: Node | Use | Stack) -> None:
@@ -369,21 +485,24 @@ class BlockWriter:
             inner = self.plan.document.blocks[item.block]
             made = graph.call_module(item.id, tuple(take(port) for port in inner.inputs))
             made.meta["context"] = item.block in self.plan.attending
+            made.meta["positions"] = item.block in self.plan.positioned
             made.meta["tuple"] = self.plan.gives_weights(item.block)
         elif isinstance(item, Stack):
             inner = self.plan.document.blocks[item.kinds[0].block]
             made = graph.call_function(vocabulary.stack, tuple(take(port) for port in inner.inputs))
-            made.meta["attribute"] = item.id
+            made.meta.update(attribute=item.id, taken=inner.inputs)
         else:
             made = self.add_node(graph, item, take)
         if (self.name, item.id) in self.plan.comments:
             made.meta["comment"] = self.plan.comments[self.name, item.id]
         outputs = OPS[item.op].outputs if isinstance(item, Node) else ("out",)
+        if isinstance(item, Use):
+            outputs = tuple(inner.outputs) or ("out",)
         if len(outputs) == 1:
-            values[item.id] = made
-            if isinstance(item, Use):
-                values[f"{item.id}.{next(iter(inner.outputs), '')}"] = made
+            values[item.id] = values[f"{item.id}.{outputs[0]}"] = made
             return
+        if made.meta.get("tuple"):
+            made.meta["more"] = True  # its attention weights come last
         # An output that has the name of an input is its next value: `q, k = apply_rotary(q, k, cos, sin)`.
         made.meta["ports"] = {port: values.get(item.inputs.get(port, "")) for port in outputs}
         for port in outputs:
@@ -391,17 +510,44 @@ class BlockWriter:
 
     def add_node(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
         attrs = complete(node)
-        ports = OPS[node.op].inputs
+        ports = OPS[node.op].fed(node.inputs)
         if node.op in CONSTRUCT:
             made = graph.call_module(node.id, tuple(take(port) for port in ports))
             made.meta.update(tokens=node.op == "experts", results=RESULTS.get(node.op))
+            if node.op == MODULE:
+                made.meta.update(state=True, cache=cache_argument(attrs["source"]))
+        elif is_function(node.op):
+            made = self.add_function(graph, node, take)
+        elif node.op == "padded_positions":
+            made = graph.call_function(vocabulary.padded_positions, (take("ids"),))
+            made.meta["padding_idx"] = self.attribute(node, "padding_idx", attrs["padding_idx"])
+            made.meta["variable"] = "positions"
+        elif node.op == "position_ids":
+            made = graph.call_function(vocabulary.attribute, ())
+            made.meta["value"] = ast.Name("position_ids", ast.Load())
+        elif node.op == PARAMETER:
+            made = graph.call_function(vocabulary.attribute, ())
+            key = f"{node.id}.{attrs['key']}" if attrs["key"] else node.id
+            made.meta["value"] = quote(f"self.{key}")
+        elif node.op == CONSTANT:
+            made = graph.call_function(vocabulary.attribute, ())
+            anchor = self.anchor()
+            dtype = anchor.dtype if attrs["dtype"] == "model" else quote("torch._name_", _name_=attrs["dtype"])
+            number = self.attribute(node, "value", attrs["value"])
+            made.meta["value"] = quote(
+                "torch.tensor(number, dtype=dtype, device=device)", number=number, dtype=dtype, device=anchor.device
+            )
         elif node.op in BINARY:
             made = graph.call_function(BINARY[node.op], tuple(take(port) for port in ports))
             if node.op == "add":
                 made.meta.update(residual=True, named=True, variable="hidden_states")
-        elif node.op == "split_heads":
-            made = graph.call_function(vocabulary.split_heads, (take("x"),))
+        elif node.op in ("split_heads", "view_heads"):
+            function = vocabulary.split_heads if node.op == "split_heads" else vocabulary.view_heads
+            made = graph.call_function(function, (take("x"),))
             made.meta.update(width=self.attribute(node, "head_dim", attrs["head_dim"]), named=True, variable=node.id)
+        elif node.op == "heads_first":
+            made = graph.call_function(vocabulary.heads_first, (take("x"),))
+            made.meta.update(named=True, variable=node.id)
         elif node.op == "merge_heads":
             made = graph.call_function(vocabulary.merge_heads, (take("x"),))
         elif node.op == "scale":
@@ -409,16 +555,61 @@ class BlockWriter:
             made.meta["factor"] = self.attribute(node, "factor", attrs["factor"])
         elif node.op == "softmax":
             made = graph.call_function(vocabulary.softmax, (take("x"),))
-        elif node.op == "apply_rotary":
-            made = graph.call_function(vocabulary.apply_rotary, tuple(take(port) for port in ports))
+        elif node.op in ("apply_rotary", "rotate"):
+            made = graph.call_function(getattr(vocabulary, node.op), tuple(take(port) for port in ports))
+            made.meta["suffix"] = vocabulary.rotation_suffix(attrs)
+        elif node.op == "alibi":
+            made = graph.call_function(vocabulary.alibi, ())
+            made.meta["heads"] = self.attribute(node, "heads", attrs["heads"])
         elif node.op == "attention":
             made = graph.call_function(vocabulary.attention, tuple(take(port) for port in ports))
+            made.meta["extra"] = ports[3:]
             made.meta["window"] = attrs["window"] is not None
+            made.meta["chunk"] = attrs["chunk"] is not None
+            made.meta["softcap"] = attrs["softcap"] is not None
             made.meta["masks"] = self.plan.masks
             made.meta["groups_at_run_time"] = self.groups(node) is None
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
         return made
+
+    def add_function(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
+        """A plain function of torch, written as its row of the table says."""
+        found = function_named(node.op)
+        assert found is not None, node.op
+        function, attrs = found[0], complete(node)
+        made = graph.call_function(vocabulary.function, tuple(take(port) for port in OPS[node.op].inputs))
+
+        def write(inputs: Sequence[ast.expr]) -> ast.expr:
+            return expression_of(function, inputs, attrs, partial(self.local, node), self.anchor())
+
+        made.meta.update(write=write, variable=node.id)
+        return made
+
+    def local(self, node: Node, value: Any) -> ast.expr:
+        """A setting where a function uses it: what a run is given is a variable, what the model knows an attribute."""
+        if not is_expression(value):
+            return setting(value)
+        names = expression(value).names
+        if not names & set(RUN_TIME):
+            return self.attribute(node, "size", value)
+        kept = {name: self.attribute(node, name, f"={name}") for name in names - set(RUN_TIME)}
+        self.sizes_used |= names & set(RUN_TIME)
+        given = {name: ast.Name(name, ast.Load()) for name in names & set(RUN_TIME)}
+        return fill(expression(value).tree, {**kept, **given})
+
+    def anchor(self) -> Anchor:
+        """A value of the block that tells device and dtype."""
+        streams = [
+            name for port, name in self.arguments.items() if port not in ("input_ids", "position_ids", "indices")
+        ]
+        first = next(iter(streams or self.arguments.values()), "")
+        learned = quote("next(self.parameters())")
+        learns = any(isinstance(i, Use | Stack) or i.op in CONSTRUCT or i.op == PARAMETER for i in self.order)
+        value = ast.Name(first, ast.Load()) if first else learned
+        # A stream may be of a wider dtype than the model.
+        typed = learned if learns or not streams else ast.Name(streams[0], ast.Load())
+        return Anchor(quote("x.device", x=value), quote("x.dtype", x=typed))
 
     def attribute(self, node: Node, name: str, value: Any) -> ast.expr:
         """A setting that `forward` needs: a constant in place, anything else kept by `__init__`."""
@@ -428,8 +619,18 @@ class BlockWriter:
         bare = (
             isinstance(parsed.tree, ast.Name) and self.block.node(parsed.text) is None and parsed.text not in RESERVED
         )
-        attribute = parsed.text if bare else fresh(f"{node.id}_{name}", {item.id for item in self.block.nodes})
-        self.own_attributes[attribute] = setting(value, self.owner)
+        written = setting(value, self.owner)
+        taken = {item.id for item in self.block.nodes} | RESERVED
+        named = {*self.plan.document.sizes, *self.plan.document.config}
+        plain = name not in ("size", "value", "factor", *named) and name not in taken
+        if plain and unparse(self.own_attributes.get(name, written)) == unparse(written):
+            attribute = name
+        else:
+            others = {n for n, v in self.own_attributes.items() if unparse(v) != unparse(written)}
+            attribute = fresh(f"{node.id}_{name}", taken | others)
+        if bare:
+            attribute = parsed.text
+        self.own_attributes[attribute] = written
         return quote("self._name_", _name_=attribute)
 
     def layout(self, graph: fx.Graph) -> Layout:
@@ -440,8 +641,17 @@ class BlockWriter:
             mask = "dict[int | None, torch.Tensor | None] | None" if self.plan.masks else "torch.Tensor | None"
             arguments += [ast.arg("attention_mask", quote(mask)), ast.arg("past_key_values", quote("Cache | None"))]
             defaults = [ast.Constant(None), ast.Constant(None)]
-            context = [ast.keyword(n, ast.Name(n, ast.Load())) for n in ("attention_mask", "past_key_values")]
+            given = ["attention_mask", "past_key_values"]
+            if self.name in self.plan.stateful:
+                arguments.append(ast.arg("recurrent_mask", quote("torch.Tensor | None")))
+                defaults.append(ast.Constant(None))
+                given.append("recurrent_mask")
+            context = [ast.keyword(n, ast.Name(n, ast.Load())) for n in given]
             context.append(ast.keyword(None, ast.Name("kwargs", ast.Load())))
+        if self.name in self.plan.positioned:
+            arguments.append(ast.arg("position_ids", quote("torch.Tensor | None")))
+            defaults.append(ast.Constant(None))
+            context.insert(0, ast.keyword("position_ids", ast.Name("position_ids", ast.Load())))
         signature = ast.arguments(
             posonlyargs=[],
             args=[ast.arg("self"), *arguments],
@@ -450,15 +660,45 @@ class BlockWriter:
             defaults=defaults,
             kwarg=ast.arg("kwargs", quote("Any")) if self.context else None,
         )
-        uses_sizes = any(node.target in vocabulary.NEEDS_SIZES for node in graph.nodes if node.op == "call_function")
-        before = statements("batch, seq, _ = x.shape", x=self.arguments[self.block.inputs[0]]) if uses_sizes else []
-        layout = Layout(
-            signature, "torch.Tensor", before, self.arguments, context=context, comments=self.comments(graph)
-        )
+        before = self.read_sizes(graph)
+        gives = ["torch.Tensor"] * len(self.results())
         if self.plan.gives_weights(self.name):
-            layout.returns = "tuple[torch.Tensor, torch.Tensor | None]"
+            gives.append("torch.Tensor | None")
+        returns = f"tuple[{', '.join(gives)}]" if len(gives) > 1 else gives[0]
+        layout = Layout(signature, returns, before, self.arguments, context=context, comments=self.comments(graph))
+        if self.plan.gives_weights(self.name):
             layout.result = lambda value: statements("return value, attn_weights", value=value)
         return layout
+
+    def read_sizes(self, graph: fx.Graph) -> list[ast.stmt]:
+        """What tells batch and sequence, where the block needs to know."""
+        if any(node.target in vocabulary.NEEDS_SIZES for node in graph.nodes if node.op == "call_function"):
+            self.sizes_used |= set(RUN_TIME)
+        for node in graph.nodes:
+            if node.target is vocabulary.function:
+                node.meta["write"]([ast.Name("x", ast.Load())] * len(node.args))  # notes what it names
+        if not self.sizes_used:
+            return []
+        stream = (
+            {name: (self.block.inputs[0], index) for index, name in enumerate(RUN_TIME)} if self.block.inputs else {}
+        )
+        places = self.plan.places.get(self.name, stream)
+        known = {name: places[name] for name in self.sizes_used if name in places}
+        if known.get("batch", ("", 0))[1:] == (0,) and known.get("seq") == (known.get("batch", ("",))[0], 1):
+            source = self.arguments[known["batch"][0]]
+            rank_three = not self.plan.flat.get(self.name)
+            template = "batch, seq, _ = x.shape" if rank_three else "batch, seq = x.shape[:2]"
+            return statements(template, x=source)
+        body: list[ast.stmt] = []
+        for name in RUN_TIME:
+            if name in self.sizes_used and name not in known:
+                raise EmitError(
+                    f"needs to know {name}, which none of its inputs tells", path=self.name, hint="Pass it the stream."
+                )
+            if name in self.sizes_used:
+                port, dim = known[name]
+                body += statements("name = x.shape[dim]", name=name, x=self.arguments[port], dim=ast.Constant(dim))
+        return body
 
     def comments(self, graph: fx.Graph) -> dict[str, str]:
         return {node.name: node.meta["comment"] for node in graph.nodes if "comment" in node.meta}

@@ -9,8 +9,8 @@ from torch import fx
 from canvas_rt.codegen.blocks import BlockWriter, Plan, indent
 from canvas_rt.codegen.mixture import init_weights
 from canvas_rt.codegen.printer import Layout, print_graph
-from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
-from canvas_rt.ir.document import Node, resolution_order
+from canvas_rt.codegen.syntax import constant, setting, statements, unparse
+from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
 
 NULLABLE = {
@@ -50,7 +50,7 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
             yield name, "int | None", None
         else:
             yield name, annotation(name, value), value
-    if plan.masks:
+    if plan.masks or plan.stateful or plan.keeps_all:
         yield "layer_types", "list[str] | None", None
     if plan.several_classes:
         yield "layer_kinds", "list[str] | None", None
@@ -88,85 +88,10 @@ def model_type(plan: Plan) -> str:
     return f"canvas_{known or 'model'}"
 
 
-RMS_NORM = """
-class {name}(nn.Module):
-    def __init__(self, size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        wide = hidden_states.to(torch.float32)
-        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * wide.to(hidden_states.dtype)
-"""
-
-ROTARY = """
-class {name}(nn.Module):
-    def __init__(self, config: {config}) -> None:
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        self.rope_type = config.rope_parameters["rope_type"]
-        init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
-        inv_freq, self.attention_scaling = init(config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: {config}, **kwargs: Any) -> tuple[torch.Tensor, float]:
-        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
-        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
-        angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(x.dtype), sin.to(x.dtype)
-"""
-
-APPLY_ROTARY = """
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    half = x.shape[-1] // 2
-    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-
-
-def apply_rotary(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
-    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
-"""
-
-EAGER_ATTENTION = """
-def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
-    if groups == 1:
-        return x
-    batch, heads, seq, width = x.shape
-    return x[:, :, None].expand(batch, heads, groups, seq, width).reshape(batch, heads * groups, seq, width)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    groups = module.num_key_value_groups
-    key, value = repeat_heads(key, groups), repeat_heads(value, groups)
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+PADDED_POSITIONS = """
+def padded_positions(ids: torch.Tensor, past: torch.Tensor, padding_idx: int) -> torch.Tensor:
+    real = ids.ne(padding_idx).int()  # [batch, seq]
+    return ((real.cumsum(dim=1).type_as(real) + past) * real).long() + padding_idx
 """
 
 WITH_VALUES = '''
@@ -199,11 +124,11 @@ class {plan.names.pretrained}(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = {layers!r}
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
+    _supports_flash_attn = {not plan.eager_only}
+    _supports_sdpa = {not plan.eager_only}
+    _supports_flex_attn = {not plan.eager_only}
     _supports_attention_backend = True
-    _can_compile_fullgraph = True
+    _can_compile_fullgraph = {not plan.stateful}
     _can_record_outputs = {{{", ".join(records)}}}
 {init_weights(plan)}'''
 
@@ -245,33 +170,13 @@ class BackboneWriter(BlockWriter):
         body += statements("self.gradient_checkpointing = False\nself.post_init()")
         return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
 
-    def layers(self) -> ast.expr:
-        """What constructs the stack."""
-        if not self.plan.several_classes:
-            layer = ast.Name(self.plan.names.of(self.plan.layer_blocks[0]), ast.Load())
-            return quote(
-                "nn.ModuleList([layer(config, index) for index in range(config.num_hidden_layers)])", layer=layer
-            )
-        names = self.plan.layer_blocks
-        classes = ast.Dict(
-            [ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names]
-        )
-        return quote(
-            "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config.layer_kinds)])",
-            table=classes,
-        )
-
     def cache_places(self) -> list[ast.stmt]:
         """Layers without attention have no place in the cache: those with one are numbered without gaps."""
         return statements(
-            "attentions = [module for module in self._name_.modules() if hasattr(module, 'num_key_value_groups')]\n"
+            "attentions = [module for module in self.modules() if hasattr(module, 'is_causal')]\n"
             "for place, module in enumerate(attentions):\n"
             "    module.layer_idx = place",
-            _name_=self.plan.backbone[1].id,
         )
-
-    def module(self, item: Any) -> ast.expr | None:
-        return self.layers() if item == self.plan.backbone[1] else super().module(item)
 
     def add_node(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
         if node.op == "position_ids":
@@ -280,8 +185,16 @@ class BackboneWriter(BlockWriter):
             return self.given(graph, "inputs_embeds")
         made = super().add_node(graph, node, take)
         if node.op == "rotary_embedding":  # its first argument tells device and dtype
-            made.args = (self.given(graph, "inputs_embeds"), *made.args)
+            made.args = (self.embedded(graph), *made.args)
         return made
+
+    def embedded(self, graph: fx.Graph) -> fx.Node:
+        """The embedded tokens: given, or made by the first embedding of the block."""
+        if self.token_embedding() is not None:
+            return self.given(graph, "inputs_embeds")
+        ids = {item.id for item in self.order if isinstance(item, Node) and item.op == "embedding"}
+        found = next((node for node in graph.nodes if node.op == "call_module" and node.target in ids), None)
+        return found if found is not None else self.given(graph, "inputs_embeds")
 
     def given(self, graph: fx.Graph, name: str) -> fx.Node:
         """A value that the statements before the graph compute."""
@@ -301,6 +214,9 @@ class BackboneWriter(BlockWriter):
 
     def layout(self, graph: fx.Graph) -> Layout:
         embedding = self.token_embedding()
+        needs_positions = any(node.op == "placeholder" and node.target == "position_ids" for node in graph.nodes)
+        needs_positions = needs_positions or "padded_positions" in {getattr(i, "op", "") for i in self.order}
+        needs_positions = needs_positions or bool(self.plan.positioned) or bool(self.plan.attention_anywhere)
         before = statements(
             "if (input_ids is None) == (inputs_embeds is None):\n"
             "    raise ValueError('give exactly one of input_ids and inputs_embeds')\n"
@@ -309,17 +225,26 @@ class BackboneWriter(BlockWriter):
             before += statements(
                 "if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id
             )
-        before += statements(
-            "if use_cache and past_key_values is None:\n"
-            "    past_key_values = DynamicCache(config=self.config)\n"
-            "if position_ids is None:\n"
-            "    past = past_key_values.get_seq_length() if past_key_values is not None else 0\n"
-            "    position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past\n"
-            "    position_ids = position_ids.unsqueeze(0)\n"
-        )
-        before += self.mask_statements()
+        if self.context:
+            before += statements(
+                "if use_cache and past_key_values is None:\n    past_key_values = DynamicCache(config=self.config)"
+            )
+        given = "inputs_embeds" if embedding is not None else "input_ids"
+        if needs_positions:
+            past = "past_key_values.get_seq_length() if past_key_values is not None else 0" if self.context else "0"
+            before += statements(
+                "if position_ids is None:\n"
+                f"    past = {past}\n"
+                f"    position_ids = torch.arange({given}.shape[1], device={given}.device) + past\n"
+                "    position_ids = position_ids.unsqueeze(0)\n"
+            )
+        before += self.mask_statements(embedding is not None)
+        before += self.read_sizes(graph)
         context = [
-            ast.keyword("attention_mask", ast.Name("mask", ast.Load())),
+            ast.keyword(
+                "attention_mask", ast.Name("mask" if self.plan.attention_anywhere else "attention_mask", ast.Load())
+            ),
+            *([ast.keyword("recurrent_mask", ast.Name("recurrent_mask", ast.Load()))] if self.plan.stateful else []),
             *(ast.keyword(n, ast.Name(n, ast.Load())) for n in ("past_key_values", "position_ids", "use_cache")),
             ast.keyword(None, ast.Name("kwargs", ast.Load())),
         ]
@@ -338,16 +263,29 @@ class BackboneWriter(BlockWriter):
             ("merge_with_config_defaults", "capture_outputs"),
         )
 
-    def mask_statements(self) -> list[ast.stmt]:
-        """The mask, by what transformers offers for the attention implementation in use."""
+    def mask_statements(self, embedded: bool) -> list[ast.stmt]:
+        """The masks, by what transformers offers for the attention implementation in use."""
         if not self.context:
             return []
+        embeds = (
+            "inputs_embeds"
+            if embedded
+            else "torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device)"
+        )
         arguments = (
-            "config=self.config, inputs_embeds=inputs_embeds, attention_mask=attention_mask, "
+            f"config=self.config, inputs_embeds={embeds}, attention_mask=attention_mask, "
             "past_key_values=past_key_values, position_ids=position_ids"
         )
+        recurrent = (
+            statements(f"recurrent_mask = create_recurrent_attention_mask({arguments})") if self.plan.stateful else []
+        )
+        return recurrent + (self.attention_masks(arguments) if self.plan.attention_anywhere else [])
+
+    def attention_masks(self, arguments: str) -> list[ast.stmt]:
+        if not self.plan.causal:
+            return self.masks_both_ways(arguments)
         if self.plan.masks:
-            return statements(
+            windows = statements(
                 f"mask_arguments = dict({arguments})\n"
                 "windows = {module.sliding_window for module in self._name_.modules() if hasattr(module, 'sliding_window')}\n"
                 "mask = {window: create_causal_mask(**mask_arguments) if window is None"
@@ -355,9 +293,25 @@ class BackboneWriter(BlockWriter):
                 " for window in windows}",
                 _name_=self.plan.backbone[1].id,
             )
+            if self.plan.stack[0] != self.name:
+                windows = statements(
+                    unparse(windows).replace(f"self.{self.plan.backbone[1].id}.modules", "self.modules")
+                )
+            if any(window.startswith("chunk") for window in self.plan.windows):
+                windows += statements(
+                    "chunks = {m.attention_chunk_size for m in self.modules() if hasattr(m, 'attention_chunk_size')}\n"
+                    "mask |= {('chunk', size): create_causal_mask(**mask_arguments, and_mask_function="
+                    "chunked_overlay(size, torch.zeros(inputs_embeds.shape[0], dtype=torch.long))) for size in chunks}"
+                )
+            return windows
         if self.plan.windows == {"None"}:
             return statements(f"mask = create_causal_mask({arguments})")
         (window,) = self.plan.windows
+        if window.startswith("chunk "):
+            size = window.removeprefix("chunk ")
+            size = unparse(setting(size if is_expression(size) else int(size), "self.config"))
+            overlay = f"chunked_overlay({size}, torch.zeros(inputs_embeds.shape[0], dtype=torch.long))"
+            return statements(f"mask = create_causal_mask({arguments}, and_mask_function={overlay})")
         if window == "=sliding_window":
             return statements(
                 "make_mask = create_causal_mask if self.config.sliding_window is None else create_sliding_window_causal_mask\n"
@@ -368,16 +322,58 @@ class BackboneWriter(BlockWriter):
             f"mask = create_causal_mask({arguments}, and_mask_function=sliding_window_overlay({overlay}))"
         )
 
+    def masks_both_ways(self, arguments: str) -> list[ast.stmt]:
+        """Masks of a model that sees later tokens too: they hide padding, and what is out of a window."""
+        if self.plan.windows == {"None"}:
+            return statements(f"mask = create_bidirectional_mask({arguments})")
+        return statements(
+            f"mask_arguments = dict({arguments})\n"
+            "windows = {module.sliding_window for module in self.modules() if hasattr(module, 'sliding_window')}\n"
+            "mask = {window: create_bidirectional_mask(**mask_arguments) if window is None"
+            " else create_bidirectional_mask(**mask_arguments,"
+            " and_mask_function=sliding_window_bidirectional_overlay(window))"
+            " for window in windows}"
+        )
+
     def source(self) -> str:
         graph = self.graph()
         forward = print_graph(graph, self.layout(graph))
         lines = [
             f"class {self.plan.names.of(self.name)}({self.plan.names.pretrained}):",
             *indent(self.init()),
+            *indent(self.embedding_access()),
             "",
             *indent(forward),
         ]
         return "\n".join(lines) + "\n"
+
+    def embedding_access(self) -> str:
+        """Where the embedding of tokens is, for what transformers does with it; nothing where it looks by itself."""
+        path = embedding_path(self.plan, self.name)
+        if path in ("", "embed_tokens"):
+            return ""
+        return unparse(
+            statements(
+                f"def get_input_embeddings(self) -> nn.Module:\n    return self.{path}\n\n"
+                f"def set_input_embeddings(self, value: nn.Module) -> None:\n    self.{path} = value"
+            )
+        )
+
+
+def embedding_path(plan: Plan, block: str) -> str:
+    """The path of the embedding that reads the tokens, from a block down; nothing where there is none."""
+    inner = plan.document.blocks[block]
+    for item in inner.nodes:
+        if "input_ids" not in item.inputs.values():
+            continue
+        if isinstance(item, Node) and item.op == "embedding":
+            return item.id
+        if isinstance(item, Use):
+            port = next(port for port, ref in item.inputs.items() if ref == "input_ids")
+            deeper = embedding_path(plan, item.block) if port == "input_ids" else ""
+            if deeper:
+                return f"{item.id}.{deeper}"
+    return ""
 
 
 class CausalLMWriter(BlockWriter):

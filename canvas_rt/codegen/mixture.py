@@ -1,8 +1,15 @@
 """The emitted classes of a mixture of experts, and how their weights are initialised: the contract of transformers 5."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from canvas_rt.codegen.blocks import Plan
+from canvas_rt.codegen.leaves import nodes
+from canvas_rt.codegen.modules import EXPERT_NUMBERS, ROUTER_NUMBERS, experts_name, rms_norm_name, router_name
 from canvas_rt.ir.document import Node
-from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.catalogue import VARIANTS, complete
+
+Attrs = Mapping[str, Any]
 
 ROUTER = '''
 class {name}(nn.Module):
@@ -12,102 +19,305 @@ class {name}(nn.Module):
         super().__init__()
         self.top_k = top_k
 {attributes}        self.weight = nn.Parameter(torch.empty(num_experts, size))
-
+{tensors}
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = nn.functional.linear(hidden_states, self.weight)  # [batch, seq, experts]
-        scores = {scores}
-        weights, indices = scores.topk(self.top_k, dim=-1)  # [batch, seq, top_k]
-{normalise}        return logits, weights.to(logits.dtype), indices
+{body}
 '''
 
 SOFTMAX = "logits.softmax(dim=-1, dtype=torch.float)"
 SIGMOID = "logits.float().sigmoid()"
 NORMALISE = "weights = weights / weights.sum(dim=-1, keepdim=True)"
 
+GROUPS = {
+    "best_two": "best = groups.topk(2, dim=-1)[0].sum(dim=-1)  # a group counts as much as its best two",
+    "best": "best = groups.max(dim=-1).values  # a group counts as much as its best",
+}
+
+CHOSEN_GROUPS = """\
+groups = choice.unflatten(-1, (self.groups, -1))
+{best}
+chosen = torch.zeros_like(best).scatter_(-1, best.topk(self.top_groups, dim=-1)[1], 1)
+choice = groups.masked_fill(~chosen.unsqueeze(-1).bool(), float("-inf")).flatten(-2)"""
+
 EXPERTS = '''
-@use_experts_implementation
+@use_experts_implementation{decorated}
 class {name}(nn.Module):
-    """Gated MLPs, their weights packed: `experts_implementation` of transformers may run them in other ways."""
+    """{summary}, their weights packed: `experts_implementation` of transformers may run them in other ways."""
 
     def __init__(
-        self, config: {config}, hidden_dim: int, intermediate_dim: int, num_experts: int, hidden_act: str
+        self, config: {config}, hidden_dim: int, intermediate_dim: int, num_experts: int{arguments}
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
         self.intermediate_dim = intermediate_dim
         self.num_experts = num_experts
-        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * intermediate_dim, hidden_dim))
-        self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_dim, intermediate_dim))
-        self.act_fn = ACT2FN[hidden_act]
-
+{attributes}
     def forward(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        out = torch.zeros_like(hidden_states)  # [tokens, hidden_dim]
+        out = torch.zeros_like(hidden_states{out})  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
         # Under expert parallelism, experts that another device holds go by the number `num_experts`.
         for expert in top_k_index[top_k_index < self.num_experts].unique():
             place, token = torch.where(chosen == expert)
-            gate, up = nn.functional.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
-            states = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+{body}
             states = states * top_k_weights[token, place, None]
             out.index_add_(0, token, states.to(out.dtype))
-        return out
-'''
+        return out{cast}
+{gate}'''
+
+APPLY_GATE = """
+    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+{body}
+"""
 
 INIT_WEIGHTS = """
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
+"""
+
+NORMAL = """\
         if isinstance(module, {classes}):
             for parameter in module.parameters(recurse=False):
-                init.normal_(parameter, mean=0.0, std={std})
+                {draw}
+"""
+
+DRAW = "init.normal_(parameter, mean=0.0, std={std})"
+DRAW_WEIGHTS = "init.normal_(parameter, mean=0.0, std={std}) if {weight} else init.zeros_(parameter)"
+
+CORRECTED = """\
+            if "e_score_correction_bias" in module._buffers:
+                init.zeros_(module.e_score_correction_bias)
+"""
+
+TRANSPOSED = """\
+        if isinstance(module, Conv1D):
+            init.normal_(module.weight, mean=0.0, std={std})
+            init.zeros_(module.bias)
+"""
+
+ZERO_CENTRED = """\
+        if isinstance(module, {classes}):
+            init.zeros_(module.weight)
 """
 
 
-def nodes(plan: Plan, op: str) -> list[Node]:
-    """The nodes of one op that run."""
-    return [item for name in plan.order for item in plan.items(name) if isinstance(item, Node) and item.op == op]
-
-
 def classes(plan: Plan) -> list[str]:
-    """The text of the classes that a model's routers and experts are of."""
-    parts = []
-    if nodes(plan, "router"):
-        parts.append(router(plan))
-    if nodes(plan, "experts"):
-        parts.append(EXPERTS.format(name=plan.names.classes.experts, config=plan.names.config))
+    """The text of the classes that a model's routers and experts are of: one for each variant in use."""
+    prefix, parts = plan.names.prefix, []
+    for name, variant in _by_class(nodes(plan, "router"), lambda attrs: router_name(prefix, attrs)).items():
+        parts.append(router(name, variant))
+    for name, variant in _by_class(nodes(plan, "experts"), lambda attrs: experts_name(prefix, attrs)).items():
+        parts.append(experts(name, plan.names.config, variant[0]))
     return parts
 
 
-def router(plan: Plan) -> str:
-    """The class of routers: it knows what the model's routers do, and no more."""
-    scorings = {complete(node)["scoring"] for node in nodes(plan, "router")}
-    normalising = {complete(node)["normalise"] for node in nodes(plan, "router")}
+def _by_class(used: list[Node], name: Callable[[Attrs], str]) -> dict[str, list[Attrs]]:
+    found: dict[str, list[Attrs]] = {}
+    for node in used:
+        found.setdefault(name(complete(node)), []).append(complete(node))
+    return found
+
+
+def router(name: str, variant: list[Attrs]) -> str:
+    """The class of routers that are alike but for scoring, normalising and numbers: it knows what they do, and no more."""
+    (attrs, *_) = variant
     arguments = ["self", "size: int", "num_experts: int", "top_k: int"]
-    attributes, scores, normalise = "", SOFTMAX, f"        {NORMALISE}\n"
-    if scorings != {"softmax"}:
+    attributes, tensors = "", ""
+    if attrs["scoring"] != "sqrtsoftplus" and {a["scoring"] for a in variant} != {"softmax"}:
         arguments.append('scoring: str = "softmax"')
         attributes += "        self.scoring = scoring\n"
-        scores = f'{SIGMOID} if self.scoring == "sigmoid" else {SOFTMAX}'
-    if normalising != {True}:
+    if {a["normalise"] for a in variant} != {True}:
         arguments.append("normalise: bool = True")
         attributes += "        self.normalise = normalise\n"
-        normalise = f"        if self.normalise:\n            {NORMALISE}\n"
-    return ROUTER.format(
-        name=plan.names.classes.router,
-        signature=", ".join(arguments),
-        attributes=attributes,
-        scores=scores,
-        normalise=normalise,
+    for number, kind in ROUTER_NUMBERS.items():
+        if any(a[number] != VARIANTS["router"][number] for a in variant):
+            arguments.append(f"{number}: {kind}")
+            attributes += f"        self.{number} = {number}\n"
+    # What has no default goes before what has one.
+    arguments.sort(key=lambda argument: "=" in argument)
+    if attrs["bias"]:
+        tensors += "        self.bias = nn.Parameter(torch.zeros(num_experts))\n"
+    if attrs["correction"] == "buffer":
+        tensors += '        self.register_buffer("e_score_correction_bias", torch.zeros(num_experts))\n'
+    elif attrs["correction"] == "parameter":
+        tensors += (
+            "        self.e_score_correction_bias = nn.Parameter(torch.zeros(num_experts), requires_grad=False)\n"
+        )
+    body = "\n".join(f"        {line}" for line in _routing(variant))
+    signature = ", ".join(arguments)
+    return ROUTER.format(name=name, signature=signature, attributes=attributes, tensors=tensors, body=body)
+
+
+def _routing(variant: list[Attrs]) -> list[str]:
+    """The statements of a router's `forward`."""
+    (attrs, *_) = variant
+    wide = attrs["precision"] == "logits"
+    bias = "" if not attrs["bias"] else ", self.bias.float()" if wide else ", self.bias"
+    given = ("hidden_states.float()", "self.weight.float()") if wide else ("hidden_states", "self.weight")
+    lines = [f"logits = nn.functional.linear({given[0]}, {given[1]}{bias})  # [batch, seq, experts]"]
+    late, plain = attrs["after_top_k"], attrs["correction"] == "none" and attrs["groups"] is None
+    floated = attrs["precision"] == "scores" and (late or attrs["softcap"] is not None)
+    if floated:
+        lines.append("logits = logits.float()")
+    if attrs["softcap"] is not None:
+        lines.append("logits = torch.tanh(logits / self.softcap) * self.softcap")
+    if not late:
+        lines.append(f"scores = {_scores('logits', variant)}")
+    scored = "logits" if late else "scores"
+    how = "dim=-1" if attrs["sorted"] else "dim=-1, sorted=False"
+    if plain:
+        lines.append(f"weights, indices = {scored}.topk(self.top_k, {how})  # [batch, seq, top_k]")
+    else:
+        swayed = " + self.e_score_correction_bias" if attrs["correction"] != "none" else ""
+        lines.append(f"choice = {scored}{swayed}")
+        if attrs["groups"] is not None:
+            lines += CHOSEN_GROUPS.format(best=GROUPS[attrs["group_score"]]).splitlines()
+        lines.append(f"indices = choice.topk(self.top_k, {how})[1]  # [batch, seq, top_k]")
+        lines.append(f"weights = {scored}.gather(-1, indices)")
+    if late:
+        lines.append(f"weights = {_scores('weights', variant)}")
+    safe = attrs["norm_eps"] != 0
+    normalise = NORMALISE.replace(
+        "weights.sum(dim=-1, keepdim=True)", "(weights.sum(dim=-1, keepdim=True) + self.norm_eps)"
+    )
+    normalising = {a["normalise"] for a in variant}
+    if normalising == {True}:
+        lines.append(normalise if safe else NORMALISE)
+    else:
+        lines += ["if self.normalise:", f"    {normalise if safe else NORMALISE}"]
+    if attrs["factor"] != 1:
+        lines.append("weights = weights * self.factor")
+    cast = "" if attrs["wide_weights"] else ".to(hidden_states.dtype)" if wide or floated else ".to(logits.dtype)"
+    return [*lines, f"return logits, weights{cast}, indices"]
+
+
+def _scores(logits: str, variant: list[Attrs]) -> str:
+    """What turns affinities into scores."""
+    (attrs, *_) = variant
+    scorings = {a["scoring"] for a in variant}
+    exact = attrs["precision"] == "model"
+    if scorings == {"sqrtsoftplus"}:
+        wide = logits if exact or attrs["precision"] == "logits" else f"{logits}.float()"
+        return f"nn.functional.softplus({wide}).sqrt()"
+    softmax, sigmoid = SOFTMAX, SIGMOID
+    if exact or attrs["precision"] == "logits" or attrs["after_top_k"] or attrs["softcap"] is not None:
+        sigmoid = "logits.sigmoid()"
+    if exact:
+        softmax = "logits.softmax(dim=-1)"
+    text = softmax if scorings == {"softmax"} else f'{sigmoid} if self.scoring == "sigmoid" else {softmax}'
+    return text.replace("logits", logits)
+
+
+def experts(name: str, config: str, attrs: Attrs) -> str:
+    """The class of experts of one variant."""
+    up = "gate_up_proj" if attrs["gated"] else "up_proj"
+    flags = {
+        "is_concatenated=False": attrs["interleaved"],
+        "is_transposed=True": attrs["transposed"],
+        "has_bias=True": attrs["bias"],
+        "has_gate=False": not attrs["gated"],
+    }
+    decorated = ", ".join(flag for flag, said in flags.items() if said)
+    arguments = ", hidden_act: str" if attrs["alpha"] is None else ""
+    arguments += "".join(f", {n}: {kind}" for n, kind in EXPERT_NUMBERS.items() if attrs[n] is not None)
+    body, gate = _expert_body(up, attrs)
+    return EXPERTS.format(
+        name=name,
+        config=config,
+        decorated=f"({decorated})" if decorated else "",
+        summary="Gated MLPs" if attrs["gated"] else "MLPs",
+        arguments=arguments,
+        attributes=_expert_attributes(up, attrs),
+        out={"model": "", "weights": ", dtype=top_k_weights.dtype", "fp32": ", dtype=torch.float"}[attrs["sum_dtype"]],
+        body="\n".join(f"            {line}" for line in body),
+        cast="" if attrs["sum_dtype"] == "model" else ".to(hidden_states.dtype)",
+        gate=APPLY_GATE.format(body="\n".join(f"        {line}" for line in gate)) if gate else "",
     )
 
 
+def _expert_attributes(up: str, attrs: Attrs) -> str:
+    wide = "2 * intermediate_dim" if attrs["gated"] else "intermediate_dim"
+    lines = []
+    for name, out, into in ((up, wide, "hidden_dim"), ("down_proj", "hidden_dim", "intermediate_dim")):
+        shape = f"{into}, {out}" if attrs["transposed"] else f"{out}, {into}"
+        lines.append(f"self.{name} = nn.Parameter(torch.empty(num_experts, {shape}))")
+        if attrs["bias"]:
+            lines.append(f"self.{name}_bias = nn.Parameter(torch.zeros(num_experts, {out}))")
+    lines += ["self.act_fn = ACT2FN[hidden_act]"] if attrs["alpha"] is None else []
+    lines += [f"self.{name} = {name}" for name in EXPERT_NUMBERS if attrs[name] is not None]
+    return "".join(f"        {line}\n" for line in lines)
+
+
+def _expert_body(up: str, attrs: Attrs) -> tuple[list[str], list[str]]:
+    """The statements between choosing tokens and weighing what the expert gives, and those of its gate where it is unusual."""
+    first, second = (_product(name, attrs) for name in (up, "down_proj"))
+    if not attrs["gated"]:
+        return [f"states = self.act_fn({first('hidden_states[token]')})", f"states = {second('states')}"], []
+    unusual = (
+        any(attrs[name] for name in ("interleaved", "shifted"))
+        or attrs["limit"] is not None
+        or attrs["alpha"] is not None
+    )
+    if not unusual:
+        return [
+            f"gate, up = {first('hidden_states[token]', True)}.chunk(2, dim=-1)",
+            f"states = {second('self.act_fn(gate) * up')}",
+        ], []
+    gate = [
+        "gate, up = gate_up[..., ::2], gate_up[..., 1::2]"
+        if attrs["interleaved"]
+        else "gate, up = gate_up.chunk(2, dim=-1)"
+    ]
+    if attrs["limit"] is not None:
+        gate.append("gate, up = gate.clamp(max=self.limit), up.clamp(min=-self.limit, max=self.limit)")
+    gated = "self.act_fn(gate)" if attrs["alpha"] is None else "gate * torch.sigmoid(gate * self.alpha)"
+    gate.append(f"return {gated} * {'(up + 1)' if attrs['shifted'] else 'up'}")
+    return [f"states = self._apply_gate({first('hidden_states[token]')})", f"states = {second('states')}"], gate
+
+
+def _product(name: str, attrs: Attrs) -> Callable[..., str]:
+    bias = f"self.{name}_bias[expert]" if attrs["bias"] else ""
+    if not attrs["transposed"]:
+        return lambda x, inner=False: f"nn.functional.linear({x}, self.{name}[expert]{', ' + bias if bias else ''})"
+    plus = f" + {bias}" if bias else ""
+
+    def product(x: str, inner: bool = False) -> str:
+        factor = x if " " not in x else f"({x})"
+        text = f"{factor} @ self.{name}[expert]{plus}"
+        return f"({text})" if inner else text
+
+    return product
+
+
 def init_weights(plan: Plan) -> str:
-    """What the base class of a model with packed parameters adds: transformers initialises only modules that it knows."""
-    names = plan.names.classes
-    own = [cls for op, cls in (("router", names.router), ("experts", names.experts)) if nodes(plan, op)]
-    if not own:
-        return ""
-    known = own[0] if len(own) == 1 else f"({', '.join(own)})"
+    """What the base class of a model adds: transformers initialises only modules that it knows."""
+    prefix = plan.names.prefix
+    packed = [router_name(prefix, complete(node)) for node in nodes(plan, "router")]
+    packed += [experts_name(prefix, complete(node)) for node in nodes(plan, "experts")]
+    packed = list(dict.fromkeys(packed))
     std = "self.config.initializer_range" if "initializer_range" in plan.document.config else "0.02"
-    return INIT_WEIGHTS.format(classes=known, std=std)
+    parts = [NORMAL.format(classes=_either(packed), draw=_draw(plan).format(std=std))] if packed else []
+    if any(complete(node)["correction"] == "buffer" for node in nodes(plan, "router")):
+        parts.append(CORRECTED)
+    if any(complete(node)["transposed"] for node in nodes(plan, "linear")):
+        parts.append(TRANSPOSED.format(std=std))
+    norms = [complete(node) for node in nodes(plan, "rms_norm")]
+    zero_centred = {rms_norm_name(prefix, attrs) or "" for attrs in norms if attrs["zero_centred"]}
+    if zero_centred:
+        parts.append(ZERO_CENTRED.format(classes=_either(sorted(zero_centred))))
+    return INIT_WEIGHTS + "".join(parts) if parts else ""
+
+
+def _draw(plan: Plan) -> str:
+    """How a packed parameter is initialised: weights at random, biases as zeros."""
+    if any(complete(node)["bias"] for node in nodes(plan, "experts")):
+        return DRAW_WEIGHTS.replace("{weight}", "parameter.dim() == 3 or parameter is getattr(module, 'weight', None)")
+    routers = [complete(node) for node in nodes(plan, "router")]
+    if any(attrs["bias"] or attrs["correction"] == "parameter" for attrs in routers):
+        return DRAW_WEIGHTS.replace("{weight}", "parameter.dim() > 1")
+    return DRAW
+
+
+def _either(classes: list[str]) -> str:
+    return classes[0] if len(classes) == 1 else f"({', '.join(classes)})"

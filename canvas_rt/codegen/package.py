@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from canvas_rt.codegen import mixture
+from canvas_rt.codegen import leaves, mixture, rotations
+from canvas_rt.codegen.attention import alibi_function, eager_attention
 from canvas_rt.codegen.blocks import BlockWriter, Plan
 from canvas_rt.codegen.frame import (
-    APPLY_ROTARY,
-    EAGER_ATTENTION,
-    RMS_NORM,
-    ROTARY,
+    PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
     CausalLMWriter,
@@ -24,15 +22,23 @@ from canvas_rt.codegen.frame import (
     pretrained_class,
 )
 from canvas_rt.errors import CanvasError, EmitError
-from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, resolve
 from canvas_rt.ir.files import dumps
 from canvas_rt.ir.frozen import thaw
-from canvas_rt.ir.graph import layer_count, walk
-from canvas_rt.physics.shapes import check
+from canvas_rt.ir.graph import Item, layer_count, layer_runs, running_order, walk
+from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.functions import RUN_TIME
+from canvas_rt.ops.learned import MODULE
+from canvas_rt.ops.modules import config_class as config_of
+from canvas_rt.physics.shapes import ValueShape, check
+from canvas_rt.physics.structure import output_ports
 
 LINE = 120
 """Characters on a line of emitted code."""
+
+Shapes = Mapping[str, tuple[ValueShape | None, ...]]
+"""For each item's path, the shapes of its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,14 @@ def emit(document: Document) -> Source:
     """
     plan = Plan(document)
     plan.validate()
-    plan.comments = head_shapes(document)
+    shapes = check(document).shapes
+    plan.comments = head_shapes(document, shapes)
+    inputs = input_shapes(document, shapes)
+    plan.places = {name: run_time_places(document.blocks[name], given) for name, given in inputs.items()}
+    plan.flat = {
+        name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
+        for name, given in inputs.items()
+    }
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
@@ -99,9 +112,8 @@ def emit(document: Document) -> Source:
     return Source(files)
 
 
-def head_shapes(document: Document) -> dict[tuple[str, str], str]:
+def head_shapes(document: Document, shapes: Shapes) -> dict[tuple[str, str], str]:
     """The shapes of what is split into heads, by block and node: where a reader of attention asks for them."""
-    shapes = check(document).shapes
     found: dict[tuple[str, str], str] = {}
     for visit in walk(document):
         if isinstance(visit.item, Node) and visit.item.op == "split_heads":
@@ -109,6 +121,69 @@ def head_shapes(document: Document) -> dict[tuple[str, str], str]:
             if known is not None:
                 found.setdefault((visit.block, visit.item.id), str(known))
     return found
+
+
+def input_shapes(document: Document, shapes: Shapes) -> dict[str, dict[str, tuple[str, ...]]]:
+    """For each block, what its inputs are in the model's own sizes, as at its first use."""
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+
+    def shape_of(block: str, prefix: str, ref: str) -> tuple[str, ...] | None:
+        name, _, port = ref.partition(".")
+        item = document.blocks[block].node(name)
+        if item is None:
+            return found[block].get(name)
+        outputs = output_ports(item, document.blocks) or ()
+        known = shapes.get(f"{prefix}{name}", ())
+        index = outputs.index(port) if port in outputs else 0
+        value = known[index] if index < len(known) else None
+        return None if value is None else value.symbolic
+
+    def visit(block: str, prefix: str) -> None:
+        for item in running_order(document.blocks[block])[0]:
+            for inner, key in _inside(document, item):
+                if inner in found:
+                    continue
+                given = {port: shape_of(block, prefix, ref) for port, ref in item.inputs.items()}
+                found[inner] = {port: shape for port, shape in given.items() if shape is not None}
+                visit(inner, f"{prefix}{key}.")
+
+    root = document.root
+    found[root] = dict.fromkeys(document.blocks[root].inputs, ("batch", "seq"))
+    visit(root, "")
+    return found
+
+
+def _inside(document: Document, item: Item) -> list[tuple[str, str]]:
+    """The blocks that an item uses, each with its place as shapes are keyed."""
+    if isinstance(item, Use):
+        return [(item.block, item.id)]
+    if not isinstance(item, Stack):
+        return []
+    kinds = item.kind_indices(layer_count(document, item))
+    found = []
+    for first, last, kind in layer_runs(kinds):
+        span = f"{first}" if first == last else f"{first}-{last}"
+        found.append((item.kinds[kind].block, f"{item.id}.{span}"))
+    return found
+
+
+def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
+    """Where batch and sequence can be read: in the first two dimensions of one input, if there is such a one."""
+    if not inputs and block.inputs:  # no shape is known: the stream is what comes first
+        return {name: (block.inputs[0], index) for index, name in enumerate(RUN_TIME)}
+    for port, shape in inputs.items():
+        if shape[:2] == RUN_TIME:
+            return {name: (port, index) for index, name in enumerate(RUN_TIME)}
+    known = {
+        name: (port, shape.index(name))
+        for name in RUN_TIME
+        for port, shape in reversed(tuple(inputs.items()))
+        if name in shape
+    }
+    whole = next((port for port, shape in inputs.items() if len(shape) >= 3), None)
+    if not known and whole is not None:  # no dimension has a name
+        return {name: (whole, index) for index, name in enumerate(RUN_TIME)}
+    return known
 
 
 def module_source(plan: Plan) -> str:
@@ -125,20 +200,21 @@ def module_source(plan: Plan) -> str:
         else:
             classes.append(BlockWriter(plan, name).source())
     body = "\n\n".join(classes)
-    names = {"name": plan.names.classes.rms_norm, "config": plan.names.config}
-    if "with_values(" in body:
-        parts.append(WITH_VALUES.format(**names))
-    if "rms_norm" in ops:
-        parts.append(RMS_NORM.format(**names))
-    if "rotary_embedding" in ops:
-        parts.append(ROTARY.format(**{**names, "name": plan.names.classes.rotary}))
-    if "apply_rotary" in ops:
-        parts.append(APPLY_ROTARY)
+    own = [item for name in plan.order for item in plan.items(name) if isinstance(item, Node)]
+    small = leaves.class_texts(own, plan.names.classes) + rotations.texts(plan)
+    if any("with_values(" in text for text in (body, *small)):
+        parts.append(WITH_VALUES.format(config=plan.names.config))
+    parts += small
+    if "padded_positions" in ops:
+        parts.append(PADDED_POSITIONS)
     if "attention" in ops:
-        parts.append(EAGER_ATTENTION)
+        parts.append(eager_attention(plan))
+    if "alibi" in ops:
+        parts.append(alibi_function(plan))
     parts += mixture.classes(plan)
     text = "\n\n".join([*parts, body])
-    return f'"""{title(plan)}: written by Canvas."""\n\n{imports(text)}\n\n\n{text}'
+    known = "\n".join([imports(text), *module_imports(plan)])
+    return f'"""{title(plan)}: written by Canvas."""\n\n{known}\n\n\n{text}'
 
 
 def title(plan: Plan) -> str:
@@ -147,12 +223,13 @@ def title(plan: Plan) -> str:
 
 IMPORTS = (
     ("copy.copy", "import copy"),
+    ("math.", "import math"),
     ("Any", "from typing import Any"),
     ("", ""),
     ("torch.", "import torch"),
     ("strict", "from huggingface_hub.dataclasses import strict"),
     ("nn.", "from torch import nn"),
-    ("init.normal_", "from transformers import initialization as init"),
+    ("init.", "from transformers import initialization as init"),
     ("ACT2FN", "from transformers.activations import ACT2FN"),
     ("Cache", "from transformers.cache_utils import Cache, DynamicCache"),
     ("PretrainedConfig", "from transformers.configuration_utils import PretrainedConfig"),
@@ -161,6 +238,13 @@ IMPORTS = (
     ("create_causal_mask", "from transformers.masking_utils import create_causal_mask"),
     ("create_sliding_window_causal_mask", "from transformers.masking_utils import create_sliding_window_causal_mask"),
     ("sliding_window_overlay", "from transformers.masking_utils import sliding_window_overlay"),
+    ("chunked_overlay", "from transformers.masking_utils import chunked_overlay"),
+    ("create_bidirectional_mask", "from transformers.masking_utils import create_bidirectional_mask"),
+    (
+        "sliding_window_bidirectional_overlay",
+        "from transformers.masking_utils import sliding_window_bidirectional_overlay",
+    ),
+    ("create_recurrent_attention_mask", "from transformers.masking_utils import create_recurrent_attention_mask"),
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
     (
         "BaseModelOutputWithPast",
@@ -171,11 +255,26 @@ IMPORTS = (
     ("dynamic_rope_update", "from transformers.modeling_rope_utils import dynamic_rope_update"),
     ("ALL_ATTENTION_FUNCTIONS", "from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS"),
     ("PreTrainedModel", "from transformers.modeling_utils import PreTrainedModel"),
+    ("= BloomGelu()", "from transformers.models.bloom.modeling_bloom import BloomGelu"),
+    ("Conv1D(", "from transformers.pytorch_utils import Conv1D"),
     ("can_return_tuple", "from transformers.utils import can_return_tuple"),
     ("merge_with_config_defaults", "from transformers.utils.generic import merge_with_config_defaults"),
     ("capture_outputs", "from transformers.utils.output_capturing import capture_outputs"),
 )
 """What a module may need: a name to look for in its text, and the line that brings it. Ruff merges and sorts them."""
+
+
+def module_imports(plan: Plan) -> list[str]:
+    """The lines that bring modules of transformers which are kept whole, and their configs."""
+    sources = {complete(node)["source"] for node in leaves.nodes(plan, MODULE)}
+    lines = []
+    for source in sorted(sources):
+        folder, _, name = source.partition(".")
+        package = f"from transformers.models.{folder}"
+        config = config_of(source)
+        lines.append(f"{package}.configuration_{folder} import {config.__name__}")
+        lines.append(f"{package}.modeling_{folder} import {name}")
+    return lines
 
 
 def imports(text: str) -> str:
@@ -232,11 +331,23 @@ def config_json(plan: Plan) -> dict[str, Any]:
     }
     if own:
         values["per_layer_config"] = own
-    if plan.masks:  # one kind of cache serves every window: it keeps all tokens, and the masks hide what a window does
+    if plan.stateful:
+        values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
+    elif (
+        plan.masks or plan.keeps_all
+    ):  # one kind of cache serves every window: it keeps all tokens, and the masks hide what a window does
         values["layer_types"] = ["full_attention"] * count
     if plan.several_classes:
         values["layer_kinds"] = [kind.block for kind in kinds]
     return values
+
+
+def layer_type(plan: Plan, block: str) -> str:
+    """What transformers calls a layer by the cache that it needs."""
+    attends = block in plan.holding("attention")
+    if block in plan.stateful:
+        return "hybrid" if attends else "linear_attention"
+    return "full_attention"
 
 
 def generation_json(document: Document) -> dict[str, Any]:

@@ -65,7 +65,15 @@ class _Printer:
     def __init__(self, layout: Layout, nodes: list[fx.Node]) -> None:
         self.layout = layout
         self.nodes = nodes
-        self.body: list[tuple[ast.stmt, str]] = [(statement, "") for statement in layout.before]
+        self.body: list[tuple[ast.stmt | None, str]] = [(statement, "") for statement in layout.before]
+        self.order = {node: index for index, node in enumerate(nodes)}
+        self.places: dict[fx.Node, int] = {}
+        """For each expression that is yet to be written, where its own line would stand."""
+        self.spans: dict[fx.Node, tuple[int, int]] = {}
+        """For each of those, the first and the last of the nodes that it computes."""
+        self.consumed: list[tuple[int, int]] = []
+        self.computed: dict[int, int] = {}
+        """For lines of the body, the last of the nodes that they compute."""
         self.values: dict[fx.Node, ast.expr] = {}
         self.variables: dict[fx.Node, str] = {}
         self.waiting: dict[fx.Node, int] = dict.fromkeys(nodes, 0)
@@ -85,7 +93,11 @@ class _Printer:
                 self.bind(node, self.layout.bound.get(name, name))
             elif node.op == "output":
                 (result,) = node.args
-                for statement in self.layout.result(self.value(result)):  # type: ignore[arg-type]
+                self.settle(node)
+                several = isinstance(result, tuple | list)
+                values = [self.value(one) for one in (result if several else (result,))]  # type: ignore
+                whole = ast.Tuple(values, ast.Load()) if several else values[0]
+                for statement in self.layout.result(whole):
                     self.body.append((statement, ""))
             else:
                 self.write(node)
@@ -102,11 +114,14 @@ class _Printer:
         function.type_params = []  # type: ignore[attr-defined]  # Python 3.12 and later
         lines = unparse(function).splitlines()[:-1]
         for statement, comment in self.body:
+            if statement is None:
+                continue
             if comment:  # on a line of its own: behind a long line it would make the formatter break that
                 lines.append(f"    # {comment}")
             whole = unparse([statement])
             if isinstance(statement, ast.Return) and isinstance(statement.value, ast.Tuple):
-                whole = "return " + ", ".join(unparse(value) for value in statement.value.elts)
+                parts = [one.elts if isinstance(one, ast.Tuple) else [one] for one in statement.value.elts]
+                whole = "return " + ", ".join(unparse(value) for part in parts for value in part)
             text = whole.splitlines()
             lines += [f"    {line}" for line in text[:-1]]
             lines.append(f"    {text[-1]}")
@@ -128,19 +143,60 @@ class _Printer:
         """The expression for a node, at one of its uses."""
         self.waiting[node] -= 1
         if not self.waiting[node] and node not in self.variables:
+            self.consumed.append(self.spans.get(node, (self.order[node],) * 2))
             return self.values.pop(node)  # inlined here, for the only time
         return self.values[node]
 
     def inputs(self, node: fx.Node) -> list[ast.expr]:
         return [self.value(arg) for arg in node.args if isinstance(arg, fx.Node)]
 
+    def settle(self, node: fx.Node) -> None:
+        """Give those of a node's inputs a line that would not be computed in their turn if they were written in place.
+
+        The order of a model's parts is a part of the model: sums of gradients follow it.
+        """
+        latest = -1
+        for arg in node.all_input_nodes:
+            if arg in self.variables or arg not in self.places:
+                continue
+            first, last = self.spans[arg]
+            late = any(line > self.places[arg] and node > first for line, node in self.computed.items())
+            if late or first < latest or self.overtaken(node, last):
+                self.give_line(arg)
+            latest = max(latest, last)
+
+    def overtaken(self, node: fx.Node, last: int) -> bool:
+        """Whether something that is yet to be written, and that a node does not take, is computed between it and its input."""
+        if node.target in vocabulary.SHAPING:
+            return False
+        waiting = (other for other in self.places if other not in self.variables and other in self.values)
+        return any(self.spans[other][0] > last for other in waiting if other not in node.all_input_nodes)
+
+    def give_line(self, node: fx.Node) -> None:
+        """Write an expression where it was computed."""
+        expression = self.values[node]
+        name = fresh(node.meta.get("variable", node.name), self.taken)
+        assignment = ast.Assign([ast.Name(name, ast.Store())], expression)
+        self.body[self.places[node]] = assignment, self.layout.comments.get(node.name, "")
+        self.computed[self.places[node]] = self.spans[node][1]
+        self.bind(node, name)
+
     def write(self, node: fx.Node) -> None:
+        self.settle(node)
+        self.consumed = []
+        before = len(self.body)
+        self.write_node(node)
+        if any(statement is not None for statement, _ in self.body[before:]):
+            own = [] if node.target in vocabulary.SHAPING else [self.order[node]]
+            self.computed[len(self.body) - 1] = max([-1, *own, *(last for _, last in self.consumed)])
+
+    def write_node(self, node: fx.Node) -> None:
         if node.target is vocabulary.attention:
             self.write_attention(node)
         elif node.target is vocabulary.stack:
             self.write_stack(node)
-        elif node.target is vocabulary.port:
-            return  # bound together with its siblings
+        elif node.target in (vocabulary.port, vocabulary.alibi):
+            return  # bound together with its siblings, or written where attention takes it
         elif node.meta.get("ports"):
             self.write_several(node)
         else:
@@ -151,16 +207,28 @@ class _Printer:
             return self.on_tokens(node)
         inputs = self.inputs(node)
         if node.op == "call_module":
-            context = list(self.layout.context) if node.meta.get("context") else []
+            context = self.context(node)
             call = ast.Call(quote("self._name_", _name_=str(node.target)), inputs, context)
-            return quote("call[0]", call=call) if node.meta.get("tuple") else call
+            first = node.meta.get("tuple") and not node.meta.get("more")
+            return quote("call[0]", call=call) if first else call
         return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
+
+    def context(self, node: fx.Node) -> list[ast.keyword]:
+        """Keyword arguments of a module: those of attention, where it attends; where tokens stand, if it asks for that."""
+        if node.meta.get("state"):
+            mask = ast.keyword("attention_mask", ast.Name("recurrent_mask", ast.Load()))
+            return [ast.keyword(node.meta["cache"], ast.Name("past_key_values", ast.Load())), mask]
+        if node.meta.get("context"):
+            return list(self.layout.context)
+        if node.meta.get("positions"):
+            return [ast.keyword("position_ids", ast.Name("position_ids", ast.Load()))]
+        return []
 
     def on_tokens(self, node: fx.Node) -> ast.expr:
         """A module that takes tokens in a row, whatever their sequence: its first input tells the shape to go back to."""
         first, *others = (arg for arg in node.args if isinstance(arg, fx.Node))
         source = ast.Name(self.named(first, "hidden_states"), ast.Load())
-        rows = [quote("x.flatten(0, 1)", x=value) for value in (source, *(self.value(arg) for arg in others))]
+        rows = [quote("x.flatten(0, -2)", x=value) for value in (source, *(self.value(arg) for arg in others))]
         call = ast.Call(quote("self._name_", _name_=str(node.target)), rows, [])
         name = fresh("tokens", self.taken)
         self.body += [(s, "") for s in statements("name = call", name=name, call=call)]
@@ -171,6 +239,13 @@ class _Printer:
         expression = self.expression(node)
         if self.waiting[node] == 1 and not node.meta.get("named") and size_of(expression) < LONGEST_EXPRESSION:
             self.values[node] = expression
+            own = self.order[node]
+            inside = self.consumed or [(own, own)]
+            last = max(last for _, last in inside) if node.target in vocabulary.SHAPING else own
+            self.spans[node] = min([own, *(first for first, _ in inside)]), last
+            if node.target is not vocabulary.attribute:
+                self.places[node] = len(self.body)
+                self.body.append((None, ""))
             return
         name = (
             reusable
@@ -208,6 +283,8 @@ class _Printer:
             for user in users:
                 self.bind(user, name)
             targets.append(name if users else "_")
+        if node.meta.get("more"):
+            targets.append("_")
         target = ast.Tuple([ast.Name(name, ast.Store()) for name in targets], ast.Store())
         self.body.append((ast.Assign([target], expression), self.layout.comments.get(node.name, "")))
 
@@ -221,7 +298,7 @@ class _Printer:
         return name
 
     def write_attention(self, node: fx.Node) -> None:
-        q, k, v = (arg for arg in node.args if isinstance(arg, fx.Node))
+        q, k, v, *others = (arg for arg in node.args if isinstance(arg, fx.Node))
         query, key, value = self.named(q, "q"), self.named(k, "k"), self.named(v, "v")
         if self.waiting[k] or key == query:
             key_out = fresh("k", self.taken)
@@ -231,6 +308,7 @@ class _Printer:
             value_out = fresh("v", self.taken)
             self.body += [(s, "") for s in statements("new = old", new=value_out, old=value)]
             value = value_out
+        given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
         name = fresh("attn", self.taken)
         template = (
             "if past_key_values is not None:\n"
@@ -243,26 +321,42 @@ class _Printer:
             template = template.replace(
                 "scaling=self.scaling,", "scaling=self.scaling, sliding_window=self.sliding_window,"
             )
-        if node.meta.get("masks"):
+        for port, keyword in (("bias", "bias"), ("sinks", "s_aux")):
+            if port in given:
+                template = template.replace("scaling=self.scaling,", f"scaling=self.scaling, {keyword}={port},")
+        if node.meta.get("softcap"):
+            template = template.replace("scaling=self.scaling,", "scaling=self.scaling, softcap=self.softcap,")
+        if node.meta.get("masks") and node.meta.get("chunk"):
+            template = template.replace("attention_mask,", "attention_mask['chunk', self.attention_chunk_size],")
+        elif node.meta.get("masks"):
             template = template.replace("attention_mask,", "attention_mask[self.sliding_window],")
         if node.meta.get("groups_at_run_time"):
             template = "self.num_key_value_groups = q.shape[1] // k.shape[1]\n" + template
-        written = statements(template, q=query, k=key, v=value, out=name)
+        written = statements(template, q=query, k=key, v=value, out=name, **given)
         self.body += [(s, "") for s in written[:-1]]
         self.body.append((written[-1], self.layout.comments.get(node.name, "")))
         self.bind(node, name)
+
+    def extra(self, node: fx.Node, key: str) -> ast.expr:
+        """What attention takes beside queries, keys and values: the bias for keys is made when the cache has given them."""
+        if node.target is vocabulary.alibi:
+            self.waiting[node] -= 1
+            return quote("alibi(heads, k.shape[2], k)", heads=node.meta["heads"], k=ast.Name(key, ast.Load()))
+        return self.value(node)
 
     def write_stack(self, node: fx.Node) -> None:
         carried, *invariants = (arg for arg in node.args if isinstance(arg, fx.Node))
         value = self.value(carried)
         alive = carried in self.variables and self.waiting[carried] > 0
-        others = [self.value(arg) for arg in invariants]
+        # Computed once, ahead of the loop.
+        others = [ast.Name(self.named(arg, str(arg.meta.get("variable", arg.name))), ast.Load()) for arg in invariants]
         if isinstance(value, ast.Name) and value.id == "hidden_states" and not alive:
             name = value.id
         else:
             name = fresh("hidden_states", self.taken)
             self.body += [(s, "") for s in statements("name = value", name=name, value=value)]
-        call = ast.Call(ast.Name("layer", ast.Load()), [ast.Name(name, ast.Load()), *others], list(self.layout.context))
+        context = [keyword for keyword in self.layout.context if keyword.arg not in node.meta["taken"]]
+        call = ast.Call(ast.Name("layer", ast.Load()), [ast.Name(name, ast.Load()), *others], context)
         loop = statements(
             "for layer in self._name_[: self.config.num_hidden_layers]:\n    name = call",
             _name_=str(node.meta["attribute"]),

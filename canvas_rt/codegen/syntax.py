@@ -79,11 +79,20 @@ def constant(value: Any) -> ast.expr:
 
 def setting(value: Any, owner: str = "config") -> ast.expr:
     """A document value as syntax, its names read from `owner`: `=head_dim * 2` becomes `config.head_dim * 2`."""
+    if isinstance(value, Mapping):
+        return ast.Dict([ast.Constant(key) for key in value], [setting(item, owner) for item in value.values()])
+    if isinstance(value, list | tuple):
+        return ast.List([setting(item, owner) for item in value], ast.Load())
     if not is_expression(value):
         return constant(value)
     parsed = expression(value)
     names = {name: ast.Attribute(ast.Name(owner, ast.Load()), name, ast.Load()) for name in parsed.names}
     return _Fill(names).visit(copy.deepcopy(parsed.tree))  # type: ignore[no-any-return]
+
+
+def fill(tree: ast.expr, values: Mapping[str, ast.expr | str]) -> ast.expr:
+    """A tree with some of its names replaced."""
+    return _Fill(values).visit(copy.deepcopy(tree))  # type: ignore[no-any-return]
 
 
 def unparse(tree: ast.AST | Iterable[ast.stmt]) -> str:

@@ -15,6 +15,26 @@ def split_heads(x: Any, width: Any) -> Any:
     """[batch, seq, heads · width] → [batch, heads, seq, width]."""
 
 
+def view_heads(x: Any, width: Any) -> Any:
+    """[batch, seq, heads · width] → [batch, seq, heads, width]."""
+
+
+def heads_first(x: Any) -> Any:
+    """[batch, seq, heads, width] → [batch, heads, seq, width]."""
+
+
+def padded_positions(ids: Any) -> Any:
+    """Positions in which padding does not count."""
+
+
+def attribute() -> Any:
+    """A tensor that the module keeps."""
+
+
+def function(*inputs: Any) -> Any:
+    """A plain function of torch."""
+
+
 def merge_heads(x: Any) -> Any:
     """[batch, seq, heads, width] → [batch, seq, heads · width]."""
 
@@ -23,8 +43,31 @@ def apply_rotary(q: Any, k: Any, cos: Any, sin: Any) -> Any:
     """Queries and keys turned by position."""
 
 
+def rotate(x: Any, cos: Any, sin: Any) -> Any:
+    """One value turned by position."""
+
+
+def rotation_suffix(attrs: Mapping[str, Any]) -> str:
+    """What sets the function of a rotation's settings apart from the usual: `_interleaved_wide`."""
+    words = [attrs["style"]] if attrs["style"] != "half" else []
+    words += [attrs["tables"]] if attrs["tables"] != "full" else []
+    words += [name for name in ("tail", "wide", "tokens_first") if attrs[name]]
+    return "".join(f"_{word}" for word in words)
+
+
+def _call(function: str) -> Write:
+    """A call of a function that the module defines, one for each way to compute it."""
+    return lambda inputs, details: ast.Call(
+        ast.Name(function + details.get("suffix", ""), ast.Load()), list(inputs), []
+    )
+
+
 def attention(q: Any, k: Any, v: Any) -> Any:
     """Causal attention through the attention interface, with the cache."""
+
+
+def alibi() -> Any:
+    """A bias of attention, made for the keys that it meets: those of the cache, and new ones."""
 
 
 def stack(carried: Any, *invariants: Any) -> Any:
@@ -50,15 +93,24 @@ EXPRESSIONS: Mapping[Any, Write] = {
     split_heads: lambda inputs, details: quote(
         "x.view(batch, seq, -1, width).transpose(1, 2)", x=inputs[0], width=details["width"]
     ),
+    view_heads: lambda inputs, details: quote("x.view(batch, seq, -1, width)", x=inputs[0], width=details["width"]),
+    heads_first: lambda inputs, details: quote("x.transpose(1, 2)", x=inputs[0]),
+    padded_positions: lambda inputs, details: quote(
+        "padded_positions(ids, position_ids[:, :1], padding)", ids=inputs[0], padding=details["padding_idx"]
+    ),
+    attribute: lambda inputs, details: details["value"],
+    function: lambda inputs, details: details["write"](inputs),
     merge_heads: lambda inputs, details: quote("x.reshape(batch, seq, -1)", x=inputs[0]),
     scale: lambda inputs, details: quote("x * factor", x=inputs[0], factor=details["factor"]),
     softmax: lambda inputs, details: quote("x.softmax(dim=-1)", x=inputs[0]),
-    apply_rotary: lambda inputs, details: quote(
-        "apply_rotary(q, k, cos, sin)", **dict(zip(("q", "k", "cos", "sin"), inputs, strict=True))
-    ),
+    apply_rotary: _call("apply_rotary"),
+    rotate: _call("rotate"),
 }
 
-NEEDS_SIZES = frozenset({split_heads, merge_heads})
+SHAPING = frozenset({split_heads, view_heads, heads_first, merge_heads, attribute, port})
+"""Functions that compute nothing: when they are called makes no difference."""
+
+NEEDS_SIZES = frozenset({split_heads, view_heads, merge_heads})
 """Functions written with `batch` and `seq`."""
 
 HELPERS: Mapping[Any, str] = {apply_rotary: "apply_rotary", attention: "eager_attention_forward"}

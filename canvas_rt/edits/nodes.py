@@ -1,6 +1,6 @@
 """Edits of nodes and wires: set, add, remove, connect, rename, bypass."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from canvas_rt.edits.data import AddNode, Bypass, Connect, Disconnect, RemoveNode, RenameNode, SetAttr, SetOutput
@@ -26,7 +26,8 @@ from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, head
-from canvas_rt.ops.catalogue import ALIASES, Setting, op_named
+from canvas_rt.ops.catalogue import ALIASES, DTYPES, Setting, op_named
+from canvas_rt.ops.functions import RUN_TIME
 
 
 def in_blocks(document: Document, path: str, change: Callable[[Document, str], Document]) -> Document:
@@ -76,7 +77,7 @@ def check_setting(document: Document, node: Node, name: str, value: Any, path: s
             path=path,
             hint=suggest(name, settings) if settings else "It has none.",
         )
-    check_names(document, value, f"{path}.{name}")
+    check_names(document, value, f"{path}.{name}", RUN_TIME)
     if not is_expression(value) and not _fits(settings[name], value):
         sort = _SORTS[settings[name].kind].format(options=", ".join(settings[name].options))
         raise EditError(f"{name} must be {sort}, not {value!r}", path=path, hint=f"It is: {settings[name].summary}.")
@@ -88,6 +89,10 @@ _SORTS = {
     "flag": "true or false",
     "choice": "one of {options}",
     "table": "a table",
+    "integer": "a whole number",
+    "integers": "a list of whole numbers",
+    "dtype": f"one of {', '.join(DTYPES)}",
+    "text": "text",
 }
 
 
@@ -96,17 +101,25 @@ def _fits(setting: Setting, value: Any) -> bool:
         return setting.optional
     number = not isinstance(value, bool) and isinstance(value, int | float)
     return {
-        "size": number and isinstance(value, int) and value >= 1,
+        "size": _whole(value) and value >= 1,
         "number": number,
         "flag": isinstance(value, bool),
         "choice": value in setting.options or (isinstance(value, str) and ALIASES.get(value) in setting.options),
         "table": isinstance(value, Mapping),
+        "integer": _whole(value),
+        "integers": isinstance(value, tuple) and all(_whole(one) or is_expression(one) for one in value),
+        "dtype": value in DTYPES,
+        "text": isinstance(value, str),
     }[setting.kind]
 
 
-def check_names(document: Document, value: Any, path: str) -> None:
-    """Refuse an expression that names what the document does not have."""
-    known = document.sizes.keys() | document.config.keys()
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_names(document: Document, value: Any, path: str, others: Collection[str] = ()) -> None:
+    """Refuse an expression that names what the document does not have, nor `others`."""
+    known = document.sizes.keys() | document.config.keys() | set(others)
     for name in sorted(names_in(value) - known):
         raise EditError(f"'{name}' is no size of this model", path=path, hint=suggest(name, known))
 

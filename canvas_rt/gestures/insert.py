@@ -68,6 +68,7 @@ def palette(document: Document) -> tuple[Entry, ...]:
             op.source,
         )
         for op in OPS.values()
+        if op.group != "function"  # those come with the models that hold them
     ]
     ready = [Entry(f"recipe:{r.id}", r.title, r.group, r.summary, r.source) for r in RECIPES.values()]
     layers = [
@@ -375,7 +376,7 @@ def fitting(document: Document, op: Op, width: Any) -> dict[str, Any]:
     for name, setting in op.settings.items():
         if name in ("in_features", "out_features", "size", "embedding_dim"):
             attrs[name] = width
-        elif name in named:
+        elif name in named and not setting.optional:
             wanted = named[name]
             known = wanted in document.sizes or wanted in document.config
             attrs[name] = f"={wanted}" if known else literal[wanted]
@@ -385,6 +386,8 @@ def fitting(document: Document, op: Op, width: Any) -> dict[str, Any]:
             attrs[name] = "=hidden_act"
         elif name == "eps" and "rms_norm_eps" in document.config:
             attrs[name] = "=rms_norm_eps"
+        elif setting.default is None and not setting.optional:
+            attrs[name] = {"integer": 0, "number": 1.0, "integers": (width,)}.get(setting.kind)
         else:
             attrs[name] = setting.default
     return attrs

@@ -1,31 +1,31 @@
 """Import an architecture: trace it small at several sizes, recognise, express in symbols, then bind the real sizes."""
 
+import inspect
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
+from canvas_rt.errors import ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
-from canvas_rt.importer.factory import Factory, make_config, own_fields
-from canvas_rt.importer.recognise import Recogniser, Traced
-from canvas_rt.importer.symbols import (
-    alternative,
-    express,
-    inputs_of,
-    is_probed,
-    probe_assignments,
-    probe_override,
-)
+from canvas_rt.importer.factory import Factory, field_values, make_config
+from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
+from canvas_rt.importer.recognise import Recogniser, Traced, stand_in
+from canvas_rt.importer.rotary import is_rotary
+from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, register_functions, trace
 from canvas_rt.ir.document import Document, Node, Origin
 from canvas_rt.ir.files import with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import own_names
+from canvas_rt.ops.activations import ACTIVATION_KERNELS
+from canvas_rt.ops.catalogue import ALIASES
+from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.parameters import parameter_keys
 
 
@@ -51,6 +51,9 @@ class ImportReport:
     structural: tuple[str, ...]
     """Config fields whose change alters the graph itself: they need a new import."""
 
+    unused: tuple[str, ...] = ()
+    """Keys of the original's checkpoint that take no part in its logits, and so are not in the document."""
+
     def to_json(self) -> dict[str, Any]:
         return {
             "nodes": self.nodes,
@@ -58,6 +61,7 @@ class ImportReport:
             "symbols": self.symbols,
             "literals": list(self.literals),
             "without_effect": list(self.without_effect),
+            "unused": list(self.unused),
             "structural": list(self.structural),
         }
 
@@ -68,10 +72,16 @@ class ImportReport:
             lines.append("the same at every size: " + ", ".join(self.literals))
         if self.without_effect:
             lines.append("fields without effect on graph or weights: " + ", ".join(self.without_effect))
+        if self.unused:
+            shown = ", ".join(self.unused[:8]) + (f" and {len(self.unused) - 8} more" if len(self.unused) > 8 else "")
+            lines.append(f"in the checkpoint, but no part of the computation: {shown}")
         if self.structural:
             lines.append("fields that change the graph (import again to change them): " + ", ".join(self.structural))
         return "\n".join(lines)
 
+
+PATTERNS = ("layer_types",)
+"""What a config lists layer by layer, and the graph says itself."""
 
 AT_RUN_TIME = ("use_cache", "bos_token_id", "eos_token_id", "initializer_range", "dtype", "tie_word_embeddings")
 """Fields that act when a model is made, run or saved, not in its graph."""
@@ -86,14 +96,35 @@ class ArchitectureImport:
         self.raw = raw
         self.name = name
         self.config = make_config(factory, self.without_layers(raw), name)
-        values = self.config.to_dict()
-        self.fields = own_fields(self.config)
-        self.values: dict[str, Any] = {field: values[field] for field in self.fields}
+        self.values: dict[str, Any] = field_values(self.config)
+        if "is_encoder_decoder" in self.values:
+            self.values["is_encoder_decoder"] = False  # its decoder by itself is none
+        self.pinned = pinned
         self.overrides = {int(layer): dict(own) for layer, own in (raw.get("per_layer_config") or {}).items()}
+        if not isinstance(self.values.get("num_hidden_layers"), int):
+            raise UnsupportedModelError("its config does not say how many layers it has", path=name)
         self.depth = int(self.values["num_hidden_layers"])
-        self.assignments = probe_assignments(self.values, pinned, self.overrides.values())
+        self.assignments = self.probes()
         self.structural: list[str] = []
+        self.whole: dict[str, tuple[int, ...]] = {}
+        """For each stack, the layer that stands for each layer of the real model."""
         self.effective: set[str] = set()
+        self.unused: tuple[str, ...] = ()
+
+    def probes(self, builds: Callable[[Mapping[str, Any]], bool] | None = None) -> tuple[dict[str, Any], ...]:
+        """What the config's numbers are in each probe."""
+        model_type = str(self.config.model_type)
+        return probe_assignments(self.values, self.pinned, self.overrides.values(), model_type, builds)
+
+    def runs(self, assignment: Mapping[str, Any]) -> bool:
+        """Whether a model can be made and traced at some sizes."""
+        try:
+            model = self.model(assignment, {})
+            cut_to_kinds(model)
+            trace(model, *inputs_of(0))
+        except Exception:  # in whatever way a class says that it cannot
+            return False
+        return True
 
     @staticmethod
     def without_layers(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,48 +160,90 @@ class ArchitectureImport:
                 result[layer][field] = unlike[field, value]
         return result
 
-    def model(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]]) -> nn.Module:
-        """A small model on the CPU, as deep as the real one where its layers may differ."""
+    def model(
+        self,
+        values: Mapping[str, Any],
+        overrides: Mapping[int, Mapping[str, Any]],
+        depth: int | None = None,
+        device: str = "cpu",
+    ) -> nn.Module:
+        """A small model, with as many layers as show every kind."""
+        depth = self.trace_depth if depth is None else depth
         # Tied weights change no graph, but a trace would show one module in two places.
-        untied = {"num_hidden_layers": self.trace_depth, "tie_word_embeddings": False}
-        given = {**self.without_layers(self.raw), **values, **untied}
+        untied = {"num_hidden_layers": depth, "tie_word_embeddings": False}
+        given = {**self.cut(depth), **values, **untied}
         if overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in overrides.items()}
         config = make_config(self.factory, given, self.name)
-        return self.factory.model(config, torch.bfloat16, "cpu")
+        return self.factory.model(config, torch.bfloat16, device)
 
-    @property
+    def cut(self, depth: int) -> dict[str, Any]:
+        """The config as given, with what it lists layer by layer cut to some of them."""
+        return {
+            name: value[:depth] if isinstance(value, list | tuple) and len(value) == self.depth > depth else value
+            for name, value in self.without_layers(self.raw).items()
+        }
+
+    @cached_property
     def trace_depth(self) -> int:
-        """Layers to make for a trace: all where something is set layer by layer, else two, to see one feed the next."""
-        by_layer = bool(self.overrides) or any(
-            isinstance(value, list) and len(value) == self.depth and field != "eos_token_id"
-            for field, value in self.raw.items()
-        )
-        return self.depth if by_layer else min(self.depth, 2)
+        """Layers to make for a trace: as many as show every kind, and one feeding the next."""
+        if self.overrides or self.depth <= 2:
+            return self.depth
+        whole = layer_kinds(self.model(self.assignments[0], {}, self.depth, "meta"))
+        enough = max((1 + max(kinds.index(kind) for kind in kinds) for kinds in whole.values()), default=self.depth)
+        enough = max(2, enough)
+        few = layer_kinds(self.model(self.assignments[0], {}, enough, "meta"))
+        # Patterns may be counted from the last layer.
+        alike = all(few.get(path) == kinds[:enough] for path, kinds in whole.items())
+        self.whole = {path: members_of(kinds) for path, kinds in whole.items()}
+        return enough if alike else self.depth
 
     def read(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], probe: int) -> Traced:
         model = self.model(values, overrides)
         kept = cut_to_kinds(model)
         batch, sequence = inputs_of(probe)
-        traced = Recogniser(model, trace(model, batch, sequence), {path: kept[path][0] for path in kept}).run()
+        config = field_values(model.config)
+        indices = {path: kept[path][0] for path in kept}
+        traced = Recogniser(model, trace(model, batch, sequence), indices, (batch, sequence), config).run()
         self.members = {path: members for path, (_, members) in kept.items()}
         return traced
 
     def run(self) -> tuple[Document, ImportReport]:
+        """The document, and what was made of the model.
+
+        Raises `UnsupportedModelError` where the architecture cannot be followed.
+        """
+        try:
+            return self.attempt()
+        except (TraceError, ConfigError, UnsupportedModelError):
+            changed = self.probes(self.runs)
+            if changed == self.assignments:
+                raise
+        # Some numbers do not go together in this architecture: those keep their values.
+        self.assignments = changed
+        self.__dict__.pop("trace_depth", None)
+        self.structural.clear()
+        return self.attempt()
+
+    def attempt(self) -> tuple[Document, ImportReport]:
         try:
             overrides = [self.probe_overrides(probe) for probe in range(len(self.assignments))]
             traces = [self.read(a, o, p) for p, (a, o) in enumerate(zip(self.assignments, overrides, strict=True))]
             members = dict(self.members)
             links = self.links(traces[0], overrides[0])
-            environments = [{**self.values, **assignment} for assignment in self.assignments]
+            environments = [
+                {**self.values, **assignment, **dict(zip(RUN_TIME, inputs_of(probe), strict=True))}
+                for probe, assignment in enumerate(self.assignments)
+            ]
             builder = Builder(
                 traces,
                 environments,
                 overrides,
                 self.values,
                 self.overrides,
-                lambda path: self.spread(members[path]),
+                lambda path: self.whole.get(path, members[path]),
                 links,
+                self.original_shapes,
             )
             root, blocks = builder.build()
         except TraceError as error:
@@ -181,28 +254,53 @@ class ArchitectureImport:
         self.compare_parameters(document)
         return document, self.report(document, builder)
 
-    def spread(self, members: Sequence[int]) -> Sequence[int]:
-        """The kind of every layer of the real model, from those of the model that was traced."""
-        return members if len(members) == self.depth else [0] * self.depth
-
     def links(self, base: Traced, overrides: Mapping[int, Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
         """Settings that are a flag, an activation or an unset field of the config: change it and see what follows."""
         links: dict[tuple[str, str, str], str] = {}
+        before = self.model(self.assignments[0], overrides)
+        cut_to_kinds(before)
         for field, value in self.values.items():
             other = alternative(field, value)
             if other is None:
                 continue
+            changed = {**self.assignments[0], field: other}
             try:
-                changed = self.read({**self.assignments[0], field: other}, overrides, 0)
-            except (TraceError, CanvasError):
+                followers = self.moved(base, before, self.model(changed, overrides), field, other)
+                if followers is None:
+                    followers = followed(base, self.read(changed, overrides, 0), value, other)
+            except Exception:  # what a class has to say against such a value, it says in its own way
                 self.structural.append(field)
                 continue
-            followers = followed(base, changed, other)
             if followers is None:
                 self.structural.append(field)
             else:
                 links.update(dict.fromkeys(followers, field))
         return links
+
+    def moved(
+        self, base: Traced, before: nn.Module, after: nn.Module, field: str, other: Any
+    ) -> Sequence[tuple[str, str, str]] | None:
+        """What followed a field, told by the modules alone; None where only a trace can tell."""
+        cut_to_kinds(after)
+        ours, theirs = parts_of(before), parts_of(after)
+        if ours.keys() != theirs.keys() or reads_when_run(before, field):
+            return None
+        old, new = (Recogniser(model, nn.Module(), {}) for model in (before, after))
+        followers: list[tuple[str, str, str]] = []
+        for path in (path for path in ours if ours[path] != theirs[path]):
+            if path not in base.leaves or is_rotary(before.get_submodule(path)):
+                return None
+            ends = old.leaf(path), new.leaf(path)
+            if ends[0] is None or ends[1] is None or ends[0].op != ends[1].op:
+                return None
+            was, now = (end.attrs for end in ends if end is not None)
+            moved = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)]
+            if not moved or any(name not in was or now.get(name) != other for name in moved):
+                return None
+            if not all(stands_for(self.values[field], was[name]) for name in moved):
+                return None
+            followers += [(stand_in(path.rpartition(".")[0]), base.leaves[path], name) for name in moved]
+        return followers
 
     # the document
 
@@ -214,6 +312,8 @@ class ArchitectureImport:
         sizes: dict[str, Any] = {}
         config: dict[str, Any] = {}
         for field, value in self.values.items():
+            if not is_finite(value):
+                continue  # no JSON can say it; it is the class's own default
             whole = isinstance(value, int) and not isinstance(value, bool)
             if whole and field in named and not field.endswith("_token_id"):
                 sizes[field] = derived.get(field, value)
@@ -221,6 +321,8 @@ class ArchitectureImport:
                 config[field] = freeze(value)
         self.effective |= named
         ties = getattr(self.model_class, "_tied_weights_keys", None) or {}
+        keys = block_keys(root, blocks, sizes, config)
+        ties = {key: source for key, source in ties.items() if {key, source} <= keys} if isinstance(ties, dict) else {}
         document = Document(
             name=self.name,
             root=root,
@@ -229,7 +331,9 @@ class ArchitectureImport:
             blocks=FrozenMap(dict(blocks)),
             ties=FrozenMap(dict(ties) if isinstance(ties, dict) else {}),
         )
+        lists = {name: freeze(value) for name, value in self.config.to_dict().items() if name in PATTERNS}
         origin = Origin(
+            patterns=FrozenMap(lists),
             source=self.name,
             model_type=str(self.config.model_type),
             architecture=self.model_class.__name__,
@@ -240,7 +344,7 @@ class ArchitectureImport:
     @cached_property
     def model_class(self) -> type:
         """The class of the whole model."""
-        tiny = {**self.without_layers(self.raw), **self.assignments[0], "num_hidden_layers": self.trace_depth}
+        tiny = {**self.cut(self.trace_depth), **self.assignments[0], "num_hidden_layers": self.trace_depth}
         return type(self.factory.model(make_config(self.factory, tiny, self.name), torch.bfloat16, "meta"))
 
     def derived(self) -> dict[str, str]:
@@ -261,21 +365,27 @@ class ArchitectureImport:
 
     def left_open(self, field: str, assignment: Mapping[str, Any]) -> Any:
         """What the config class makes of a field that is not given."""
-        given = {**self.without_layers(self.raw), **assignment, "num_hidden_layers": self.trace_depth}
+        given = {**self.cut(self.trace_depth), **assignment, "num_hidden_layers": self.trace_depth}
         given.pop(field)
-        return make_config(self.factory, given, self.name).to_dict()[field]
+        return field_values(make_config(self.factory, given, self.name))[field]
 
-    def compare_parameters(self, document: Document) -> None:
-        """The document's parameters must be the original's at the real sizes: names and shapes, layer kind by kind."""
-        given = {**self.without_layers(self.raw), "num_hidden_layers": self.trace_depth}
+    @cached_property
+    def original_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """What the original's checkpoint holds at the real sizes: of as many layers as are traced."""
+        given = {**self.cut(self.trace_depth), "num_hidden_layers": self.trace_depth}
         if self.overrides:
             given["per_layer_config"] = self.raw["per_layer_config"]
         original = self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
-        theirs = {name: tuple(p.shape) for name, p in original.named_parameters(remove_duplicate=False)}
+        return {name: tuple(tensor.shape) for name, tensor in original.state_dict().items()}
+
+    def compare_parameters(self, document: Document) -> None:
+        """The document's parameters must be the original's at the real sizes: names and shapes, layer kind by kind."""
+        theirs = self.original_shapes
         small = document.replace(sizes=document.sizes.with_items({"num_hidden_layers": self.trace_depth}))
         ours = parameter_keys(small)
-        if ours != theirs:
-            differing = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        self.unused = tuple(sorted(theirs.keys() - ours.keys()))
+        differing = sorted(key for key in ours if ours[key] != theirs.get(key))
+        if differing:
             key = differing[0]
             raise UnsupportedModelError(
                 f"parameter {key} is {theirs.get(key)} in the original, {ours.get(key)} as imported", path=self.name
@@ -295,11 +405,29 @@ class ArchitectureImport:
             literals=tuple(dict.fromkeys(builder.symbols.literal)),
             without_effect=tuple(field for field in self.values if field not in known),
             structural=tuple(self.structural),
+            unused=self.unused,
         )
 
 
-def followed(base: Traced, changed: Traced, value: Any) -> list[tuple[str, str, str]] | None:
-    """The settings that became `value`; None where the graph changed in any other way."""
+def is_finite(value: Any) -> bool:
+    """Whether JSON can say a value: it has no infinite number in it."""
+    if isinstance(value, Mapping):
+        return "__float__" not in value and all(map(is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def block_keys(root: str, blocks: Mapping[str, Any], sizes: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
+    """The keys of what is learned by blocks that are not yet a document."""
+    made = Document.model_construct(
+        name=root, root=root, sizes=FrozenMap(sizes), config=FrozenMap(config), blocks=FrozenMap(dict(blocks))
+    )
+    return set(parameter_keys(made))
+
+
+def followed(base: Traced, changed: Traced, own: Any, value: Any) -> list[tuple[str, str, str]] | None:
+    """The settings that were `own` and became `value`; None where the graph changed in any other way."""
     if base.blocks.keys() != changed.blocks.keys():
         return None
     followers: list[tuple[str, str, str]] = []
@@ -318,10 +446,78 @@ def followed(base: Traced, changed: Traced, value: Any) -> list[tuple[str, str, 
                 return None
             for setting in before.attrs.keys() | after.attrs.keys():
                 if before.attrs.get(setting) != after.attrs.get(setting):
-                    if after.attrs.get(setting) != value:
+                    if after.attrs.get(setting) != value or not stands_for(own, before.attrs.get(setting)):
                         return None
                     followers.append((name, before.id, setting))
     return followers
+
+
+def stands_for(own: Any, setting: Any) -> bool:
+    """Whether a config's value says what a setting says. Of activations, classes may read names in a way of their own."""
+    if not isinstance(own, str) or not isinstance(setting, str) or own == setting:
+        return True
+    kernels = [ACTIVATION_KERNELS.get(ALIASES.get(name, name)) for name in (own, setting)]
+    x = torch.linspace(-6, 6, 257)
+    return None in kernels or all(torch.equal(kernels[0](x), kernel(x)) for kernel in kernels if kernel)  # type: ignore[misc]
+
+
+def parts_of(model: nn.Module) -> dict[str, str]:
+    """All that tells a model's modules from others, module by module."""
+    parts: dict[str, str] = {}
+    for path, module in model.named_modules():
+        plain = {n: v for n, v in sorted(vars(module).items()) if isinstance(v, bool | int | float | str | type(None))}
+        tensors = {name: list(p.shape) for name, p in module.named_parameters(recurse=False)}
+        holds = {name: type(child).__name__ for name, child in module.named_children()}
+        own = "" if list(module.children()) else repr(module)
+        parts[path] = json.dumps([type(module).__name__, plain, tensors, holds, own], default=str)
+    return parts
+
+
+@lru_cache(maxsize=256)
+def _source(cls: type) -> str:
+    try:
+        return inspect.getsource(inspect.getmodule(cls) or cls)
+    except (OSError, TypeError):
+        return ""
+
+
+def reads_when_run(model: nn.Module, field: str) -> bool:
+    """Whether the code of a model's modules may look a field up when it runs."""
+    classes: set[type] = {type(module) for module in model.modules()}
+    texts = {_source(cls) for cls in classes if not cls.__module__.startswith("torch.")}
+    return any(f"self.config.{field}" in text or f'(self.config, "{field}"' in text for text in texts)
+
+
+def stacks_of(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """The lists of layers of a model, by path: those as long as its config says that there are layers."""
+    config: Any = model.config
+    depths = {v for n, v in vars(config).items() if "layers" in n and isinstance(v, int) and not isinstance(v, bool)}
+    depths.add(getattr(config, "num_hidden_layers", 0))
+    found: dict[str, nn.ModuleList] = {}
+    for path, module in model.named_modules():
+        inside = any(path.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and len(module) in depths and not inside:
+            found[path] = module
+    return found
+
+
+def layer_kinds(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For each list of layers, what tells each layer from those of other kinds."""
+    config: Any = model.config
+    kinds: dict[str, tuple[str, ...]] = {}
+    for path, layers in stacks_of(model).items():
+        lists = [v for _, v in sorted(vars(config).items()) if isinstance(v, list | tuple) and len(v) == len(layers)]
+        counting = counters(layers)
+        kinds[path] = tuple(
+            signature(layer, counting) + json.dumps([one[index] for one in lists], default=str)
+            for index, layer in enumerate(layers)
+        )
+    return kinds
+
+
+def members_of(kinds: Sequence[str]) -> tuple[int, ...]:
+    """For each layer, the first that is of its kind."""
+    return tuple(kinds.index(kind) for kind in kinds)
 
 
 def cut_to_kinds(model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -330,34 +526,45 @@ def cut_to_kinds(model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int
     Gives, by the list's path, the original indices kept, and for each original layer the index that stands for it.
     """
     found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    for path, module in list(model.named_modules()):
-        if not isinstance(module, nn.ModuleList) or not len(module):
-            continue
-        first: dict[str, int] = {}
-        members = []
-        for index, layer in enumerate(module):
-            members.append(first.setdefault(signature(layer), index))
-        kept = sorted({*first.values(), *([1] if len(module) > 1 else [])})
-        for position, index in enumerate(kept):
-            module[position] = module[index]
-        del module[len(kept) :]
-        found[path] = (tuple(kept), tuple(members))
+    stacks = stacks_of(model)
     config: Any = model.config
-    if found and hasattr(config, "num_hidden_layers"):
+    for path, kinds in layer_kinds(model).items():
+        members, layers = members_of(kinds), stacks[path]
+        kept = sorted({*members, *([1] if len(layers) > 1 else [])})
+        for name, value in list(vars(config).items()):
+            if isinstance(value, list | tuple) and len(value) == len(layers):
+                object.__setattr__(config, name, [value[index] for index in kept])
+        for position, index in enumerate(kept):
+            layers[position] = layers[index]
+        del layers[len(kept) :]
+        found[path] = (tuple(kept), members)
+    if found:
         config.num_hidden_layers = max(len(kept) for kept, _ in found.values())
     return found
 
 
-def signature(module: nn.Module) -> str:
+def counters(layers: nn.ModuleList) -> frozenset[tuple[str, str]]:
+    """Attributes of layers that only number them."""
+    seen: dict[tuple[str, str], bool] = {}
+    for index, layer in enumerate(layers):
+        for path, child in layer.named_modules():
+            for name, value in vars(child).items():
+                if isinstance(value, int) and not isinstance(value, bool):
+                    seen[path, name] = seen.get((path, name), True) and value == index
+    return frozenset(key for key, counts in seen.items() if counts) if len(layers) > 1 else frozenset()
+
+
+def signature(module: nn.Module, counting: Collection[tuple[str, str]] = ()) -> str:
     """All that tells one layer from another, but for its index: classes, parameter shapes, plain attributes."""
     parts: list[Any] = []
     for path, child in module.named_modules():
         plain = {
             name: value
             for name, value in sorted(vars(child).items())
-            if isinstance(value, bool | int | float | str)
+            if isinstance(value, bool | int | float | str | type(None))
             and name not in ("layer_idx", "training")
             and not name.startswith("_")
+            and (path, name) not in counting
         }
         shapes = {name: list(p.shape) for name, p in child.named_parameters(recurse=False)}
         parts.append([path, type(child).__name__, plain, shapes])

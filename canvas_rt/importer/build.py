@@ -25,6 +25,17 @@ class Symbols:
     """Settings that are the same number at every size: they are no field's, and no slider moves them."""
 
 
+PLACES = frozenset({"dim", "dim0", "dim1", "dims", "step", "chunks", "exponent"})
+"""Settings that are numbers of the graph itself, and no sizes."""
+
+DIMENSIONS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("out_features", "in_features"),
+    "embedding": ("num_embeddings", "embedding_dim"),
+    "rms_norm": ("size",),
+    "layer_norm": ("size",),
+}
+"""Settings that the dimensions of a node's weight are."""
+
 Overrides = Mapping[int, Mapping[str, Any]]
 """For layers that differ: the sizes that they have for themselves."""
 
@@ -41,6 +52,7 @@ class Builder:
         actual_overrides: Overrides,
         layer_kinds: Callable[[str], Sequence[int]],
         links: Mapping[tuple[str, str, str], str],
+        original: Mapping[str, tuple[int, ...]],
     ) -> None:
         self.traces = traces
         self.environments = environments
@@ -49,6 +61,8 @@ class Builder:
         self.actual_overrides = actual_overrides
         self.layer_kinds = layer_kinds
         self.links = links
+        self.original = original
+        """Shapes of the original's parameters at the real sizes: one more point in which numbers must agree."""
         self.symbols = Symbols()
         self.blocks: dict[str, Block] = {}
         self.layer: int | None = None
@@ -86,24 +100,75 @@ class Builder:
         if isinstance(first, Stack):
             return self.stack(first, where)
         nodes = [version for version in versions if isinstance(version, Node)]
+        real = self.real_settings(first, where)
         attrs = {
-            name: self.setting([node.attrs[name] for node in nodes], (where, first.id, name)) for name in first.attrs
+            name: self.setting([node.attrs[name] for node in nodes], (where, first.id, name), real.get(name))
+            for name in first.attrs
         }
         return first.replace(attrs=FrozenMap(attrs))
 
-    def setting(self, values: Sequence[Any], where: tuple[str, str, str]) -> Any:
+    def real_settings(self, node: Node, where: str) -> Mapping[str, Any]:
+        """Settings of a node that its parameters tell at the real sizes."""
+        path = self.original_path(f"{where}__{node.id}" if where != "root" else node.id)
+        if node.op == "module":
+            keys = node.attrs["keys"]
+            return {"keys": {key: self.original.get(f"{path}.{key}") for key in keys}}
+        if node.op == "parameter":
+            key = node.attrs.get("key")
+            return {"shape": self.original.get(f"{path}.{key}" if key else path)}
+        shape = self.original.get(f"{path}.weight")
+        names = DIMENSIONS.get(node.op, ())
+        if shape is None or len(shape) != len(names) or node.attrs.get("transposed"):
+            return {}
+        return dict(zip(names, shape, strict=True))
+
+    def original_path(self, stand_in: str) -> str:
+        """The path in the original of what is traced at a path: traced layers are those of each kind."""
+        parts = stand_in.split("__")
+        for index in range(1, len(parts)):
+            kept = self.traces[0].layers.get(".".join(parts[:index]))
+            if kept is not None and parts[index].isdecimal():
+                parts[index] = str(kept[int(parts[index])])
+        return ".".join(parts)
+
+    def setting(self, values: Sequence[Any], where: tuple[str, str, str], real: Any = None) -> Any:
         if where in self.links:
             self.symbols.resolved += 1
             return f"={self.links[where]}"
-        found = express(values, [self.environment(probe) for probe in range(len(values))])
-        if found is None and values[0] is not None:
+        return self.expressed(values, where, real)
+
+    def expressed(self, values: Sequence[Any], where: tuple[str, str, str], real: Any = None) -> Any:
+        """A value as an expression; of a list or a table each part, unless a field of the config is the whole."""
+        environments = [self.environment(probe) for probe in range(len(values))]
+        found = None
+        if isinstance(real, int):
+            found = express([*values, real], [*environments, self.actual_environment])
+        if found is None:
+            found = express(values, environments)
+        first = values[0]
+        if found is None or (isinstance(found, tuple | Mapping) and found == first):
+            if isinstance(first, tuple) and all(len(value) == len(first) for value in values):
+                points = real if isinstance(real, tuple) and len(real) == len(first) else (None,) * len(first)
+                return tuple(self.expressed([v[i] for v in values], where, points[i]) for i in range(len(first)))
+            if isinstance(first, Mapping) and all(value.keys() == first.keys() for value in values):
+                known: Mapping[str, Any] = real if isinstance(real, Mapping) else {}
+                parts = {key: self.expressed([v[key] for v in values], where, known.get(key)) for key in first}
+                return FrozenMap(parts)
+        if found is None and first is not None:
             raise TraceError(
                 f"{'.'.join(where).replace('__', '.')}: {list(values)} follows from no field of the config"
             )
         self.symbols.resolved += 1
-        if isinstance(found, int | float) and not isinstance(found, bool) and found not in (0, 1):
+        counts = isinstance(found, int | float) and not isinstance(found, bool) and found not in (0, 1, -1)
+        if counts and where[2] not in PLACES:
             self.symbols.literal.append(".".join(where).replace("__", "."))
         return found
+
+    @property
+    def actual_environment(self) -> Mapping[str, Any]:
+        """What names stand for at the real sizes, in the layer at hand."""
+        own = self.actual_overrides.get(self.layer, {}) if self.layer is not None else {}
+        return {**self.actual, "batch": 1, "seq": 1, **own}
 
     def environment(self, probe: int) -> Mapping[str, Any]:
         """What names stand for in a probe, in the layer at hand."""
@@ -114,17 +179,22 @@ class Builder:
         """Fold the traced layers: equal blocks with equal sizes of their own are one kind."""
         path = f"{where.replace('__', '.')}.{stack.id}" if where != "root" else stack.id
         indices = self.traces[0].layers[path]
+        stands_for = self.layer_kinds(path)
         kinds: list[LayerKind] = []
         traced_kind: dict[int, int] = {}
-        for position, index in enumerate(indices):
+        # Of two traced layers of one kind the later tells more: what the first is given is of another dtype, or one value
+        # for two purposes.
+        latest = {stands_for[index]: position for position, index in enumerate(indices)}
+        for representative, position in latest.items():
+            index = indices[position]
             self.layer = index
             block = self.block(stack.kinds[position].block)
             self.layer = None
             kind = LayerKind(block=block, sizes=FrozenMap(self.actual_overrides.get(index, {})))
             if kind not in kinds:
                 kinds.append(kind)
-            traced_kind[index] = kinds.index(kind)
-        members = tuple(traced_kind[representative] for representative in self.layer_kinds(path))
+            traced_kind[representative] = kinds.index(kind)
+        members = tuple(traced_kind[representative] for representative in stands_for)
         order = sorted(range(len(kinds)), key=lambda k: (-members.count(k), members.index(k)))
         rank = {kind: place for place, kind in enumerate(order)}
         repeat = "=num_hidden_layers" if len(members) == self.actual.get("num_hidden_layers") else len(members)

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from canvas_rt.importer.config.classes import (
     ENCODERS,
     canonical_names,
     config_class,
+    declared,
     model_class_name,
     own_classes,
     own_values,
@@ -42,13 +43,25 @@ class StockFactory:
         self.model_type = model_type
 
     def config(self, values: Mapping[str, Any]) -> Any:
-        values = {name: copy.deepcopy(value) for name, value in values.items() if name != "model_type"}
+        # Both are there where a probe spells out what an old config gives as rope_scaling.
+        superseded = {"model_type"} | ({"rope_scaling"} if values.get("rope_parameters") else set())
+        values = {name: copy.deepcopy(value) for name, value in values.items() if name not in superseded}
         with quiet():
             return config_class(self.model_type)(**own_values(self.model_type, values))
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
+        settings: dict[str, Any] = {"experts_implementation": TRACED, "dtype": dtype}
         with quiet(), torch.device(device):
-            return self.build(config, attn_implementation=TRACED, experts_implementation=TRACED, dtype=dtype).eval()
+            try:
+                return self.build(config, attn_implementation=TRACED, **settings).eval()
+            except KeyError as error:
+                if error.args != (TRACED,):
+                    raise
+            # It has a class of its own for each implementation, and none for ours: only its masks are traced as ours.
+            model = self.build(config, attn_implementation="eager", **settings).eval()
+            made: Any = model.config
+            made._attn_implementation = TRACED
+            return model
 
     def build(self, config: Any, **settings: Any) -> nn.Module:
         """A causal language model of transformers' own making, by settings of `from_config`."""
@@ -89,6 +102,7 @@ HIDDEN = frozenset(
         "layer_types",
         "layer_kinds",
         "model_type",
+        "is_encoder_decoder",
         "attribute_map",
         "keys_to_ignore_at_inference",
         "base_model_tp_plan",
@@ -122,7 +136,9 @@ def _own_names(config: Any) -> dict[str, str]:
     declared = list(dict.fromkeys(name for cls in reversed(own_classes(type(config))) for name in cls.__annotations__))
     canonical = canonical_names(set(declared), type(config).attribute_map)
     skipped = HIDDEN | INERT | (ENCODERS if "decoder" in " ".join(declared) else frozenset())
-    names = {canonical[own]: own for own in declared if own in given and own not in skipped}
+    aliases = type(config).attribute_map
+    kept = [own for own in declared if own not in skipped and (own in given or aliases.get(own) in given)]
+    names = {canonical[own]: own for own in kept}
     for name in (*SET_BY_KEYWORD, *KEPT_BASE_FIELDS):
         if name in given and name not in names:
             names[name] = name
@@ -137,13 +153,25 @@ def make_config(factory: Factory, values: Mapping[str, Any], name: str) -> Any:
         return factory.config(values)
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
-        field = _field_at_fault(reason, values)
+        field = _field_at_fault(reason, values, factory)
         raise ConfigError(f"transformers refuses it: {reason}", path=f"{name}: {field}" if field else name) from error
 
 
-def _field_at_fault(reason: str, values: Mapping[str, Any]) -> str:
+def make_model(factory: Factory, config: Any, dtype: torch.dtype, device: str, name: str) -> nn.Module:
+    """A model, or a `ConfigError` with the reason why none can be made: what only its own code could tell."""
+    try:
+        return factory.model(config, dtype, device)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        field = _field_at_fault(reason, own_fields(config), factory)
+        raise ConfigError(f"no model can be made: {reason}", path=f"{name}: {field}" if field else name) from error
+
+
+def _field_at_fault(reason: str, fields: Iterable[str], factory: Factory) -> str:
     """The field that a message of transformers is about: the one that it quotes, else the longest that it names."""
+    known = declared(factory.model_type) if isinstance(factory, StockFactory) else {}
     words = set(re.findall(r"\w+", reason))
     quoted = set(re.findall(r"['`](\w+)['`]", reason))
-    named = sorted((field for field in values if field in words), key=lambda field: (field not in quoted, -len(field)))
-    return named[0] if named else ""
+    spelt = {field: {field, known[field].own} if field in known else {field} for field in fields}
+    named = [field for field, names in spelt.items() if names & words]
+    return min(named, key=lambda field: (not spelt[field] & quoted, -len(field)), default="")

@@ -1,91 +1,190 @@
-"""Patterns over traced functions: a Python function, traced, and found in other graphs by its shape."""
+"""Rotations in traced graphs: found by what meets in products of a value with two tables, and proved by running them."""
 
-from collections.abc import Mapping
-from functools import lru_cache
+import operator
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
-from canvas_rt.importer.proof import generator, proved, same
-from canvas_rt.ops.kernels import rotate_half
+from canvas_rt.importer.proof import generator, same, written
+from canvas_rt.ops.catalogue import OPS
+from canvas_rt.ops.rotary import rotate
 
 aten = torch.ops.aten
 
+SPLITS = frozenset({aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int})
+RESHAPING = SPLITS | {
+    aten.alias.default,
+    aten.cat.default,
+    aten.chunk.default,
+    aten.clone.default,
+    aten.contiguous.default,
+    aten.expand.default,
+    aten.flatten.using_ints,
+    aten.neg.default,
+    aten.permute.default,
+    aten.repeat_interleave.self_int,
+    aten.reshape.default,
+    aten.select.int,
+    aten.slice.Tensor,
+    aten.squeeze.dim,
+    aten.stack.default,
+    aten.to.dtype,
+    aten._to_copy.default,
+    aten.transpose.int,
+    aten.type_as.default,
+    aten.unflatten.int,
+    aten.unsqueeze.default,
+    aten.view.default,
+}
+"""Functions that only move, copy, negate or cast numbers."""
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+SUMS = frozenset({aten.add.Tensor, aten.sub.Tensor})
+ENDS = SUMS | {aten.cat.default, aten.flatten.using_ints, aten.view.default, aten.reshape.default}
+ENDS |= {aten.to.dtype, aten._to_copy.default, aten.type_as.default}
+"""What the last step of a rotation may be."""
 
-
-@lru_cache(maxsize=1)
-def _rotate_pattern() -> fx.Graph:
-    class Pattern(nn.Module):
-        def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-            return _rotate(x, cos, sin)
-
-    # Two tensors for cos and sin: export takes one tensor given twice for one input.
-    example = (torch.zeros(2, 2, 3, 4), torch.zeros(2, 3, 4), torch.zeros(2, 3, 4))
-    graph: fx.Graph = torch.export.export(Pattern(), example, strict=False).graph
-    return graph
-
-
-def match(pattern: fx.Graph, node: fx.Node) -> dict[str, fx.Node] | None:
-    """What a pattern's inputs stand for where its output is `node`; None where the graphs differ.
-
-    Constants are not compared: they vary with the model's sizes, and the proof that follows tells whether they fit.
-    """
-    output = next(n for n in pattern.nodes if n.op == "output").args[0]
-    found = _match(output[0] if isinstance(output, tuple | list) else output, node, {})
-    return None if found is None else {name: target for name, target in found.items() if not name.startswith("%")}
-
-
-def _match(pattern: fx.Node, node: object, bound: dict[str, fx.Node]) -> dict[str, fx.Node] | None:
-    if not isinstance(node, fx.Node):
-        return None
-    if pattern.op == "placeholder":
-        if bound.setdefault(pattern.name, node) is not node:
-            return None
-        return bound
-    if node.op != "call_function" or node.target is not pattern.target:
-        return None
-    inner, outer = list(pattern.all_input_nodes), list(node.all_input_nodes)
-    if len(inner) != len(outer):
-        return None
-    swapped = [list(reversed(outer))] if pattern.target in (aten.add.Tensor, aten.mul.Tensor) else []
-    for order in [outer, *swapped]:
-        trial: dict[str, fx.Node] | None = dict(bound)
-        for a, b in zip(inner, order, strict=True):
-            trial = _match(a, b, trial) if trial is not None else None
-        if trial is not None:
-            return trial
-    return None
+SETTINGS = OPS["rotate"].settings
+DEFAULTS = {name: setting.default for name, setting in SETTINGS.items()}
 
 
-def evaluate(node: fx.Node, values: Mapping[fx.Node, Tensor]) -> Any:
-    """Run a graph's functions from the nodes in `values` up to `node`."""
-    if node in values:
-        return values[node]
-    if node.op != "call_function":
-        raise ValueError(f"{node} is not a function of what was given")
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: evaluate(n, values))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
-def find_rotations(graph: fx.Graph) -> dict[fx.Node, dict[str, fx.Node]]:
-    """Where a value is turned by rotary cosines and sines: the sum, and what stands for `x`, `cos` and `sin`."""
-    found: dict[fx.Node, dict[str, fx.Node]] = {}
+def find_rotations(graph: fx.Graph) -> dict[fx.Node, dict[str, Any]]:
+    """Where a value is turned by rotary cosines and sines: the last step of each, what stands for `x`, `cos` and `sin`, and under
+    `@settings` those of the op `rotate` that are not as usual."""
+    region = _Region(graph)
+    found: dict[fx.Node, dict[str, Any]] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and node.target is aten.add.Tensor:
-            bound = match(_rotate_pattern(), node)
-            if bound is not None and _proves_rotation(node, bound):
+        if node.op == "call_function" and node.target in ENDS and region.turns(node):
+            bound = region.rotation(node)
+            if bound is not None:
+                found = {end: b for end, b in found.items() if not region.within(end, node, bound["x"])}
                 found[node] = bound
     return found
 
 
-def _proves_rotation(node: fx.Node, bound: Mapping[str, fx.Node]) -> bool:
-    def equal(dtype: torch.dtype) -> bool:
-        random = generator()
-        values = {n: torch.randn(n.meta["val"].shape, generator=random).to(dtype) for n in bound.values()}
-        return same(evaluate(node, values), _rotate(*(values[bound[name]] for name in ("x", "cos", "sin"))))
+class _Region:
+    """What a graph's nodes are made of, as far as a rotation may look."""
 
-    return proved(equal)
+    def __init__(self, graph: fx.Graph) -> None:
+        self.order = {node: place for place, node in enumerate(graph.nodes)}
+        self.sources: dict[fx.Node, frozenset[fx.Node]] = {}
+        """For each node the values that it is computed of, by nothing but the functions of a rotation."""
+
+        self.tables: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        """For each node the tables in the products that it is computed of, in the order of its terms."""
+
+        for node in graph.nodes:
+            self._enter(node)
+
+    def _enter(self, node: fx.Node) -> None:
+        inputs = node.all_input_nodes
+        of_tensors = node.op == "call_function" and bool(inputs)
+        products = node.target is aten.mul.Tensor and len(inputs) == 2
+        known = node.target in RESHAPING or node.target in SUMS or products
+        if node.target is operator.getitem and inputs and inputs[0].target in SPLITS:
+            known = True
+        if not (of_tensors and known):
+            self.sources[node], self.tables[node] = frozenset({node}), ()
+            return
+        self.sources[node] = frozenset().union(*(self.sources[n] for n in inputs))
+        tables = [t for n in inputs for t in self.tables[n]]
+        if products:
+            tables += [t for t in map(self._table, inputs) if t is not None]
+        self.tables[node] = tuple(dict.fromkeys(tables))
+
+    def _table(self, node: fx.Node) -> fx.Node | None:
+        """The table of [batch, seq, width] that a factor is a view of."""
+        (source, *others) = self.sources[node]
+        shape = _shape(source)
+        return source if not others and shape is not None and len(shape) == 3 and len(_shape(node) or ()) == 4 else None
+
+    def turns(self, node: fx.Node) -> bool:
+        shape = _shape(node)
+        return shape is not None and len(shape) == 4 and len(self.sources[node]) == 3 and len(self.tables[node]) >= 2
+
+    def rotation(self, node: fx.Node) -> dict[str, Any] | None:
+        """What a node turns, and how, if it is proved to."""
+        for first, second in product(self.tables[node], repeat=2):
+            (source, *others) = self.sources[node] - {first, second} or (None,)
+            if first is second or others or source is None:
+                continue
+            for x in self._values(node, source):
+                bound = {"x": x, "cos": first, "sin": second}
+                settings = _prove(node, bound)
+                if settings is not None:
+                    return {**bound, "@settings": written(settings, DEFAULTS)}
+        return None
+
+    def _values(self, node: fx.Node, source: fx.Node) -> Iterator[fx.Node]:
+        """What a node may have turned: values of its shape that come of `source` alone, the nearest first."""
+        alone = [n for n, s in self.sources.items() if s == {source} and _shape(n) == _shape(node)]
+        yield from sorted(
+            (n for n in alone if self.order[n] < self.order[node]), key=self.order.__getitem__, reverse=True
+        )
+
+    def within(self, inner: fx.Node, outer: fx.Node, x: fx.Node) -> bool:
+        """Whether a node is a step on the way from `x` to `outer`."""
+        seen, todo = set(), [outer]
+        while todo:
+            node = todo.pop()
+            if node is inner:
+                return True
+            if node is not x and node not in seen and self.sources[node] != {node}:
+                todo += node.all_input_nodes
+            seen.add(node)
+        return False
+
+
+def _prove(node: fx.Node, bound: Mapping[str, fx.Node]) -> dict[str, Any] | None:
+    """The settings with which `rotate` gives what a node gives, to the last bit, in the model's dtype and in fp32."""
+    runs = []
+    for dtype in (torch.float32, torch.bfloat16):
+        random = generator()
+        given = {name: torch.randn(_shape(n) or (), generator=random).to(_dtype(n, dtype)) for name, n in bound.items()}
+        try:
+            runs.append((given, evaluate(node, {n: given[name] for name, n in bound.items()}, dtype)))
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return None
+    for values in product(*(setting.options or (False, True) for setting in SETTINGS.values())):
+        settings = dict(zip(SETTINGS, values, strict=True))
+        if all(_turns_alike(given, theirs, settings) for given, theirs in runs):
+            return settings
+    return None
+
+
+def _turns_alike(given: Mapping[str, Tensor], theirs: Any, settings: Mapping[str, Any]) -> bool:
+    try:
+        return same(theirs, rotate(given["x"], given["cos"], given["sin"], settings))
+    except (RuntimeError, IndexError):
+        return False
+
+
+def _dtype(node: fx.Node, model: torch.dtype) -> torch.dtype:
+    """What is of fp32 in a trace of bf16 is so in every model."""
+    return torch.float32 if node.meta["val"].dtype is torch.float32 else model
+
+
+def _shape(node: fx.Node) -> tuple[int, ...] | None:
+    value = node.meta.get("val")
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def evaluate(node: fx.Node, values: Mapping[fx.Node, Tensor], dtype: torch.dtype = torch.bfloat16) -> Any:
+    """Run a graph's functions from the nodes in `values` up to `node`, as in a model of `dtype`: it was traced in bf16."""
+    if node in values:
+        return values[node]
+    if node.op != "call_function":
+        raise ValueError(f"{node} is not a function of what was given")
+    args, kwargs = fx.node.map_aggregate(
+        (node.args, node.kwargs), lambda a: evaluate(a, values, dtype) if isinstance(a, fx.Node) else _in(a, dtype)
+    )
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _in(argument: Any, dtype: torch.dtype) -> Any:
+    return dtype if argument is torch.bfloat16 else argument
+
+
+__all__ = ["evaluate", "find_rotations"]

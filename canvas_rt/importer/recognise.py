@@ -1,19 +1,31 @@
 """Turn traced graphs into blocks of known ops. What is recognised is run beside what it replaces, and must be equal."""
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
-from canvas_rt.importer.patterns import find_rotations
-from canvas_rt.importer.rules import MODULES
+from canvas_rt.importer.buffers import Buffer, buffer_of
+from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, bind, inlined, shape_of, without_mutation
+from canvas_rt.importer.handwritten import alibi_in, find_attentions
+from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
+from canvas_rt.importer.patterns import evaluate, find_rotations
+from canvas_rt.importer.proof import generator, same, written
+from canvas_rt.importer.rotary import called_for, is_rotary, rotary_rule
+from canvas_rt.importer.rules import recognised
+from canvas_rt.importer.sinusoids import sinusoids_in
+from canvas_rt.importer.stateful import stateful_node
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
-from canvas_rt.ops.catalogue import OPS
+from canvas_rt.ops.catalogue import OPS, VARIANTS
+from canvas_rt.ops.kernels import padded_positions
+from canvas_rt.ops.learned import PARAMETER
+from canvas_rt.ops.modules import keeps_state
 
 aten = torch.ops.aten
 
@@ -28,6 +40,7 @@ TRANSPARENT = {
 """Functions that change no value in eval mode."""
 
 SEMANTIC_PORTS = ("cos", "sin", "position_ids")
+KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "indices", "weights")
 """Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
 
 
@@ -45,6 +58,9 @@ class Traced:
     layers: Mapping[str, tuple[int, ...]]
     """For each stack's path, the index that its traced layers have in the whole model."""
 
+    leaves: Mapping[str, str] = field(default_factory=dict)
+    """For each module that is one node, by its path, the node's id in its block."""
+
 
 @dataclass
 class Recogniser:
@@ -59,30 +75,69 @@ class Recogniser:
     kept: Mapping[str, tuple[int, ...]]
     """For each `nn.ModuleList` of layers, the original indices of those that were traced."""
 
+    inputs: tuple[int, int] = (0, 0)
+    """Sequences that the trace was given, and tokens of each."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The values of the model's config."""
+
     blocks: dict[str, Block] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
+    prepared: set[str] = field(default_factory=set)
     leaves: dict[str, Node | None] = field(default_factory=dict)
     """What the proofs have told, by the module's path."""
 
     def run(self) -> Traced:
+        move_in(self.graph, self.graphs, self.inputs[1])
+        given_out(self.graph, self.graphs)
         self.block("", ("input_ids",))
-        return Traced("root", self.blocks, self.classes, self.kept)
+        return Traced("root", self.blocks, self.classes, self.kept, self.ids)
 
     def graph(self, path: str) -> fx.Graph:
         module = self.graphs.get_submodule(path) if path else self.graphs
+        if path not in self.prepared:
+            self.prepared.add(path)
+            inlined(module, module.graph)  # type: ignore[arg-type]
+            without_mutation(module.graph)  # type: ignore[arg-type]
+            with_transposes(module.graph)  # type: ignore[arg-type]
+            with_chunks(module.graph)  # type: ignore[arg-type]
+            without_lists(module, module.graph)  # type: ignore[arg-type]
+            shares_inlined(module, module.graph)  # type: ignore[arg-type]
         return module.graph  # type: ignore[return-value]
+
+    def submodule(self, path: str) -> nn.Module:
+        """The module behind a path; a second call of one is traced as `path@1`."""
+        return self.model.get_submodule(_own(path)) if path else self.model
 
     def block(self, path: str, ports: tuple[str, ...]) -> None:
         """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
         reader = _Reader(self, path, ports)
-        self.classes[_stand_in(path)] = type(self.model.get_submodule(path) if path else self.model).__name__
-        self.blocks[_stand_in(path)] = reader.read()
+        self.classes[stand_in(path)] = type(self.submodule(path)).__name__
+        self.blocks[stand_in(path)] = reader.read()
+
+    def wrapped(self, path: str, name: str) -> str:
+        """The path of a module that only holds the one at a path: a block that passes everything through."""
+        inner = self.blocks[stand_in(path)]
+        holder = path.rpartition(".")[0]
+        use = Use(id=name, block=stand_in(path), inputs=FrozenMap({port: port for port in inner.inputs}))
+        alone = len(inner.outputs) == 1
+        outputs = {port: name if alone else f"{name}.{port}" for port in inner.outputs}
+        self.classes[stand_in(holder)] = type(self.submodule(holder)).__name__
+        self.blocks[stand_in(holder)] = Block(inputs=inner.inputs, nodes=(use,), outputs=FrozenMap(outputs))
+        return holder
 
     def leaf(self, path: str) -> Node | None:
         """The node that a whole module is, if it is one of those known; without inputs."""
         if path not in self.leaves:
-            found = next(filter(None, (rule(self.model.get_submodule(path)) for rule in MODULES)), None)
-            self.leaves[path] = found and Node(id=path.rpartition(".")[2], op=found[0], attrs=freeze(found[1]))
+            module, name = self.submodule(path), _own(path).rpartition(".")[2]
+            if name.isdecimal():  # it stands in a list
+                name = "_".join(_own(path).split(".")[-2:])
+            if keeps_state(type(module)):
+                self.leaves[path] = stateful_node(module, name, self.config)
+            else:
+                found = rotary_rule(module, called_for(self.graph(path))) if is_rotary(module) else recognised(module)
+                self.leaves[path] = found and Node(id=name, op=found[0], attrs=freeze(found[1]))
         return self.leaves[path]
 
 
@@ -93,7 +148,7 @@ class _Reader:
         self.recogniser = recogniser
         self.path = path
         self.graph = recogniser.graph(path)
-        self.kind = type(recogniser.model.get_submodule(path)).__name__
+        self.kind = type(recogniser.submodule(path)).__name__
         self.refs: dict[fx.Node, str] = {}
         self.items: list[Node | Use | Stack] = []
         self.names: set[str] = set()
@@ -103,21 +158,22 @@ class _Reader:
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
         self.rotations = find_rotations(self.graph)
+        self.attentions = find_attentions(self.graph, self.kept)
+        self.order = {node: index for index, node in enumerate(self.graph.nodes)}
+        self.places: dict[str, int] = {}
+        """Where in the trace each item is computed: sums of gradients depend on the order of a model's parts."""
 
     def read(self) -> Block:
         """Start at what the module gives and read what that needs: whatever has no effect is never looked at."""
         output = next(node for node in self.graph.nodes if node.op == "output")
-        results = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
-        outputs = tuple(self.ref(result) for result in results if isinstance(result, fx.Node))
-        ports = ("logits",) if not self.path else ("out",)
-        if len(outputs) != len(ports):
-            raise TraceError(
-                f"{self.path or 'the model'} gives {len(outputs)} values; Canvas knows modules that give one"
-            )
+        results = pytree.tree_leaves(output.args)
+        outputs = [self.ref(result) for result in results if isinstance(result, fx.Node)]
+        # A whole model may give states and losses beside its logits, which come first.
+        ports = ["logits"] if not self.path else output_ports(len(outputs))
         return Block(
             inputs=tuple(sorted(self.inputs, key=_place)),
-            nodes=tuple(self.items),
-            outputs=FrozenMap(dict(zip(ports, outputs, strict=True))),
+            nodes=tuple(sorted(self.items, key=lambda item: self.places.get(item.id, -1))),
+            outputs=FrozenMap(dict(zip(ports, outputs, strict=False))),
         )
 
     def ref(self, node: fx.Node) -> str:
@@ -139,6 +195,7 @@ class _Reader:
         name = self.unique(name)
         self.items.append(Node(id=name, op=op, attrs=freeze(attrs or {}), inputs=FrozenMap(inputs)))
         self.refs[node] = name
+        self.places[name] = self.order[node]
         return name
 
     def read_node(self, node: fx.Node) -> None:
@@ -146,9 +203,59 @@ class _Reader:
             self.read_module(node)
         elif node.op == "call_function":
             self.read_function(node)
+        elif node.op == "get_attr":
+            self.read_tensor(node)
         else:
-            what = f"its own '{node.target}'" if node.op == "get_attr" else f"a {node.op} node"
-            raise TraceError(f"{self.path or 'the model'} ({self.kind}): no rule knows what it does with {what}")
+            raise TraceError(f"{self.where}: no rule knows what it does with {node.target}")
+
+    @property
+    def where(self) -> str:
+        return f"{self.path or 'the model'} ({self.kind})"
+
+    # tensors
+
+    def read_tensor(self, node: fx.Node) -> None:
+        """A tensor that the module keeps: learned, kept in the checkpoint, or made anew."""
+        name = str(node.target)
+        held = self.recogniser.submodule(self.path)
+        owner, _, last = name.rpartition(".")
+        holder = _reached(held, owner)
+        value = getattr(holder, last, None)
+        if not isinstance(value, Tensor):
+            value = _reached(
+                self.recogniser.graphs.get_submodule(self.path) if self.path else self.recogniser.graphs, name
+            )
+            holder = None
+        learned = isinstance(value, nn.Parameter) and value.requires_grad
+        if isinstance(value, nn.Parameter) or (
+            holder is not None and last in holder._buffers and last not in holder._non_persistent_buffers_set
+        ):
+            self.read_parameter(node, name, value, learned=learned)
+            return
+        buffer = buffer_of(value)
+        if buffer is None:
+            raise TraceError(f"{self.where}: no rule knows what its own '{name}' {list(value.shape)} holds")
+        self.read_buffer(node, name.replace(".", "_"), buffer)
+
+    def read_parameter(self, node: fx.Node, name: str, value: Tensor, *, learned: bool) -> None:
+        first, _, rest = name.partition(".")
+        if "." in rest or first in self.names:
+            raise TraceError(f"{self.where}: uses {name}, which another module holds")
+        attrs: dict[str, Any] = {"shape": tuple(value.shape)}
+        if rest:
+            attrs["key"] = rest
+        if not learned:
+            attrs["learned"] = False
+        self.add(node, first, PARAMETER, {}, attrs)
+
+    def read_buffer(self, node: fx.Node, name: str, buffer: Buffer) -> None:
+        if buffer.positions:
+            raise TraceError(f"{self.where}: no rule knows what it does with its {name}")
+        ref = ""
+        for index, (op, attrs) in enumerate(buffer.steps):
+            inputs = {"x": ref} if index else {}
+            label = name if index == len(buffer.steps) - 1 else f"{name}_{op.rpartition('.')[2]}"
+            ref = self.add(node, label, op, inputs, attrs)
 
     # modules
 
@@ -160,62 +267,85 @@ class _Reader:
             self.read_layer(node, container, int(index), path)
             return
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        leaf = self.recogniser.leaf(path)
-        if leaf is not None:
-            self.read_leaf(node, leaf, path, arguments)
+        alone = "." not in _own(target) or not any(True for _ in self.recogniser.submodule(path).parameters())
+        leaf = self.recogniser.leaf(path) if alone else None
+        if leaf is not None and self.read_leaf(node, leaf, path, arguments):
             return
+        if "@" in path and any(True for _ in self.recogniser.submodule(path).parameters()):
+            raise TraceError(f"{path.partition('@')[0]} is used more than once")
         ports = self.ports(arguments)
         self.recogniser.block(path, ports)
-        name = self.unique(target)
+        outer, _, inner = _own(target).rpartition(".")
+        if outer:
+            path = self.recogniser.wrapped(path, inner)
+        if "." in outer or (outer and outer in self.names):
+            raise TraceError(f"{self.where}: calls {target}, which another module holds")
+        name = self.unique(outer or inner)
         inputs = self.wires(ports, arguments)
-        self.items.append(Use(id=name, block=_stand_in(path), inputs=inputs))
-        self.refs[node] = name
+        self.items.append(Use(id=name, block=stand_in(path), inputs=inputs))
+        self.places[name] = self.order[node]
+        self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
 
-    def read_leaf(self, node: fx.Node, leaf: Node, path: str, arguments: list[fx.Node]) -> None:
+    def read_leaf(self, node: fx.Node, leaf: Node, path: str, arguments: list[fx.Node]) -> bool:
         """A module that is one node."""
         ports: tuple[str, ...] = OPS[leaf.op].inputs
         if len(arguments) != len(ports):
-            raise TraceError(f"{path}: {leaf.op} takes {len(ports)} values, not {len(arguments)}")
+            return False
         if leaf.op == "experts":
             ports = experts_ports(self.recogniser.graph(path))
-        wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
+        if leaf.op == "rotary_embedding" and len(shape_of(arguments[0])) != 2 and self.repeats_positions(arguments[0]):
+            wires = {"position_ids": self.positions(arguments[0])}
+        else:
+            wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
+        if "@" in path and any(True for _ in self.recogniser.submodule(path).parameters()):
+            raise TraceError(f"{path.partition('@')[0]} is used more than once")
         name = self.unique(leaf.id)
         inputs = FrozenMap({port: wires[port] for port in OPS[leaf.op].inputs})
         self.items.append(leaf.replace(id=name, inputs=inputs))
+        self.places[name] = self.order[node]
+        self.recogniser.ids[path] = name
         self.bind_outputs(node, name, leaf.op)
+        return True
 
-    def bind_outputs(self, node: fx.Node, name: str, op: str) -> None:
-        outputs = OPS[op].outputs
+    def bind_values(self, node: fx.Node, name: str, outputs: tuple[str, ...]) -> None:
+        """Say what each value is that an item gives."""
         if len(outputs) == 1:
             self.refs[node] = name
-            return
-        if op == "router":
-            # A trace gives what is read of what the module gives, in an order of its own: the sorts tell them apart.
-            for given in [node] if isinstance(node.meta.get("val"), Tensor) else list(node.users):
-                port = "weights" if given.meta["val"].is_floating_point() else "indices"
-                self.refs[given] = f"{name}.{port}"
+            for user in node.users:  # a module may give a list of one
+                if user.target is operator.getitem and not isinstance(node.meta.get("val"), Tensor):
+                    self.refs[user] = name
             return
         for user in node.users:
             index = user.args[1]
             assert isinstance(index, int)
             self.refs[user] = f"{name}.{outputs[index]}"
 
+    def bind_outputs(self, node: fx.Node, name: str, op: str) -> None:
+        outputs = OPS[op].outputs
+        if op == "router":
+            # A trace gives what is read of what the module gives, in an order of its own: the sorts tell them apart.
+            for given in [node] if isinstance(node.meta.get("val"), Tensor) else list(node.users):
+                port = "weights" if given.meta["val"].is_floating_point() else "indices"
+                self.refs[given] = f"{name}.{port}"
+            return
+        self.bind_values(node, name, outputs)
+
     def wires(self, ports: tuple[str, ...], arguments: list[fx.Node]) -> FrozenMap[str, str]:
         """What feeds a block, the stream first."""
         pairs = sorted(zip(ports, arguments, strict=True), key=lambda pair: _place(pair[0]))
         return FrozenMap({port: self.ref(arg) for port, arg in pairs})
 
-    def ports(self, arguments: list[fx.Node]) -> tuple[str, ...]:
+    def ports(self, arguments: list[fx.Node], taken: Collection[str] = ()) -> tuple[str, ...]:
         """Names for a module's inputs: semantic values keep theirs, anything else is the stream."""
         names: list[str] = []
         for arg in sorted(arguments, key=_is_table):
             self.ref(arg)  # the stream is read first, so that reading order follows it
         for arg in arguments:
             port = self.ref(arg).rpartition(".")[2]
-            name = port if port in SEMANTIC_PORTS or port == "input_ids" else "hidden_states"
+            plain = name = port if port in KEPT_PORTS else "hidden_states"
             number = 1
-            while name in names:
-                name = f"hidden_states_{number}"
+            while name in names or name in taken:
+                name = f"{plain}_{number}"
                 number += 1
             names.append(name)
         return tuple(names)
@@ -223,18 +353,35 @@ class _Reader:
     def read_layer(self, node: fx.Node, container: str, index: int, path: str) -> None:
         """A layer of a stack: the first one opens it, each next must take what the one before gives."""
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        ports = self.ports(arguments)
-        self.recogniser.block(path, ports)
-        kind = LayerKind(block=_stand_in(path))
-        inputs = self.wires(ports, arguments)
         name = container.rpartition(".")[2]
+        for arg in arguments:
+            self.ref(arg)
         stack = next((item for item in self.items if isinstance(item, Stack) and item.id == name), None)
+        ports = self.layer_ports(node, arguments, stack)
+        self.recogniser.block(path, ports)
+        kind = LayerKind(block=stand_in(path))
+        inputs = self.wires(ports, arguments)
         if stack is None:
             self.names.add(name)
+            self.places[name] = self.order[node]
             self.items.append(Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
         else:
             self.grow(stack, kind, inputs, path)
-        self.refs[node] = name
+        self.bind_values(node, name, ("out",))
+
+    def layer_ports(self, node: fx.Node, arguments: list[fx.Node], stack: Stack | None) -> tuple[str, ...]:
+        """Names for a layer's inputs: those that its stack has for the same values, and others that it has not."""
+        if stack is None:
+            carried = next((arg for arg in arguments if shape_of(arg) == shape_of(node) and not _is_table(arg)), None)
+            order = sorted(arguments, key=lambda arg: arg is not carried)
+            named = dict(zip(order, self.ports(order), strict=True))
+            return tuple(named[arg] for arg in arguments)
+        first = next(iter(stack.inputs))
+        known = {ref: port for port, ref in stack.inputs.items() if port != first} | {stack.id: first}
+        named = {arg: known[self.ref(arg)] for arg in arguments if self.ref(arg) in known}
+        fresh = [arg for arg in arguments if arg not in named]
+        named |= dict(zip(fresh, self.ports(fresh, {*stack.inputs}), strict=True))
+        return tuple(named[arg] for arg in arguments)
 
     def grow(self, stack: Stack, kind: LayerKind, inputs: FrozenMap[str, str], path: str) -> None:
         """Add a layer. All layers of a stack take the same values, whether or not each has a use for all of them."""
@@ -259,23 +406,78 @@ class _Reader:
         rules = (
             self.passes_on,
             self.is_one_of_several,
+            self.is_filled,
+            self.looks_up_sinusoids,
             self.rotates,
             self.attends,
+            self.attends_by_hand,
             self.lines_up_tokens,
             self.splits_heads,
             self.merges_heads,
             self.counts_positions,
+            self.counts_after_padding,
             self.combines,
             self.scales,
             self.activates,
             self.softens,
+            self.casts,
+            self.is_plain,
         )
         if not any(rule(node) for rule in rules):
-            raise TraceError(f"{self.path or 'the model'}: no rule knows {node.target}")
+            raise TraceError(f"{self.where}: no rule knows {node.target}")
+
+    def casts(self, node: fx.Node) -> bool:
+        """A change of dtype: none where the value has it already."""
+        if node.target not in CASTS:
+            return False
+        source = source_of(node)
+        before, after = source.meta["val"].dtype, node.meta["val"].dtype
+        if before == after and (after is not torch.float32 or not _is_explicit(node)):
+            self.refs[node] = self.ref(source)
+            return True
+        if after is MODEL_DTYPE:
+            like = next(
+                (n for n in self.graph.nodes if n.op == "placeholder" and n in self.refs and _is_model(n)), None
+            )
+            if like is not None:
+                self.add(node, "cast", "torch.type_as", {"x": self.ref(source), "other": self.ref(like)})
+                return True
+        dtype = DTYPES.get(after, str(after).removeprefix("torch."))
+        self.add(node, "cast", "torch.to", {"x": self.ref(source)}, {"dtype": dtype})
+        return True
+
+    def is_filled(self, node: fx.Node) -> bool:
+        """A part of a buffer that is one number all over."""
+        source: Any = node
+        while isinstance(source, fx.Node) and source.target in PARTS:
+            source = source.args[0]
+        if source is node or not isinstance(source, fx.Node) or source.op != "get_attr":
+            return False
+        value = _reached(self.recogniser.submodule(self.path), str(source.target))
+        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or not value.dim():
+            return False
+        if not value.numel() or not bool((value == value.flatten()[0]).all()):
+            return False
+        attrs = {"size": shape_of(node), "value": value.flatten()[0].item(), "dtype": DTYPES[value.dtype]}
+        self.add(node, str(source.target).replace(".", "_"), "torch.full", {}, attrs)
+        return True
+
+    def is_plain(self, node: fx.Node) -> bool:
+        """Whatever no rule knows stays the function that it is."""
+        bound = bind(node)
+        if bound is None:
+            return False
+        op, ports, attrs = bound
+        inputs = {port: self.ref(source) for port, source in ports.items()}
+        name = self.add(node, FUNCTION_NAMES.get(op, op.split(".")[1]), op, inputs, attrs)
+        outputs = OPS[op].outputs
+        if len(outputs) > 1:
+            self.bind_values(node, name, outputs)
+        return True
 
     def passes_on(self, node: fx.Node) -> bool:
         """Functions that change no value."""
-        if node.target in TRANSPARENT or (node.target is aten.slice.Tensor and _takes_all(node)):
+        if node.target in TRANSPARENT or (node.target in RESHAPED and _takes_all(node)):
             self.refs[node] = self.ref(source_of(node))
             return True
         return False
@@ -286,47 +488,101 @@ class _Reader:
         self.read_node(source_of(node))  # binds all that it gives
         return node in self.refs
 
+    def looks_up_sinusoids(self, node: fx.Node) -> bool:
+        """Sines and cosines by position, in a table that the module keeps."""
+        found = sinusoids_in(node, self.kept)
+        if found is None:
+            return False
+        positions, name, attrs = found
+        settings = written(attrs, VARIANTS["sinusoid"])
+        self.add(node, name.replace(".", "_"), "sinusoid", {"position_ids": self.ref(positions)}, settings)
+        return True
+
     def rotates(self, node: fx.Node) -> bool:
-        """The two rotations that share cosines and sines are one node: queries and keys."""
+        """Two values that are turned alike by the same cosines and sines are one node: queries and keys. Any other is its own."""
         if node not in self.rotations:
             return False
         bound = self.rotations[node]
-        pair = [n for n, b in self.rotations.items() if (b["cos"], b["sin"]) == (bound["cos"], bound["sin"])]
-        if len(pair) != 2:
-            raise TraceError(f"{self.path}: rotary positions turn {len(pair)} values, not queries and keys")
-        q, k = pair
-        inputs = {
-            "q": self.ref(self.rotations[q]["x"]),
-            "k": self.ref(self.rotations[k]["x"]),
-            "cos": self.ref(bound["cos"]),
-            "sin": self.ref(bound["sin"]),
-        }
-        name = self.add(q, "rotary", "apply_rotary", inputs)
+        alike = [
+            n for n, b in self.rotations.items() if all(b[key] == bound[key] for key in ("cos", "sin", "@settings"))
+        ]
+        tables = {"cos": self.ref(bound["cos"]), "sin": self.ref(bound["sin"])}
+        if len(alike) != 2:
+            self.add(node, "rotary", "rotate", {"x": self.ref(bound["x"]), **tables}, bound["@settings"])
+            return True
+        q, k = alike
+        inputs = {"q": self.ref(self.rotations[q]["x"]), "k": self.ref(self.rotations[k]["x"]), **tables}
+        name = self.add(q, "rotary", "apply_rotary", inputs, bound["@settings"])
         self.refs[q], self.refs[k] = f"{name}.q", f"{name}.k"
+        self.places[name] = max(self.order[q], self.order[k])
         return True
 
     def attends(self, node: fx.Node) -> bool:
         if node.target is not torch.ops.canvas_rt.attention.default:
             return False
-        q, k, v, scale, window, dropout = node.args
+        q, k, v, sinks, bias, *settings = node.args
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
-        self.add(node, "attention", "attention", inputs, {"scale": scale, "window": window, "dropout": dropout})
+        if sinks is not None:
+            inputs["sinks"] = self.ref(sinks)  # type: ignore[arg-type]
+        if bias is not None:
+            inputs["bias"] = self.bias(bias, shape_of(node)[2])  # type: ignore[arg-type]
+        names = ("scale", "causal", "window", "chunk", "softcap", "dropout", "scaling", "precision", "sharing")
+        self.add(node, "attention", "attention", inputs, attention_settings(dict(zip(names, settings, strict=True))))
         return True
+
+    def attends_by_hand(self, node: fx.Node) -> bool:
+        """Attention that the module writes with functions of its own."""
+        found = self.attentions.get(node)
+        if found is None:
+            return False
+        inputs = {"q": self.ref(found.q), "k": self.ref(found.k), "v": self.ref(found.v)}
+        if found.alibi is not None:
+            inputs["bias"] = self.add(node, "alibi", "alibi", {}, written(dict(found.alibi), VARIANTS["alibi"]))
+        self.add(node, "attention", "attention", inputs, attention_settings(found.attrs))
+        return True
+
+    def bias(self, node: fx.Node, heads: int) -> str:
+        """What attention adds to its scores."""
+        found = alibi_in(node, heads, self.kept)
+        if found is None:
+            raise TraceError(f"{self.where}: no rule knows the bias of its attention")
+        return self.add(node, "alibi", "alibi", {}, written(found, VARIANTS["alibi"]))
+
+    def kept(self, name: str) -> Tensor | None:
+        """A tensor that the module keeps without learning it."""
+        held, graphs = self.recogniser.submodule(self.path), self.recogniser.graphs
+        value = _reached(held, name)
+        if not isinstance(value, Tensor):
+            value = _reached(graphs.get_submodule(self.path) if self.path else graphs, name)
+        return value if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else None
 
     def lines_up_tokens(self, node: fx.Node) -> bool:
         """Routers and experts may take all tokens in a row, whatever their sequence: the nodes take them as they are."""
         if node.target not in RESHAPES or not isinstance(node.args[0], fx.Node):
             return False
         source, before, after = node.args[0], *(n.meta["val"].shape for n in (node.args[0], node))
+        if node.target is aten.flatten.using_ints and before == after:
+            self.refs[node] = self.ref(source)
+            return True
         if before[-1] != after[-1]:
             return False
-        into = (
-            len(before) == 3 and len(after) == 2 and all(self.is_of(user, "router", "experts") for user in node.users)
-        )
-        back = len(before) == 2 and len(after) == 3 and self.is_of(source, "experts")
+        into = self.lines_up(node)
+        fed = source.args if self.is_of(source, "experts") else ()
+        back = len(before) == 2 and len(after) == 3 and any(isinstance(a, fx.Node) and self.lines_up(a) for a in fed)
         if into or back:
             self.refs[node] = self.ref(source)
         return into or back
+
+    def lines_up(self, node: fx.Node) -> bool:
+        """Whether a function only puts tokens in a row for routers and experts, whose results get their sequences back."""
+        if node.target not in RESHAPES or not isinstance(node.args[0], fx.Node):
+            return False
+        before, after = shape_of(node.args[0]), shape_of(node)
+        if len(before) != 3 or len(after) != 2 or before[-1] != after[-1]:
+            return False
+        if not all(self.is_of(user, "router", "experts") for user in node.users):
+            return False
+        return all(_goes_back(user) for user in node.users if self.is_of(user, "experts"))
 
     def is_of(self, node: fx.Node, *ops: str) -> bool:
         """Whether a node is a module that is one of these ops."""
@@ -336,45 +592,124 @@ class _Reader:
         return leaf is not None and leaf.op in ops
 
     def splits_heads(self, node: fx.Node) -> bool:
-        view, *dims = node.args
-        if (
-            not isinstance(view, fx.Node)
-            or view.target not in (aten.view.default, aten.reshape.default)
-            or dims != [1, 2]
-        ):
+        """`[batch, seq, heads · width]` as heads, with the heads first or in their place."""
+        if node.target is aten.transpose.int and list(node.args[1:]) in ([1, 2], [2, 1]):
+            view = node.args[0]
+            if isinstance(view, fx.Node) and self.views_heads(view) and view not in self.refs:
+                return self.add_heads(node, view, "split_heads")
+            if len(shape_of(node)) == 4 and isinstance(view, fx.Node):
+                ref = self.ref(view)
+                name = (
+                    ref.removesuffix("_norm").removesuffix("_heads")
+                    if ref.endswith(("_norm", "_heads"))
+                    else f"{ref}_heads"
+                )
+                self.add(node, name.partition(".")[0], "heads_first", {"x": ref})
+                return True
+        return self.views_heads(node) and self.add_heads(node, node, "view_heads")
+
+    def views_heads(self, node: fx.Node) -> bool:
+        if node.target not in VIEWS or not isinstance(node.args[0], fx.Node):
             return False
-        source, shape = view.args[0], view.meta["val"].shape
-        if not isinstance(source, fx.Node) or source.meta["val"].dim() != 3 or len(shape) != 4:
-            return False
-        if tuple(shape[:2]) != tuple(source.meta["val"].shape[:2]):
-            return False
-        ref = self.ref(source)
-        name = ref.removesuffix("_proj") if ref.endswith("_proj") else f"{ref}_heads"
-        self.add(node, name, "split_heads", {"x": ref}, {"heads": int(shape[2]), "head_dim": int(shape[3])})
+        before, after = shape_of(node.args[0]), shape_of(node)
+        return len(before) == 3 and len(after) == 4 and before[:2] == after[:2] == self.recogniser.inputs
+
+    def add_heads(self, node: fx.Node, view: fx.Node, op: str) -> bool:
+        shape = shape_of(view)
+        ref = self.ref(source_of(view))
+        name = ref.removesuffix("_proj") if ref.endswith("_proj") else f"{ref.partition('.')[0]}_heads"
+        if op == "view_heads" and ref.endswith("_proj"):
+            name += "_heads"
+        self.add(node, name, op, {"x": ref}, {"heads": int(shape[2]), "head_dim": int(shape[3])})
         return True
 
     def merges_heads(self, node: fx.Node) -> bool:
-        if node.target not in (aten.reshape.default, aten.view.default):
+        if node.target not in VIEWS or not isinstance(node.args[0], fx.Node):
             return False
-        source = node.args[0]
-        if not isinstance(source, fx.Node) or source.meta["val"].dim() != 4 or node.meta["val"].dim() != 3:
+        before, after = shape_of(node.args[0]), shape_of(node)
+        if len(before) != 4 or len(after) != 3 or not before[:2] == after[:2] == self.recogniser.inputs:
             return False
-        if tuple(node.meta["val"].shape[:2]) != tuple(source.meta["val"].shape[:2]):
-            return False
-        self.add(node, "merged", "merge_heads", {"x": self.ref(source)})
+        self.add(node, "merged", "merge_heads", {"x": self.ref(node.args[0])})
         return True
 
     def counts_positions(self, node: fx.Node) -> bool:
-        """`(arange(seq) + past)[None]`."""
-        if node.target is not aten.unsqueeze.default:
+        """`(arange(seq) + past)[None]`, and the first rows of a buffer that numbers them."""
+        if node.target is aten.unsqueeze.default and node.args[1] == 0 and self.numbers_tokens(node.args[0]):
+            self.refs[node] = self.positions(node)
+            return True
+        if (
+            node.target is aten.slice.Tensor
+            and self.is_numbered(node.args[0])
+            and shape_of(node)[-1:] == self.recogniser.inputs[1:]
+        ):
+            if len(shape_of(node)) == 2:
+                self.refs[node] = self.positions(node)
+            else:
+                self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
+            return True
+        if self.numbers_tokens(node):
+            self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
+            return True
+        return False
+
+    def positions(self, node: fx.Node) -> str:
+        """What numbers the tokens: one node in a block, where the first stands that does."""
+        known = next((item.id for item in self.items if isinstance(item, Node) and item.op == "position_ids"), None)
+        if known is None:
+            known = self.unique("position_ids")
+            self.items.append(Node(id=known, op="position_ids"))
+        self.places[known] = min(self.order[node], self.places.get(known, self.order[node]))
+        return known
+
+    def counts_after_padding(self, node: fx.Node) -> bool:
+        """Positions that padding does not count in: told by running what the graph does to tokens."""
+        if node.target is not aten.add.Tensor or not isinstance(node.args[1], int) or node.args[1] < 1:
             return False
-        source = node.args[0]
-        if isinstance(source, fx.Node) and source.target is aten.add.Tensor and source.args[1] == 0:
-            source = source.args[0]
-        if not isinstance(source, fx.Node) or source.target is not aten.arange.default or node.args[1] != 0:
+        found = _made_of(node)
+        given = [n for n in found if n.op == "placeholder"]
+        ids = [n for n in given if shape_of(n) == self.recogniser.inputs]
+        if not any(n.target is aten.cumsum.default for n in found) or len(ids) != 1:
             return False
-        self.add(node, "position_ids", "position_ids", {})
+        tokens = torch.randint(0, node.args[1] + 3, self.recogniser.inputs, generator=generator())
+        places = torch.arange(self.recogniser.inputs[1])[None]
+        try:
+            theirs = evaluate(node, {**dict.fromkeys(given, places), ids[0]: tokens})
+        except Exception:  # a stranger's functions may raise anything
+            return False
+        if not same(theirs, padded_positions(tokens, 0, node.args[1])):
+            return False
+        self.add(node, "positions", "padded_positions", {"ids": self.ref(ids[0])}, {"padding_idx": node.args[1]})
         return True
+
+    def numbers_tokens(self, node: Any) -> bool:
+        """Whether a value is 0, 1, 2, … for the tokens of a sequence."""
+        while isinstance(node, fx.Node) and node.target is aten.add.Tensor and node.args[1] == 0:
+            node = node.args[0]
+        if not isinstance(node, fx.Node) or getattr(node.meta.get("val"), "dtype", None) is not torch.int64:
+            return False
+        ends = {str(aten.arange.default): node.args[:1], str(aten.arange.start): node.args[1:2]}.get(str(node.target))
+        starts = node.target is not aten.arange.start or node.args[0] == 0
+        return ends is not None and bool(starts) and list(ends) == [self.recogniser.inputs[1]]
+
+    def repeats_positions(self, node: fx.Node) -> bool:
+        """Whether a value is the number of each token, once or several times."""
+        try:
+            value = evaluate(node, {})
+        except Exception:  # it is not of this graph alone
+            return False
+        return bool((value == torch.arange(self.recogniser.inputs[1])).all())
+
+    def is_numbered(self, node: Any) -> bool:
+        """Whether a value is a buffer that numbers positions."""
+        while isinstance(node, fx.Node) and (
+            (node.target is aten.slice.Tensor and _takes_all(node)) or node.target is aten.unsqueeze.default
+        ):
+            node = node.args[0]
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return False
+        value = _reached(self.recogniser.submodule(self.path), str(node.target))
+        buffer = buffer_of(value) if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else None
+        return buffer is not None and buffer.positions
 
     def combines(self, node: fx.Node) -> bool:
         op = BINARY.get(node.target)
@@ -417,6 +752,31 @@ class _Reader:
         }
 
 
+def attention_settings(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an attention without those that are as usual, but for those that every attention shows."""
+    shown = ("scale", "window", "dropout")
+    return {n: value for n, value in attrs.items() if n in shown or value != VARIANTS["attention"][n]}
+
+
+RESHAPED = (
+    aten.slice.Tensor,
+    aten.view.default,
+    aten.reshape.default,
+    aten.view_as.default,
+    aten.reshape_as.default,
+    aten.expand.default,
+    aten.expand_as.default,
+)
+"""Functions that change nothing where the shape stays as it is."""
+
+PARTS = (aten.slice.Tensor, aten.expand.default, aten.gather.default, aten.select.int, aten.unsqueeze.default)
+"""Functions that give a part of a value, or repeat it."""
+
+VIEWS = (aten.view.default, aten.reshape.default)
+CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.type_as.default, aten._to_copy.default)
+FUNCTION_NAMES: Mapping[str, str] = {}
+"""What nodes of plain functions are called, where it is not the function's own name."""
+
 RESHAPES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.view_as.default)
 BINARY: Mapping[Any, str] = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
 FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
@@ -443,11 +803,14 @@ def source_of(node: fx.Node) -> fx.Node:
 
 
 def _takes_all(node: fx.Node) -> bool:
-    """`x[:, 0:]` and the like, which take all."""
+    """`x[:, 0:]` and the like, which take all as it is."""
     return tuple(source_of(node).meta["val"].shape) == tuple(node.meta["val"].shape)
 
 
 def _place(port: str) -> int:
+    """Where an input stands among others: the stream first, what follows from positions last."""
+    if port == "hidden_states":
+        return -2
     return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
 
 
@@ -456,6 +819,50 @@ def _is_table(node: fx.Node) -> bool:
     return node.target is operator.getitem
 
 
-def _stand_in(path: str) -> str:
+def _made_of(node: fx.Node) -> set[fx.Node]:
+    """A node, and all in its graph that it is computed of."""
+    found, frontier = {node}, [node]
+    while frontier:
+        for source in frontier.pop().all_input_nodes:
+            if source not in found:
+                found.add(source)
+                frontier.append(source)
+    return found
+
+
+def _own(path: str) -> str:
+    """A module's path, whichever of its calls it stands for."""
+    return ".".join(part.partition("@")[0] for part in path.split("."))
+
+
+def _reached(module: Any, path: str) -> Any:
+    """What a dotted name leads to, or nothing."""
+    for part in path.split(".") if path else ():
+        module = getattr(module, part, None)
+    return module
+
+
+def _is_model(node: fx.Node) -> bool:
+    """Whether a value is in the model's own dtype."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.dtype is MODEL_DTYPE
+
+
+def _goes_back(node: fx.Node) -> bool:
+    """Whether all that reads a value of tokens in a row gives them their sequences back first."""
+    return all(user.target in RESHAPES and len(shape_of(user)) == 3 for user in node.users)
+
+
+def _is_explicit(node: fx.Node) -> bool:
+    """Whether a cast names its dtype, so that it holds whatever it is given."""
+    return node.target in (aten.to.dtype, aten.to.dtype_layout) and bool(node.kwargs.get("dtype") or len(node.args) > 1)
+
+
+def output_ports(count: int) -> list[str]:
+    """Names of what a block gives."""
+    return ["out", *(f"out_{index}" for index in range(1, count))]
+
+
+def stand_in(path: str) -> str:
     """A module's path as a block's name, until blocks get their class's."""
-    return path.replace(".", "__") or "root"
+    return path.replace(".", "__").replace("@", "_again_") or "root"

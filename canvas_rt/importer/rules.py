@@ -1,192 +1,173 @@
 """Rules that know whole modules. Each is proved: the module runs beside our kernel, and must be equal to the last bit."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import product
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from canvas_rt.importer.proof import generator, proved, same
-from canvas_rt.importer.trace import is_rotary, rotary_width
-from canvas_rt.ops.catalogue import SCORINGS
-from canvas_rt.ops.experts import one_by_one, route
-from canvas_rt.ops.kernels import ACTIVATION_KERNELS, KERNELS, Context, rms_norm
-
-Leaf = tuple[str, dict[str, Any]]
+from canvas_rt.importer.mixture_rules import experts_rule, router_rule
+from canvas_rt.importer.norm_rules import Leaf, gated_rms_norm_rule, layer_norm_rule, rms_norm_rule
+from canvas_rt.importer.proof import (
+    Trial,
+    fitting,
+    generator,
+    number_changed,
+    numbers_of,
+    trials,
+    written,
+)
+from canvas_rt.importer.rotary import is_rotary, rotary_rule
+from canvas_rt.importer.sinusoids import sinusoid_settings
+from canvas_rt.ops.activations import ACTIVATION_KERNELS
+from canvas_rt.ops.catalogue import OPS, VARIANTS
+from canvas_rt.ops.kernels import KERNELS, Context
 
 
 def _linear(module: nn.Module) -> Leaf | None:
-    if type(module) is not nn.Linear:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, nn.Parameter) or weight.dim() != 2 or isinstance(module, nn.Embedding):
         return None
-    return "linear", {
-        "in_features": module.in_features,
-        "out_features": module.out_features,
-        "bias": module.bias is not None,
-    }
+    names = {name for name, _ in module.named_parameters()}
+    if not names <= {"weight", "bias"} or list(module.children()):
+        return None
+    bias = "bias" in names
+    if type(module) is nn.Linear:
+        return "linear", {"in_features": weight.shape[1], "out_features": weight.shape[0], "bias": bias}
+
+    def attrs(transposed: bool) -> dict[str, Any]:
+        sizes = weight.shape if transposed else weight.shape[::-1]
+        sized = dict(zip(("in_features", "out_features"), sizes, strict=True))
+        return {**sized, "bias": bias, **({"transposed": True} if transposed else {})}
+
+    for transposed in (False, True):
+        settings = attrs(transposed)
+        width = settings["in_features"]
+        runs = trials(module, lambda dtype, n=width: (torch.randn(2, 3, n, generator=generator()).to(dtype),))  # type: ignore[misc]
+        if transposed <= bias and fitting(runs, [settings], lambda run, attrs: _kernel("linear", attrs, run)):
+            return "linear", settings
+    return None
+
+
+def _kernel(op: str, attrs: Mapping[str, Any], run: Trial) -> Any:
+    """What an op gives for what a module was given."""
+    context = Context(1, 1, run.given[0].device, run.own["weight"].dtype)
+    inputs = dict(zip(OPS[op].inputs, run.given, strict=True))
+    settings = {**{name: setting.default for name, setting in OPS[op].settings.items()}, **attrs}
+    (out,) = KERNELS[op](inputs, settings, run.own, context)
+    return out
 
 
 def _embedding(module: nn.Module) -> Leaf | None:
-    plain = type(module) is nn.Embedding and module.max_norm is None and not module.scale_grad_by_freq
-    if not plain:
+    if not isinstance(module, nn.Embedding) or module.max_norm is not None or module.scale_grad_by_freq:
         return None
-    return "embedding", {
+    if [name for name, _ in module.named_parameters()] != ["weight"] or list(module.children()):
+        return None
+    attrs = {
         "num_embeddings": module.num_embeddings,
         "embedding_dim": module.embedding_dim,
         "padding_idx": module.padding_idx,
     }
-
-
-def _layer_norm(module: nn.Module) -> Leaf | None:
-    if type(module) is not nn.LayerNorm or len(module.normalized_shape) != 1 or module.weight is None:
-        return None
-    return "layer_norm", {"size": module.normalized_shape[0], "eps": module.eps, "bias": module.bias is not None}
-
-
-def _rms_norm(module: nn.Module) -> Leaf | None:
-    parameters = dict(module.named_parameters())
-    if set(parameters) != {"weight"} or parameters["weight"].dim() != 1 or list(module.children()):
-        return None
-    epsilon = next((getattr(module, name) for name in ("variance_epsilon", "eps") if hasattr(module, name)), None)
-    if not isinstance(epsilon, float):
-        return None
-    weight = parameters["weight"]
-
-    def equal(dtype: torch.dtype) -> bool:
-        # Values near the root of epsilon, so that a norm which uses it elsewhere is told apart.
-        x = (torch.randn(2, 5, weight.shape[0], generator=generator()) * epsilon**0.5).to(dtype)
-        return same(module(x), rms_norm(x, weight, epsilon))
-
-    return ("rms_norm", {"size": weight.shape[0], "eps": epsilon}) if proved(equal) else None
-
-
-def _activation(module: nn.Module) -> Leaf | None:
-    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()) or is_rotary(module):
-        return None
-    x = torch.linspace(-6, 6, 257)
-    for name, kernel in ACTIVATION_KERNELS.items():
-
-        def equal(dtype: torch.dtype, kernel: Callable[[Tensor], Tensor] = kernel) -> bool:
-            return same(module(x.to(dtype)), kernel(x.to(dtype)))
-
-        if proved(equal):
-            return "activation", {"fn": name}
+    if type(module) is nn.Embedding:
+        return "embedding", attrs
+    ids = torch.arange(min(512, module.num_embeddings))[None]
+    for factor in (1.0, *numbers_of(module)):
+        # Where the factor has few digits, rounding it changes nothing: another in its place tells what the module would do.
+        other = factor if factor == 1 else 1.2345678
+        with number_changed(module, factor, other):
+            runs = trials(module, lambda dtype: (ids,))
+        changed = [{**attrs, "factor": other, "rounded": rounded} for rounded in (False, True)]
+        found = fitting(runs, changed, lambda run, a: _kernel("embedding", a, run))
+        if found:
+            own = written({"factor": factor, "rounded": found["rounded"]}, {"factor": 1.0, "rounded": False})
+            return "embedding", attrs | own
     return None
 
 
-def _rotary(module: nn.Module) -> Leaf | None:
-    config = getattr(module, "config", None)
-    if not is_rotary(module) or config is None or not isinstance(getattr(config, "rope_parameters", None), dict):
+def _position_embedding(module: nn.Module) -> Leaf | None:
+    """Looked up by position, whatever else it is called with: `forward` takes positions by that name."""
+    if not isinstance(module, nn.Embedding) or "position_ids" not in signature(module.forward).parameters:
         return None
-    attrs = {
-        "head_dim": rotary_width(module),
-        "parameters": dict(config.rope_parameters),
-        "max_position_embeddings": config.max_position_embeddings,
-    }
-    longest = config.max_position_embeddings
+    if [name for name, _ in module.named_parameters()] != ["weight"] or list(module.children()):
+        return None
+    sizes = {"num_embeddings": module.num_embeddings, "embedding_dim": module.embedding_dim}
+    candidates = [{**sizes, **({"offset": n} if n else {})} for n in range(4)]
+    for dims in (2, 1):
+        positions = torch.arange(5).view(*[1] * (dims - 1), 5)
+        runs = trials(_ByPosition(module), lambda dtype, given=positions: (given,))  # type: ignore[misc]
+        # transformers' newer modules take positions of one sequence, and add the batch themselves
+        runs = tuple(Trial((run.given[0].view(1, 5),), {"weight": run.own["module.weight"]}, run.gave) for run in runs)
+        found = fitting(runs, candidates, lambda run, attrs: _kernel("position_embedding", attrs, run))
+        if found:
+            return "position_embedding", found
+    return None
 
-    def equal(dtype: torch.dtype) -> bool:
-        x = torch.zeros(1, 1, dtype=dtype)
-        # Within, at and beyond the trained length: dynamic scalings change there, and must change back.
-        for positions in (torch.arange(9), torch.arange(longest - 2, longest), torch.arange(2 * longest)):
-            context = Context(1, len(positions), x.device, dtype)
-            ours = KERNELS["rotary_embedding"]({"position_ids": positions[None]}, attrs, {}, context)
-            if not all(same(a, b) for a, b in zip(module(x, positions[None]), ours, strict=True)):
-                return False
-        return True
 
-    return ("rotary_embedding", attrs) if proved(equal) else None
+class _ByPosition(nn.Module):
+    """A module of positions, called with nothing but these."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, positions: Tensor) -> Any:
+        first = next(iter(signature(self.module.forward).parameters))
+        others = {} if first == "position_ids" else {first: positions.view(1, -1)}
+        return self.module(**others, position_ids=positions)
+
+
+def sinusoid_rule(module: nn.Module) -> Leaf | None:
+    """Sines and cosines by position, whether kept in a table or made anew."""
+    if "position_ids" not in signature(module.forward).parameters or any(True for _ in module.parameters()):
+        return None
+    places = torch.arange(64).view(1, 64)
+    runs = trials(_ByPosition(module), lambda dtype: (places,))
+    width = runs[0].gave.shape[-1] if runs and isinstance(runs[0].gave, Tensor) else 0
+    attrs = sinusoid_settings(places, runs[0].gave, width) if width else None
+    return None if attrs is None else ("sinusoid", written(attrs, VARIANTS["sinusoid"]))
+
+
+def activation_rule(module: nn.Module) -> Leaf | None:
+    if any(True for _ in module.parameters()) or any(True for _ in module.buffers()) or is_rotary(module):
+        return None
+    # Each formula rounds in its own way: values of many sizes tell them apart.
+    x = torch.cat((torch.linspace(-12, 12, 513), torch.randn(512, generator=generator())))
+    runs = trials(module, lambda dtype: (x.to(dtype),))
+    for name, kernel in ACTIVATION_KERNELS.items():
+        fits = fitting(runs, [{"fn": name}], lambda run, attrs: ACTIVATION_KERNELS[attrs["fn"]](run.given[0]))
+        if fits and torch.equal(_slope(module, x), _slope(kernel, x)):
+            return "activation", fits
+    return None
+
+
+def _slope(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """The gradient of a pointwise function: two that give the same may round it in other ways."""
+    x = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(function(x).sum(), x)
+    return slope
 
 
 def _dropout(module: nn.Module) -> Leaf | None:
     return ("dropout", {"p": float(module.p)}) if type(module) is nn.Dropout else None
 
 
-def _router(module: nn.Module) -> Leaf | None:
-    weight, top_k = getattr(module, "weight", None), getattr(module, "top_k", None)
-    known = isinstance(weight, nn.Parameter) and weight.dim() == 2 and isinstance(top_k, int)
-    if not known or [name for name, _ in module.named_parameters()] != ["weight"]:
-        return None
-    assert isinstance(weight, nn.Parameter)
-    experts, size = weight.shape
-    for scoring, normalise in product(SCORINGS, (True, False)):
-        attrs = {"size": size, "num_experts": experts, "top_k": top_k, "scoring": scoring, "normalise": normalise}
-
-        def equal(dtype: torch.dtype, attrs: dict[str, Any] = attrs) -> bool:
-            x = torch.randn(7, size, generator=generator()).to(dtype)
-            # A fresh model's router is of zeros or nearly so: all experts would tie.
-            with weights_of(module, lambda p: torch.randn(p.shape, generator=generator()), dtype) as own:
-                _, weights, indices = module(x)
-                ours = route(x, own["weight"], attrs)
-            return torch.equal(indices, ours[0]) and same(weights, ours[1])
-
-        if proved(equal):
-            return "router", attrs
-    return None
-
-
-def _experts(module: nn.Module) -> Leaf | None:
-    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
-    if shapes.keys() != {"gate_up_proj", "down_proj"} or len(shapes["down_proj"]) != 3:
-        return None
-    experts, size, width = shapes["down_proj"]
-    act = _activation(getattr(module, "act_fn", nn.Identity()))
-    if shapes["gate_up_proj"] != (experts, 2 * width, size) or act is None:
-        return None
-    kernel = ACTIVATION_KERNELS[act[1]["fn"]]
-
-    def equal(dtype: torch.dtype) -> bool:
-        random = generator()
-        x = torch.randn(9, size, generator=random).to(dtype)
-        weights, indices = torch.rand(9, experts, generator=random).to(dtype).topk(min(2, experts))
-        with (
-            weights_of(module, lambda p: torch.randn(p.shape, generator=random) * 0.1, dtype) as own,
-            run_by_itself(module),
-        ):
-            theirs = module(x, indices, weights)
-            return same(theirs, one_by_one(x, indices, weights, own["gate_up_proj"], own["down_proj"], kernel))
-
-    attrs = {"size": size, "intermediate_size": width, "num_experts": experts, **act[1]}
-    return ("experts", attrs) if proved(equal) else None
-
-
-@contextmanager
-def weights_of(module: nn.Module, draw: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Iterator[dict[str, Tensor]]:
-    """Give a module other weights for the while, of one dtype. Gives them by name."""
-    kept = {name: parameter.data for name, parameter in module.named_parameters()}
-    drawn = {name: draw(data).to(dtype) for name, data in kept.items()}
-    for name, parameter in module.named_parameters():
-        parameter.data = drawn[name]
-    try:
-        yield drawn
-    finally:
-        for name, parameter in module.named_parameters():
-            parameter.data = kept[name]
-
-
-@contextmanager
-def run_by_itself(module: nn.Module) -> Iterator[None]:
-    """Let an experts module compute by its own `forward`, whatever implementation its config names."""
-    config: Any = getattr(module, "config", None)
-    before = getattr(config, "_experts_implementation_internal", None)
-    if config is not None:
-        config._experts_implementation_internal = "eager"
-    try:
-        yield
-    finally:
-        if config is not None:
-            config._experts_implementation_internal = before
-
-
 MODULES: tuple[Callable[[nn.Module], Leaf | None], ...] = (
     _linear,
+    _position_embedding,
     _embedding,
-    _layer_norm,
     _dropout,
-    _rotary,
-    _rms_norm,
-    _router,
-    _experts,
-    _activation,
+    rotary_rule,
+    sinusoid_rule,
+    gated_rms_norm_rule,
+    rms_norm_rule,
+    layer_norm_rule,
+    router_rule,
+    experts_rule,
+    activation_rule,
 )
+
+
+def recognised(module: nn.Module) -> Leaf | None:
+    """The node that a whole module is: what the first rule says that knows it."""
+    return next(filter(None, (rule(module) for rule in MODULES)), None)

@@ -1,120 +1,14 @@
 """Express the numbers of a traced model in its config's fields, from a few traces at unlike sizes."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from canvas_rt.ir.expressions import parse
 from canvas_rt.ir.frozen import freeze
-from canvas_rt.ops.catalogue import ACTIVATIONS
-
-PROBES = 3
-"""Traces that a number must agree in. The values are unlike, so a chance agreement in all three does not happen."""
 
 Assignment = Mapping[str, Any]
-
-UNPROBED = ("num_hidden_layers", "initializer_range", "pretraining_tp")
-"""Numbers that shape no tensor of a layer: depth becomes a stack's count, the others act at initialisation or not at all."""
-
-
-def probe_assignments(
-    config: Mapping[str, Any], pinned: Collection[str] = (), overrides: Collection[Mapping[str, Any]] = ()
-) -> tuple[dict[str, Any], ...]:
-    """Small, valid and mutually unlike values for every number in a config; those in `pinned` keep theirs.
-
-    Query heads stay a multiple of key/value heads, hidden_size an even multiple of query heads, and head_dim even. Other
-    integers, `overrides` of layers included, stay in order: experts chosen for a token are not more than there are.
-    """
-    names = [name for name, value in config.items() if is_probed(name, value)]
-    kept = {name: config[name] for name in names if name in pinned}
-    ranks = _ranks(config, overrides)
-    return tuple({**_assignment(names, config, probe, ranks), **kept} for probe in range(PROBES))
-
-
-def probe_override(
-    name: str, value: int, probe: int, config: Mapping[str, Any], overrides: Collection[Mapping[str, Any]]
-) -> int | None:
-    """The value in a probe of a size that layers have for themselves; None where it goes by what it is called."""
-    rank = _ranks(config, overrides).get((name, value))
-    return None if rank is None else _unlike(rank, probe)
-
-
-Ranks = Mapping[tuple[str, int], int]
-
-
-def _ranks(config: Mapping[str, Any], overrides: Collection[Mapping[str, Any]]) -> Ranks:
-    """Integers without a rule of their own, smallest first."""
-    order = {name: index for index, name in enumerate(config)}
-    found = {
-        (name, value)
-        for table in (config, *overrides)
-        for name, value in table.items()
-        if isinstance(value, int) and is_probed(name, value) and name not in _known(0)
-    }
-    return {
-        pair: rank for rank, pair in enumerate(sorted(found, key=lambda pair: (pair[1], order.get(pair[0], 0), pair)))
-    }
-
-
-def _unlike(rank: int, probe: int) -> int:
-    return 2 * (17 + 23 * probe + 7 * rank) + probe
-
-
-def is_probed(name: str, value: Any) -> bool:
-    """Whether a config value is a number that a graph may depend on."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or name in UNPROBED:
-        return False
-    if name == "pad_token_id":  # it is the embedding's padding_idx; a negative one counts from the end
-        return value >= 0
-    return not name.endswith(("_token_id", "_ids"))
-
-
-def _known(probe: int) -> dict[str, int]:
-    """What must go together."""
-    groups = (2, 3, 5)[probe]
-    heads = groups * (2, 4, 3)[probe]
-    return {
-        "num_key_value_heads": groups,
-        "num_attention_heads": heads,
-        "hidden_size": heads * (18, 8, 22)[probe],
-        "head_dim": (6, 10, 14)[probe],
-        "intermediate_size": (44, 52, 76)[probe],
-        "vocab_size": (118, 134, 146)[probe],
-        "max_position_embeddings": (256, 320, 448)[probe],
-        "pad_token_id": (3, 7, 9)[probe],
-    }
-
-
-def _assignment(names: Sequence[str], config: Mapping[str, Any], probe: int, ranks: Ranks) -> dict[str, Any]:
-    known = _known(probe)
-    values: dict[str, Any] = {}
-    for index, name in enumerate(names):
-        if name in known:
-            values[name] = known[name]
-        elif isinstance(config[name], float):
-            values[name] = (1 + probe) * (0.011 + 0.0017 * index) * (1e-4 if name.endswith("eps") else 1)
-        else:
-            values[name] = _unlike(ranks[name, config[name]], probe)
-    return values
-
-
-def alternative(name: str, value: Any) -> Any:
-    """Another valid value for a flag, an activation or an unset number; None where there is none to try."""
-    if name == "tie_word_embeddings":  # changes which parameters there are, never the graph
-        return None
-    if isinstance(value, bool):
-        return not value
-    if isinstance(value, str) and value in ACTIVATIONS:
-        return "relu" if value != "relu" else "silu"
-    if value is None and name in ("sliding_window", "pad_token_id"):
-        return 11
-    return None
-
-
-def inputs_of(probe: int) -> tuple[int, int]:
-    """Batch and sequence of a probe, unlike each other and every size."""
-    return (3, 2, 4)[probe], (19, 31, 23)[probe]
 
 
 def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
@@ -130,22 +24,30 @@ def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
             name for name in environments[0] if all(e[name] == v for e, v in zip(environments, values, strict=True))
         )
         return next((f"={name}" for name in same), freeze(first) if all(value == first for value in values) else None)
+    if isinstance(first, tuple):
+        return first if all(value == first for value in values) else None
     if not all(isinstance(value, int | float) for value in values):
         return None
     if all(value == first for value in values):
         return first
-    found = _search(tuple(values), tuple(_numbers(e) for e in environments))
+    found = _search(tuple(values), _telling(environments))
     if found is None:
         return None
     return f"={parse(found).text}"
 
 
-def _numbers(environment: Assignment) -> tuple[tuple[str, float], ...]:
-    return tuple(
-        (name, value)
-        for name, value in environment.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    )
+def _telling(environments: Sequence[Assignment]) -> "Environments":
+    """The numbers that differ from probe to probe: of any other nothing can be told."""
+    first, *others = environments
+    names = [
+        name
+        for name, value in first.items()
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and all(isinstance(other.get(name), int | float) for other in others)
+        and any(other[name] != value for other in others)
+    ]
+    return tuple(tuple((name, environment[name]) for name in names) for environment in environments)
 
 
 Environments = tuple[tuple[tuple[str, float], ...], ...]
@@ -153,60 +55,165 @@ Environments = tuple[tuple[tuple[str, float], ...], ...]
 
 @lru_cache(maxsize=4096)
 def _search(values: tuple[float, ...], environments: Environments) -> str | None:
-    """The simplest expression: a name, a root of one, a product, a multiple, a quotient, then sums of two of these."""
-    terms = _terms(environments)
-    for text, numbers in terms.items():
-        if numbers == values:
-            return text
-    for text, numbers in _powers(environments):
-        if all(math.isclose(a, b, rel_tol=1e-12) for a, b in zip(numbers, values, strict=True)):
-            return text
-    if not all(isinstance(value, int) for value in values):
-        return None
-    for text, numbers in _quotients(environments):
-        if numbers == values:
-            return text
-    by_numbers = {numbers: text for text, numbers in reversed(terms.items())}
-    for text, numbers in terms.items():
-        rest = tuple(value - number for value, number in zip(values, numbers, strict=True))
-        if rest in by_numbers:
-            return f"{text} + {by_numbers[rest]}"
-        negative = tuple(-number for number in rest)
-        if negative in by_numbers:
-            return f"{text} - {by_numbers[negative]}"
+    """The simplest expression: a whole number's, a root of one, or either times a field that is a fraction."""
+    if all(isinstance(value, int) for value in values):
+        return _whole(values, environments)
+    fields = [name for name, value in environments[0] if isinstance(value, float)]
+    for name in fields:
+        if _close(_column(name, environments), values):
+            return name
+    found = _root(values, environments)
+    if found is not None:
+        return found
+    for name in fields:
+        column = _column(name, environments)
+        if all(column):
+            rest = _root(tuple(v / c for v, c in zip(values, column, strict=True)), environments)
+            if rest is not None:
+                return f"{name} * {rest}"
     return None
 
 
+def _root(values: tuple[float, ...], environments: Environments) -> str | None:
+    """A number that is no whole one, as a power of an expression that is."""
+    if not all(value > 0 for value in values):
+        return None
+    for text, undo in _POWERS:
+        wholes = tuple(undo(value) for value in values)
+        near = tuple(round(value) for value in wholes)
+        if all(near) and _close(near, wholes):
+            found = _whole(near, environments)
+            if found is not None:
+                inner = found if found.isidentifier() else f"({found})"
+                return text.format(inner)
+    return None
+
+
+_POWERS: tuple[tuple[str, Callable[[float], float]], ...] = (
+    ("{} ** -0.5", lambda value: value**-2),
+    ("{} ** 0.5", lambda value: value**2),
+    ("{} ** -1.0", lambda value: 1 / value),
+    ("1.0 * {}", lambda value: value),
+    ("{} ** -0.25", lambda value: value**-4),
+)
+
+
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(math.isclose(x, y, rel_tol=1e-12) for x, y in zip(a, b, strict=True))
+
+
+def _column(name: str, environments: Environments) -> tuple[float, ...]:
+    return tuple(dict(environment)[name] for environment in environments)
+
+
+def _whole(values: tuple[float, ...], environments: Environments) -> str | None:
+    """A whole number: a term, a sum or difference of two, such a sum times a field, or a sum of three."""
+    terms = _terms(environments)
+    known = terms.get(values)
+    if known is not None:
+        return known
+    for numbers, text in _singles(environments).items():
+        times = {value / number for value, number in zip(values, numbers, strict=True)}
+        if len(times) == 1 and next(iter(times)).is_integer():
+            return f"{int(next(iter(times)))} * {_factor(text)}"
+    found = _sum(values, terms, terms)
+    if found is not None:
+        return found
+    for numbers, text in _singles(environments).items():
+        if all(number > 1 and value % number == 0 for value, number in zip(values, numbers, strict=True)):
+            quotient = tuple(value // number for value, number in zip(values, numbers, strict=True))
+            inner = _sum(quotient, _multiples(environments), terms)
+            if inner is not None:
+                return f"({inner}) * {_factor(text)}"
+    for numbers, text in terms.items():
+        beyond = {value - number for value, number in zip(values, numbers, strict=True)}
+        if len(beyond) == 1:  # a number that no probe changes
+            constant = int(next(iter(beyond)))
+            return f"{text} + {constant}" if constant > 0 else f"{text} - {-constant}"
+    for numbers, text in _singles(environments).items():
+        rest = tuple(value - number for value, number in zip(values, numbers, strict=True))
+        if all(number > 0 for number in rest):
+            inner = _sum(rest, terms, terms)
+            if inner is not None:
+                return f"{inner} + {text}"
+    return None
+
+
+Terms = Mapping[tuple[float, ...], str]
+
+
+def _sum(values: tuple[float, ...], first: Terms, second: Terms) -> str | None:
+    for numbers, text in first.items():
+        rest = tuple(value - number for value, number in zip(values, numbers, strict=True))
+        if rest in second:
+            return f"{text} + {second[rest]}"
+        negative = tuple(-number for number in rest)
+        if negative in second:
+            return f"{text} - {_factor(second[negative])}"
+    return None
+
+
+def _factor(text: str) -> str:
+    return f"({text})" if "//" in text or " + " in text or " - " in text else text
+
+
 @lru_cache(maxsize=64)
-def _terms(environments: Environments) -> dict[str, tuple[float, ...]]:
-    names = [name for name, _ in environments[0]]
-    column = {name: tuple(dict(e)[name] for e in environments) for name in names}
-    whole = [name for name in names if all(isinstance(value, int) for value in column[name])]
-    terms: dict[str, tuple[float, ...]] = dict(column)
-    for i, a in enumerate(whole):
-        for b in whole[i:]:
-            terms[f"{a} * {b}"] = tuple(x * y for x, y in zip(column[a], column[b], strict=True))
+def _singles(environments: Environments) -> Terms:
+    """Fields, and exact quotients of two of them."""
+    found: dict[tuple[float, ...], str] = {}
+    columns = {name: _column(name, environments) for name, value in environments[0] if isinstance(value, int)}
+    columns = {name: column for name, column in columns.items() if all(isinstance(n, int) and n > 0 for n in column)}
+    for name, column in columns.items():
+        found.setdefault(column, name)
+    for a, over in columns.items():
+        for b, under in columns.items():
+            if a != b and all(x % y == 0 and x > y for x, y in zip(over, under, strict=True)):
+                found.setdefault(tuple(x // y for x, y in zip(over, under, strict=True)), f"{a} // {b}")
+    return found
+
+
+@lru_cache(maxsize=64)
+def _multiples(environments: Environments) -> Terms:
+    """Fields and quotients, their halves and small multiples, and small numbers."""
+    singles = _singles(environments)
+    found = dict(singles)
     for factor in (2, 3, 4):
-        for text, numbers in list(terms.items()):
-            if all(isinstance(number, int) for number in numbers) and not text[0].isdecimal():
-                terms.setdefault(f"{factor} * {text}", tuple(factor * number for number in numbers))
-    for constant in (1, 2):
-        terms[str(constant)] = (constant,) * len(environments)
-    return terms
+        for numbers, text in singles.items():
+            found.setdefault(tuple(factor * number for number in numbers), f"{factor} * {_factor(text)}")
+    for numbers, text in singles.items():
+        if all(number % 2 == 0 for number in numbers):
+            found.setdefault(tuple(number // 2 for number in numbers), f"{text} // 2")
+    for constant in (1, 2, 3, 4):
+        found.setdefault((constant,) * len(environments), str(constant))
+    return found
 
 
-def _powers(environments: Environments) -> Iterator[tuple[str, tuple[float, ...]]]:
-    for name, _ in environments[0]:
-        numbers = [dict(e)[name] for e in environments]
-        if all(number > 0 for number in numbers):
-            for exponent in (-0.5, 0.5, -1.0):
-                yield f"{name} ** {exponent}", tuple(number**exponent for number in numbers)
-
-
-def _quotients(environments: Environments) -> Iterator[tuple[str, tuple[float, ...]]]:
-    names = [name for name, value in environments[0] if isinstance(value, int)]
-    for a in names:
-        for b in names:
-            column = [(dict(e)[a], dict(e)[b]) for e in environments]
-            if a != b and all(y and isinstance(x, int) and x % y == 0 for x, y in column):
-                yield f"{a} // {b}", tuple(x // y for x, y in column)
+@lru_cache(maxsize=64)
+def _terms(environments: Environments) -> Terms:
+    """What a whole number may be a sum of, the simplest first."""
+    singles = _singles(environments)
+    found = dict(_multiples(environments))
+    pairs: dict[tuple[float, ...], str] = {}
+    listed = list(singles.items())
+    for i, (a, text) in enumerate(listed):
+        for b, other in listed[i:]:
+            if "//" in text and "//" in other:
+                continue
+            product = tuple(x * y for x, y in zip(a, b, strict=True))
+            pairs.setdefault(
+                product,
+                f"{other} * {text}" if "//" in other else f"{_factor(text) if '//' in text else text} * {other}",
+            )
+    for numbers, text in pairs.items():
+        found.setdefault(numbers, text)
+    for factor in (2, 3, 4):
+        for numbers, text in pairs.items():
+            found.setdefault(tuple(factor * number for number in numbers), f"{factor} * {_factor(text)}")
+    for numbers, text in pairs.items():
+        if all(number % 2 == 0 for number in numbers):
+            found.setdefault(tuple(number // 2 for number in numbers), f"{text} // 2")
+    for numbers, text in singles.items():
+        if all(number % 4 == 0 for number in numbers):
+            found.setdefault(tuple(number // 4 for number in numbers), f"{text} // 4")
+            found.setdefault(tuple(3 * number // 4 for number in numbers), f"3 * {text} // 4")
+    return found

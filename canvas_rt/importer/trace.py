@@ -1,45 +1,69 @@
 """Trace a transformers model into graphs, one per module, with attention, rotary embeddings and experts as single nodes."""
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from canvas_rt.importer.forms import form_of
+from canvas_rt.importer.rotary import rotary_as_one_node
+from canvas_rt.importer.seen import Visible, read
+from canvas_rt.ops.modules import keeps_state
+
 TRACED = "canvas"
 """The name under which our functions for attention, masks and experts are registered with transformers."""
 
 _library: Any = torch.library.Library("canvas_rt", "FRAGMENT")  # type: ignore[no-untyped-call]
-_library.define("attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout) -> Tensor")
-_library.define("rotary_embedding(Tensor position_ids, int head_dim) -> (Tensor, Tensor)")
+_library.define(
+    "attention(Tensor q, Tensor k, Tensor v, Tensor? sinks, Tensor? bias, float scale, bool causal, int? window,"
+    " int? chunk, float? softcap, float dropout, str scaling, str precision, str sharing)"
+    " -> Tensor"
+)
+_library.define("mask(int[] shape, str kind, int size, ScalarType dtype, Device device) -> Tensor")
 _library.define("experts(Tensor x, Tensor indices, Tensor weights) -> Tensor")
+_library.define("stateful(Tensor x) -> Tensor")
 
 
-def _attention_shape(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, dropout: float) -> Tensor:
+def _attention_shape(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
 
 
-def _rotary_shape(position_ids: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    shape = (*position_ids.shape, head_dim)
-    dtype = torch.get_default_dtype()
-    return tuple(torch.empty(shape, dtype=dtype, device=position_ids.device) for _ in range(2))  # type: ignore[return-value]
+def _mask_shape(shape: list[int], kind: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
-def _experts_shape(x: Tensor, indices: Tensor, weights: Tensor) -> Tensor:
+def _like_first(x: Tensor, *others: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
 # The tracer asks only for shapes; numbers come from canvas_rt.ops.kernels.
 _library.impl("attention", _attention_shape, "CompositeExplicitAutograd")
-_library.impl("rotary_embedding", _rotary_shape, "CompositeExplicitAutograd")
-_library.impl("experts", _experts_shape, "CompositeExplicitAutograd")
+_library.impl("mask", _mask_shape, "CompositeExplicitAutograd")
+_library.impl("experts", _like_first, "CompositeExplicitAutograd")
+_library.impl("stateful", _like_first, "CompositeExplicitAutograd")
 
 
 class TraceError(Exception):
     """The model cannot be traced as it is."""
+
+
+_GRID = 640
+"""Positions at which a mask is looked at: more than any window of a probe."""
+
+_visible: dict[int, tuple[Tensor, Visible]] = {}
+"""What each mask made during the trace at hand lets through, by the tensor's identity."""
+
+_KNOWN_KEYWORDS = frozenset(
+    {"position_ids", "use_cache", "return_dict", "logits_to_keep", "cache_position", "output_attentions"}
+    | {"output_hidden_states", "output_router_logits", "labels", "input_ids", "inputs_embeds"}
+)
+"""What attention functions are passed along without a use for it."""
 
 
 def _traced_attention(
@@ -52,23 +76,84 @@ def _traced_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    known = {"position_ids", "use_cache", "return_dict"}
-    known |= {"output_attentions", "output_hidden_states", "output_router_logits"}
-    effective = {name for name, given in kwargs.items() if given is not None and name not in known}
+    effective = {name for name, given in kwargs.items() if given is not None and name not in _KNOWN_KEYWORDS}
     if effective:
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
-    if not (is_causal if is_causal is not None else getattr(module, "is_causal", True)):
-        raise TraceError("attention is not causal")
+    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+    seen = _seen(attention_mask, Visible(bool(causal), sliding_window))
     # A model in eval mode passes dropout 0: the module knows what it passes in training.
     trained = float(getattr(module, "attention_dropout", 0.0) or 0.0)
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
-    return torch.ops.canvas_rt.attention(query, key, value, scale, sliding_window, trained), None
+    cap = None if softcap is None else float(softcap)
+    settings = scale, seen.causal, seen.window, seen.chunk, cap, trained, *form_of(module)
+    return torch.ops.canvas_rt.attention(query, key, value, s_aux, bias, *settings), None
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Masks are no part of the graph: an attention node knows which keys each query may see."""
+def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
+    """What a mask lets through; without one, what the attention is called with."""
+    if mask is None:
+        return otherwise
+    known = _visible.get(id(mask))
+    if known is not None:
+        return known[1]
+    kinds = {visible for _, visible in _visible.values()}
+    if len(kinds) != 1:
+        raise TraceError("attention takes a mask that the model made by itself")
+    return next(iter(kinds))
+
+
+def _traced_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., Tensor],
+    dtype: torch.dtype = torch.float32,
+    device: Any = None,
+    **kwargs: Any,
+) -> Tensor:
+    """A mask as one node: what it lets through is told by looking."""
+    visible = _look(mask_function)
+    kind, size = visible.named
+    shape = [batch_size, 1, int(q_length), int(kv_length)]
+    mask: Tensor = torch.ops.canvas_rt.mask(shape, kind, size, dtype, torch.device(device or "cpu"))
+    _visible[id(mask)] = mask, visible
+    return mask
+
+
+def _look(mask_function: Callable[..., Tensor]) -> Visible:
+    """What a mask function lets through, told by what it says of every pair of the first positions."""
+    # A thread of its own has none of the modes under which the trace runs: there these are plain numbers.
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        found = apart.submit(_read_mask, mask_function).result()
+    if found is None:
+        raise TraceError("a mask lets through what is neither causal, a window nor a chunk")
+    return found
+
+
+def _read_mask(mask_function: Callable[..., Tensor]) -> Visible | None:
+    place = torch.arange(_GRID)
+    zero = torch.zeros((), dtype=torch.long)
+    query, key = place[:, None], place[None, :]
+    seen = torch.broadcast_to(torch.as_tensor(mask_function(zero, zero, query, key)), (_GRID, _GRID))
+    return read(seen)
+
+
+@contextlib.contextmanager
+def _one_sequence_each() -> Iterator[None]:
+    """While tracing, rows hold one sequence each: transformers would look into positions for several."""
+    from transformers import masking_utils
+
+    before = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = before
 
 
 def _traced_experts(module: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -83,7 +168,7 @@ def register_functions() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS.register(TRACED, _traced_attention)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(TRACED, _no_mask)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(TRACED, _traced_mask)
     ALL_EXPERTS_FUNCTIONS.register(TRACED, _traced_experts)
 
 
@@ -100,39 +185,17 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def is_rotary(module: nn.Module) -> bool:
-    """Whether a module holds rotary frequencies and knows its scaling."""
-    return isinstance(getattr(module, "inv_freq", None), Tensor) and hasattr(module, "attention_scaling")
-
-
-def rotary_width(module: nn.Module) -> int:
-    """Channels of the heads that a rotary module turns: it keeps one frequency for each pair."""
-    frequencies = module.inv_freq
-    assert isinstance(frequencies, Tensor)
-    return 2 * frequencies.shape[0]
-
-
 @contextlib.contextmanager
-def _rotary_as_one_node(model: nn.Module) -> Iterator[None]:
-    """While tracing, rotary embeddings are one op: dynamic scalings branch on data, which no trace can follow."""
-    replaced: list[tuple[nn.Module, Callable[..., Any] | None]] = []
-    for module in model.modules():
-        if is_rotary(module):
-            width = rotary_width(module)
-            replaced.append((module, module.__dict__.get("forward")))
-
-            def forward(x: Tensor, position_ids: Tensor, width: int = width) -> Any:
-                return torch.ops.canvas_rt.rotary_embedding(position_ids, width)
-
-            module.forward = forward
+def _stateful_as_one_node(model: nn.Module) -> Iterator[None]:
+    """While tracing, a module that keeps a state is one op: its loops over the sequence would unroll."""
+    replaced = [module for module in model.modules() if keeps_state(type(module))]
+    for module in replaced:
+        module.forward = lambda hidden_states, *args, **kwargs: torch.ops.canvas_rt.stateful(hidden_states)
     try:
         yield
     finally:
-        for module, original in replaced:
-            if original is None:
-                del module.forward
-            else:
-                module.forward = original
+        for module in replaced:
+            del module.forward
 
 
 def trace(model: nn.Module, batch: int, sequence: int) -> nn.Module:
@@ -142,10 +205,13 @@ def trace(model: nn.Module, batch: int, sequence: int) -> nn.Module:
     """
     ids = torch.zeros(batch, sequence, dtype=torch.long, device=next(model.parameters()).device)
     previous = torch.get_default_dtype()
+    given: dict[str, Any] = {"input_ids": ids}
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        given["use_cache"] = False
     try:
-        with quiet(), torch.no_grad(), _rotary_as_one_node(model):
+        with quiet(), torch.no_grad(), rotary_as_one_node(model), _stateful_as_one_node(model), _one_sequence_each():
             torch.set_default_dtype(next(model.parameters()).dtype)
-            program = torch.export.export(model, (), kwargs={"input_ids": ids, "use_cache": False}, strict=False)
+            program = torch.export.export(model, (), kwargs=given, strict=False)
             return torch.export.unflatten(program)
     except TraceError:
         raise
@@ -153,4 +219,5 @@ def trace(model: nn.Module, batch: int, sequence: int) -> nn.Module:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise TraceError(f"torch.export: {reason[0][:300]}") from error
     finally:
+        _visible.clear()
         torch.set_default_dtype(previous)

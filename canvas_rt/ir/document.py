@@ -281,6 +281,9 @@ class Origin(Model):
     config: FrozenMap[str, Frozen] = FrozenMap()
     """The other config values as imported."""
 
+    patterns: FrozenMap[str, Frozen] = FrozenMap()
+    """What the config listed layer by layer where the graph says it itself: `layer_types`."""
+
     structure: str = Field(default="", max_length=64)
     """Of the blocks as imported: equal to `structure(document)` while only sizes and config values were edited."""
 

@@ -8,6 +8,7 @@ from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import head
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
+from canvas_rt.ops.functions import RUN_TIME
 
 NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds")
 """Values that restate what the graph says itself."""
@@ -69,7 +70,8 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
 
 def environment_of(document: Document, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A document's environment with some sizes set, the others following."""
-    return at_sizes(document, values).environment if values else document.environment
+    known = at_sizes(document, values).environment if values else document.environment
+    return {**known, **dict(zip(RUN_TIME, (3, 19), strict=True))}
 
 
 def at_sizes(document: Document, values: Mapping[str, Any]) -> Document:
@@ -142,7 +144,10 @@ class _Comparison:
                     )
             if parameter_shapes(first, settings) and where != f"{b[0].prefix}{second.id}":
                 raise _Difference(f"{where} is called {b[0].prefix}{second.id} in the other")
-        for port in OPS[first.op].inputs:
+        ports = OPS[first.op].fed(first.inputs)
+        if ports != OPS[second.op].fed(second.inputs):
+            raise _Difference(f"{where} takes {', '.join(ports)} in one, and not the same in the other")
+        for port in ports:
             self.same((a[0], first.inputs[port]), (b[0], second.inputs[port]))
 
     def stacks(self, a: Scope, first: Stack, b: Scope, second: Stack, where: str) -> None:

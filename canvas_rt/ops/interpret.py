@@ -11,8 +11,10 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import running_order
-from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
-from canvas_rt.ops.kernels import KERNELS, Context
+from canvas_rt.ops.catalogue import OPS, parameter_shapes
+from canvas_rt.ops.dispatch import kernel
+from canvas_rt.ops.kernels import Context
+from canvas_rt.ops.op import parameter_key
 
 Parameters = Callable[[str, tuple[int, ...]], Tensor]
 """Gives the learned tensor of a key and shape."""
@@ -74,11 +76,12 @@ class Interpreter:
         return self.node(item, environment, inputs, path)
 
     def node(self, node: Node, environment: Mapping[str, Any], inputs: Values, path: str) -> Values:
-        attrs = resolve(complete(node), environment)
+        attrs = self.context.settings(node, environment)
         learned = {
-            spec.name: self.parameter(f"{path}.{spec.name}", spec.shape) for spec in parameter_shapes(node, attrs)
+            spec.name: self.parameter(parameter_key(path, spec.name), spec.shape)
+            for spec in parameter_shapes(node, attrs)
         }
-        results = KERNELS[node.op](inputs, attrs, learned, self.context)
+        results = kernel(node.op)(inputs, attrs, learned, self.context)
         return dict(zip(_outputs(node), results, strict=True))
 
     def parameter(self, key: str, shape: tuple[int, ...]) -> Tensor:

@@ -1,17 +1,25 @@
 """What each op computes, in PyTorch: run on meta for shapes and costs, on CPU or CUDA for numbers."""
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from canvas_rt.ops.catalogue import ALIASES
-from canvas_rt.ops.experts import grouped, one_by_one, route
+from canvas_rt.ir.document import Node
+from canvas_rt.ir.expressions import resolve
+from canvas_rt.ops.activations import ACTIVATION_KERNELS
+from canvas_rt.ops.catalogue import ALIASES, complete
+from canvas_rt.ops.experts import grouped, held, one_by_one, route
+from canvas_rt.ops.functions import RUN_TIME
+from canvas_rt.ops.norms import gated_rms_norm, layer_norm, rms_norm
+from canvas_rt.ops.rotary import rotary_tables, rotate
+from canvas_rt.ops.scores import alibi, scores_of, shares_of
+from canvas_rt.ops.sinusoids import sinusoids
 
 Backend = Literal["shape", "sdpa", "eager", "math", "flash", "efficient", "cpu"]
 """How attention runs. `shape`: not at all, an empty result. `sdpa`: as PyTorch chooses. `eager`: as transformers'
@@ -50,94 +58,49 @@ class Context:
     mask: "Callable[[Tensor, Tensor, int | None], Tensor] | None" = None
     """Gives the mask of visible pairs for queries and keys, where the model made it before."""
 
+    def settings(self, node: Node, environment: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A node's settings as values: what its expressions name is the model's, or what this run is given."""
+        run_time = dict(zip(RUN_TIME, (self.batch, self.sequence), strict=True))
+        values: Mapping[str, Any] = resolve(complete(node), {**environment, **run_time})
+        return values
+
 
 Values = Mapping[str, Tensor]
 Kernel = Callable[[Values, Mapping[str, Any], Values, Context], tuple[Tensor, ...]]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    wide = x.to(torch.float32)
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
-
-
-def _squared_relu(x: Tensor) -> Tensor:
-    return F.relu(x).square()
-
-
-ACTIVATION_KERNELS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_new": lambda x: 0.5 * x * (1.0 + torch.tanh((2.0 / torch.pi) ** 0.5 * (x + 0.044715 * torch.pow(x, 3.0)))),
-    "relu": F.relu,
-    "relu2": _squared_relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "mish": F.mish,
-    "linear": lambda x: x,
-}
-
-
-def inverse_frequencies(attrs: Mapping[str, Any], positions: Tensor, device: torch.device) -> tuple[Tensor, float]:
-    """The rotation speed of each pair of channels, [head_dim / 2], and the factor on cosines and sines.
-
-    Computed by transformers' own table of scalings. On meta only the shape matters.
-    """
-    if device.type == "meta":
-        return torch.empty(attrs["head_dim"] // 2, dtype=torch.float32, device=device), 1.0
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    parameters = dict(attrs["parameters"])
-    kind = parameters["rope_type"]
-    if kind == "default":
-        exponents = torch.arange(0, attrs["head_dim"], 2, dtype=torch.float) / attrs["head_dim"]
-        return (1.0 / parameters["rope_theta"] ** exponents).to(device), 1.0
-    config = SimpleNamespace(
-        rope_parameters=parameters,
-        head_dim=attrs["head_dim"],
-        hidden_size=attrs["head_dim"],
-        num_attention_heads=1,
-        max_position_embeddings=attrs["max_position_embeddings"],
-        standardize_rope_params=lambda: None,
-    )
-    length = None
-    if kind == "dynamic":  # the frequencies stretch once a sequence outgrows what the model was trained for
-        length = max(int(positions.max()) + 1, attrs["max_position_embeddings"])
-    frequencies, factor = ROPE_INIT_FUNCTIONS[kind](config, device, seq_len=length)
-    return frequencies, factor
-
-
 def _rotary_embedding(
     inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context
 ) -> tuple[Tensor, ...]:
-    positions = inputs["position_ids"]
-    dtype = context.dtype
-    with torch.no_grad():
-        frequencies, factor = inverse_frequencies(attrs, positions, positions.device)
-        angles = positions[..., None].float() * frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
-
-
-def rotate_half(x: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return rotary_tables(inputs["position_ids"], attrs, context.dtype)
 
 
 def _apply_rotary(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
-    cos, sin = inputs["cos"].unsqueeze(1), inputs["sin"].unsqueeze(1)
-    q, k = inputs["q"], inputs["k"]
-    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+    return tuple(rotate(inputs[port], inputs["cos"], inputs["sin"], attrs) for port in ("q", "k"))
 
 
-def attention_mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Which keys each query may see: those before it, and with a window only the nearest. [1, 1, queries, keys]"""
+def attention_mask(
+    queries: int,
+    keys: int,
+    window: int | None,
+    device: torch.device,
+    *,
+    causal: bool = True,
+    chunk: int | None = None,
+) -> Tensor:
+    """Which keys each query may see: those before it, with a window the nearest, with chunks those of its own.
+
+    [1, 1, queries, keys]
+    """
     query = torch.arange(keys - queries, keys, device=device)[:, None]
     key = torch.arange(keys, device=device)[None, :]
-    visible = key <= query
+    visible = key <= query if causal else torch.ones(queries, keys, dtype=torch.bool, device=device)
     if window is not None:
         visible = visible & (key > query - window)
+        if not causal:
+            visible = visible & (key < query + window)
+    if chunk is not None:
+        visible = visible & (key // chunk == query // chunk)
     return visible[None, None]
 
 
@@ -154,19 +117,47 @@ def needs_mask(queries: int, keys: int, window: int | None) -> bool:
     return window is not None and keys >= window
 
 
-def _visible(q: Tensor, k: Tensor, window: int | None, context: Context) -> Tensor:
+def span_of(attrs: Mapping[str, Any]) -> int | None:
+    """How many keys a query sees at most; None for all."""
+    span: int | None = attrs["window"] if attrs["window"] is not None else attrs["chunk"]
+    return span
+
+
+def _visible(q: Tensor, k: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
     if context.mask is not None:
-        return context.mask(q, k, window)
-    return attention_mask(q.shape[2], k.shape[2], window, q.device)
+        return context.mask(q, k, span_of(attrs))
+    causal, chunk = attrs["causal"], attrs["chunk"]
+    return attention_mask(q.shape[2], k.shape[2], attrs["window"], q.device, causal=causal, chunk=chunk)
 
 
-def _eager(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
-    groups = q.shape[1] // k.shape[1]
+def _probabilities(scores: Tensor, sinks: Tensor | None, q: Tensor, precision: str) -> Tensor:
+    """Scores as shares of one. A sink is a score to nothing: each head has one, and it takes a share too."""
+    if sinks is None:
+        return shares_of(scores, q.dtype, precision)
+    column = sinks.reshape(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[-2], -1)
+    scores = torch.cat([scores, column], dim=-1)
+    scores = scores - scores.max(dim=-1, keepdim=True).values
+    return F.softmax(scores, dim=-1, dtype=scores.dtype)[..., :-1].to(q.dtype)
+
+
+def _eager(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attrs: Mapping[str, Any],
+    context: Context,
+    sinks: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    groups = q.shape[1] // k.shape[1] if attrs["sharing"] == "repeated" else 1
     keys, values = repeat_heads(k, groups), repeat_heads(v, groups)
-    scores = torch.matmul(q, keys.transpose(2, 3)) * attrs["scale"]
-    mask = _visible(q, k, attrs["window"], context)
-    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype is torch.bool else scores + mask
-    scores = F.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+    scores = scores_of(q, keys, bias, attrs)
+    if attrs["softcap"] is not None:
+        scores = torch.tanh(scores / attrs["softcap"]) * attrs["softcap"]
+    if attrs["causal"] or span_of(attrs) is not None:
+        mask = _visible(q, k, attrs, context)
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype is torch.bool else scores + mask
+    scores = _probabilities(scores, sinks, q, attrs["precision"])
     if context.scores is not None:
         context.scores(scores)
     return torch.matmul(scores, values)
@@ -174,12 +165,13 @@ def _eager(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: C
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
     # Where plain causality says it all, no mask is built: faster, and what transformers does too.
-    window, scale = attrs["window"], attrs["scale"]
-    if needs_mask(q.shape[2], k.shape[2], window):
-        mask = _visible(q, k, window, context)
+    scale = attrs["scale"]
+    if needs_mask(q.shape[2], k.shape[2], span_of(attrs)):
+        mask = _visible(q, k, attrs, context)
         return _masked(q, k, v, lambda q, k, v: F.scaled_dot_product_attention(q, k, v, mask, scale=scale))
-    grouped = k.shape[1] != q.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, None, 0.0, q.shape[2] > 1, scale=scale, enable_gqa=grouped)
+    grouped = k.shape[1] != q.shape[1] and attrs["sharing"] == "repeated"
+    causal = attrs["causal"] and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, None, 0.0, causal, scale=scale, enable_gqa=grouped)
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor, run: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
@@ -196,7 +188,7 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: C
     # The kernel serves grouped heads as they are, and windows without a mask.
     aten = torch.ops.aten
     return aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
-        q, k, v, 0.0, q.shape[2] > 1, False, scale=attrs["scale"]
+        q, k, v, 0.0, attrs["causal"] and q.shape[2] > 1, False, scale=attrs["scale"]
     )[0]
 
 
@@ -212,11 +204,11 @@ def _efficient(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], contex
 
     def run(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
         bias = None if visible is None else _bias(q, visible)
-        causal = bias is None and q.shape[2] > 1
+        causal = bias is None and attrs["causal"] and q.shape[2] > 1
         return kernel(q, k, v, bias, keep, 0.0, causal, scale=attrs["scale"])[0]  # type: ignore[no-any-return]
 
-    if needs_mask(q.shape[2], k.shape[2], attrs["window"]):
-        visible = _visible(q, k, attrs["window"], context)
+    if needs_mask(q.shape[2], k.shape[2], span_of(attrs)):
+        visible = _visible(q, k, attrs, context)
         return _masked(q, k, v, lambda q, k, v: run(q, k, v, visible))
     groups = q.shape[1] // k.shape[1]
     return run(q, repeat_heads(k, groups), repeat_heads(v, groups))
@@ -224,10 +216,10 @@ def _efficient(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], contex
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
     kernel, scale = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu, attrs["scale"]
-    if needs_mask(q.shape[2], k.shape[2], attrs["window"]):
-        visible = _visible(q, k, attrs["window"], context)
+    if needs_mask(q.shape[2], k.shape[2], span_of(attrs)):
+        visible = _visible(q, k, attrs, context)
         return _masked(q, k, v, lambda q, k, v: kernel(q, k, v, attn_mask=_bias(q, visible), scale=scale)[0])
-    return kernel(q, k, v, 0.0, q.shape[2] > 1, scale=scale)[0]  # type: ignore[no-any-return]
+    return kernel(q, k, v, 0.0, attrs["causal"] and q.shape[2] > 1, scale=scale)[0]  # type: ignore[no-any-return]
 
 
 ATTENTION: Mapping[str, Callable[[Tensor, Tensor, Tensor, Mapping[str, Any], Context], Tensor]] = {
@@ -245,12 +237,40 @@ def _attention(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
     q, k, v = inputs["q"], inputs["k"], inputs["v"]
     if context.backend == "shape":
         return (q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1]),)
+    if inputs.keys() & {"sinks", "bias"} or attrs["softcap"] is not None:  # PyTorch's fused kernels know of none
+        others = (inputs.get(port) for port in ("sinks", "bias"))
+        return (_eager(q, k, v, attrs, context, *others).transpose(1, 2).contiguous(),)
     return (ATTENTION[context.backend](q, k, v, attrs, context).transpose(1, 2).contiguous(),)
 
 
+def _alibi(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    return (alibi(context.past + context.sequence, attrs, context.dtype, context.device),)
+
+
 def _linear(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
-    multiply = context.linear or F.linear
-    return (multiply(inputs["x"], parameters["weight"], parameters.get("bias")),)
+    x, weight, bias = inputs["x"], parameters["weight"], parameters.get("bias")
+    if attrs["transposed"]:
+        if context.linear is None and bias is not None:  # as transformers' Conv1D multiplies
+            return (torch.addmm(bias, x.view(-1, x.shape[-1]), weight).view(*x.shape[:-1], -1),)
+        weight = weight.t()
+    return ((context.linear or F.linear)(x, weight, bias),)
+
+
+def _embedding(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    found = F.embedding(inputs["ids"], parameters["weight"], attrs["padding_idx"])
+    if attrs["factor"] == 1:
+        return (found,)
+    return (found * (rounded(attrs["factor"], found.dtype) if attrs["rounded"] else attrs["factor"]),)
+
+
+def rounded(number: float, dtype: torch.dtype) -> float:
+    """The nearest number that a dtype has. Makes no tensor, so that a run that is measured allocates none."""
+    if dtype is torch.bfloat16:
+        bits = int.from_bytes(struct.pack("<f", number), "little")
+        bits += 0x7FFF + (bits >> 16 & 1)  # to the nearest, ties to even
+        return float(struct.unpack("<f", (bits & 0xFFFF0000).to_bytes(4, "little"))[0])
+    kind = {torch.float16: "<e", torch.float32: "<f"}.get(dtype, "<d")
+    return float(struct.unpack(kind, struct.pack(kind, number))[0])
 
 
 def _split_heads(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
@@ -262,12 +282,25 @@ def _position_ids(inputs: Values, attrs: Mapping[str, Any], parameters: Values, 
     return ((torch.arange(context.sequence, device=context.device) + context.past).unsqueeze(0),)
 
 
+def _padded_positions(
+    inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context
+) -> tuple[Tensor, ...]:
+    return (padded_positions(inputs["ids"], context.past, attrs["padding_idx"]),)
+
+
+def padded_positions(ids: Tensor, past: int, padding_idx: int) -> Tensor:
+    """The number of each token among those of its sequence that are no padding, after `padding_idx`. [batch, seq]"""
+    real = ids.ne(padding_idx).int()
+    return ((real.cumsum(dim=1).type_as(real) + past) * real).long() + padding_idx
+
+
 def _router(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
     x = inputs["x"]
     if context.backend == "shape":
         shape = (*x.shape[:-1], attrs["top_k"])
         return x.new_empty(shape, dtype=torch.int64), x.new_empty(shape)
-    return route(x, parameters["weight"], attrs)
+    others = (parameters.get(name) for name in ("bias", "e_score_correction_bias"))
+    return route(x, parameters["weight"], attrs, *others)
 
 
 def _experts(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
@@ -277,9 +310,9 @@ def _experts(inputs: Values, attrs: Mapping[str, Any], parameters: Values, conte
     # Where shapes must not depend on what is chosen, as on meta, experts run as a GPU's kernels do.
     together = context.grouped or context.backend in ("flash", "efficient")
     run = partial(grouped, exchange=context.exchange) if together else one_by_one
-    tokens, indices, weights = (inputs[port].flatten(0, 1) for port in ("x", "indices", "weights"))
+    tokens, indices, weights = (inputs[port].flatten(0, -2) for port in ("x", "indices", "weights"))
     act = ACTIVATION_KERNELS[ALIASES.get(attrs["fn"], attrs["fn"])]
-    return (run(tokens, indices, weights, parameters["gate_up_proj"], parameters["down_proj"], act).view_as(x),)
+    return (run(tokens, indices, weights, held(parameters, attrs, act)).view_as(x),)
 
 
 def _simple(function: Callable[[Values, Mapping[str, Any], Values], Tensor]) -> Kernel:
@@ -287,16 +320,24 @@ def _simple(function: Callable[[Values, Mapping[str, Any], Values], Tensor]) -> 
 
 
 KERNELS: Mapping[str, Kernel] = {
-    "embedding": _simple(lambda i, a, p: F.embedding(i["ids"], p["weight"], a["padding_idx"])),
+    "embedding": _embedding,
+    "position_embedding": _simple(lambda i, a, p: F.embedding(i["position_ids"] + a["offset"], p["weight"])),
     "position_ids": _position_ids,
+    "padded_positions": _padded_positions,
+    "sinusoid": lambda i, a, p, context: (sinusoids(i["position_ids"], a, context.dtype),),
     "rotary_embedding": _rotary_embedding,
     "apply_rotary": _apply_rotary,
+    "rotate": _simple(lambda i, a, p: rotate(i["x"], i["cos"], i["sin"], a)),
     "linear": _linear,
-    "rms_norm": _simple(lambda i, a, p: rms_norm(i["x"], p["weight"], a["eps"])),
-    "layer_norm": _simple(lambda i, a, p: F.layer_norm(i["x"], (a["size"],), p["weight"], p.get("bias"), a["eps"])),
+    "rms_norm": _simple(lambda i, a, p: rms_norm(i["x"], p.get("weight"), a)),
+    "gated_rms_norm": _simple(lambda i, a, p: gated_rms_norm(i["x"], i["gate"], p["weight"], a)),
+    "layer_norm": _simple(lambda i, a, p: layer_norm(i["x"], p.get("weight"), p.get("bias"), a)),
     "split_heads": _split_heads,
+    "view_heads": _simple(lambda i, a, p: i["x"].view(*i["x"].shape[:2], a["heads"], a["head_dim"])),
+    "heads_first": _simple(lambda i, a, p: i["x"].transpose(1, 2)),
     "merge_heads": _simple(lambda i, a, p: i["x"].reshape(*i["x"].shape[:2], -1)),
     "attention": _attention,
+    "alibi": _alibi,
     "activation": _simple(lambda i, a, p: ACTIVATION_KERNELS[ALIASES.get(a["fn"], a["fn"])](i["x"])),
     "router": _router,
     "experts": _experts,

@@ -1,6 +1,6 @@
 """What an op is: ports, settings, parameters, and what must hold for it. Needs no torch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,8 +15,9 @@ Problem = tuple[str, str]
 class Setting:
     """One attribute of an op."""
 
-    kind: Literal["size", "number", "flag", "choice", "table"]
-    """`size`: a positive integer. `number`: finite. `flag`: true or false. `choice`: one of `options`. `table`: JSON."""
+    kind: Literal["size", "number", "flag", "choice", "table", "integer", "integers", "dtype", "text"]
+    """`size`: a positive integer. `number`: finite. `flag`: true or false. `choice`: one of `options`. `table`: JSON.
+    `integer`: any whole number. `integers`: a list of them. `dtype`: a dtype's name, or `model` for the model's own."""
 
     summary: str
     """What it sets, in a few words."""
@@ -35,6 +36,8 @@ class ParameterSpec:
     """One learned tensor of a node."""
 
     name: str
+    """What it is called inside its node; nothing where the node is the tensor."""
+
     shape: Shape
     init: Literal["normal", "ones", "zeros"]
     """How the family initialises it: normal with the config's `initializer_range`, or constant."""
@@ -70,7 +73,7 @@ class Op:
     title: str
     """As shown to people and used for emitted classes: `RMSNorm`."""
 
-    group: Literal["embedding", "position", "attention", "norm", "mlp", "arithmetic", "shape"]
+    group: Literal["embedding", "position", "attention", "norm", "mlp", "arithmetic", "shape", "function"]
     summary: str
     """One line for the palette."""
 
@@ -87,8 +90,20 @@ class Op:
     source: str = ""
     """The paper."""
 
+    optional: frozenset[str] = frozenset()
+    """Ports that may be left unfed."""
+
     whole: frozenset[str] = frozenset()
     """Ports that carry whole numbers: token ids, positions, which experts. All others carry fractions."""
+
+    def fed(self, inputs: Container[str]) -> tuple[str, ...]:
+        """The ports that a node with these inputs has: those that must be fed, and those that are."""
+        return tuple(port for port in self.inputs if port not in self.optional or port in inputs)
+
+
+def parameter_key(path: str, name: str) -> str:
+    """The checkpoint's key of a node's learned tensor."""
+    return f"{path}.{name}" if name else path
 
 
 def show(shape: Shape) -> str:

@@ -10,6 +10,8 @@ from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import own_names, parse_layers, walk
 from canvas_rt.ops.catalogue import OPS, Op, ParameterSpec, Shape, complete, parameter_shapes
+from canvas_rt.ops.functions import is_function
+from canvas_rt.ops.op import parameter_key
 from canvas_rt.ops.routing import routes
 
 
@@ -33,7 +35,7 @@ class ParameterRow:
     @property
     def key(self) -> str:
         """The checkpoint's key, with a range where layers are alike."""
-        return f"{self.path}.{self.name}"
+        return parameter_key(self.path, self.name)
 
     @property
     def count(self) -> int:
@@ -76,10 +78,10 @@ def parameter_table(document: Document) -> tuple[ParameterRow, ...]:
     tied = document.tied
     rows = []
     for visit in walk(document):
-        if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT:
+        if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT or is_function(visit.item.op):
             continue
         for spec in _node_specs(visit.item, visit.environment):
-            pattern = f"{visit.path}.{spec.name}"
+            pattern = parameter_key(visit.path, spec.name)
             shared = sum(covers(pattern, key) for key in tied)
             rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared))
     return tuple(rows)

@@ -14,7 +14,9 @@ from canvas_rt.ir.expressions import names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, execution_order, layer_runs, recursive_blocks
 from canvas_rt.ops.catalogue import OPS, Facts, Op, Shape, complete, parameter_shapes, setting_problems, show, shown
-from canvas_rt.ops.kernels import KERNELS, Context
+from canvas_rt.ops.dispatch import kernel
+from canvas_rt.ops.functions import RUN_TIME, is_function
+from canvas_rt.ops.kernels import Context
 from canvas_rt.physics import labels
 from canvas_rt.physics.keys import Blocks, Environment, below, relevant, stand_in
 from canvas_rt.physics.meta import FastMeta
@@ -39,15 +41,14 @@ class Flow:
     """What a block is given at one of its inputs."""
 
     shape: Shape
-    whole: bool = False
-    """Whether it holds integers: token ids and positions."""
+    dtype: torch.dtype = torch.float32
 
     def make(self) -> Tensor:
-        return torch.empty(self.shape, dtype=torch.int64 if self.whole else torch.float32, device=META)
+        return torch.empty(self.shape, dtype=self.dtype, device=META)
 
 
 def flow(value: Tensor | None) -> Flow | None:
-    return None if value is None else Flow(tuple(value.shape), not value.is_floating_point())
+    return None if value is None else Flow(tuple(value.shape), value.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +170,7 @@ class _Run:
         values = {port: value for port, value in arriving.items() if value is not None and port in op.inputs}
         shapes = {port: tuple(value.shape) for port, value in values.items()}
         facts = Facts(attrs, shown(node), shapes, self._labels(node, shapes))
-        complete_inputs = len(values) == len(op.inputs)
+        complete_inputs = len(values) == len(op.fed(node.inputs))
         if flaws or not complete_inputs or not op.settings.keys() <= attrs.keys():
             return _recovered(op, facts)
         problems = [error(node.id, *problem) for problem in (*_fractions(op, values, facts), *_problems(op, facts))]
@@ -178,7 +179,7 @@ class _Run:
             return _recovered(op, facts)
         try:
             learned = {spec.name: torch.empty(spec.shape, device=META) for spec in parameter_shapes(node, attrs)}
-            return KERNELS[node.op](values, attrs, learned, self.context)
+            return kernel(node.op)(values, attrs, learned, self.context)
         except REFUSALS as refusal:
             arrived = ", ".join(f"{port} {facts.show(port)}" for port in shapes)
             message = f"PyTorch refuses {arrived}: {_first_line(refusal)}"
@@ -189,13 +190,17 @@ class _Run:
         """A node's settings as numbers, and what is wrong with them. Those without a value are left out."""
         attrs, flaws = {}, []
         written = shown(node)
+        environment = {
+            **self.environment,
+            **dict(zip(RUN_TIME, (self.setting.batch, self.setting.sequence), strict=True)),
+        }
         for name, value in complete(node).items():
             if names_in(value) & self.setting.broken:
                 continue
             try:
-                attrs[name] = resolve(value, self.environment)
+                attrs[name] = resolve(value, environment)
             except CanvasError as flaw:
-                unknown = sorted(names_in(value) - self.environment.keys())
+                unknown = sorted(names_in(value) - environment.keys())
                 hint = suggest(unknown[0], self.setting.sizes) if unknown else "Change the sizes that it is made of."
                 flaws.append(error(node.id, f"{name} = {written[name]} has no value: {reason(flaw, unknown)}", hint))
         unset = op.settings.keys() - attrs.keys()
@@ -318,7 +323,9 @@ def _both(symbolic: tuple[str, ...], actual: Shape) -> str:
 
 def _fractions(op: Op, values: Mapping[str, Tensor], facts: Facts) -> Iterator[tuple[str, str]]:
     """On meta, PyTorch would look up anything, and multiply whole numbers as if they were fractions."""
-    for port in op.inputs:
+    if is_function(op.name):
+        return
+    for port in op.fed(values):
         if port not in op.whole and op.name not in ARITHMETIC and not values[port].is_floating_point():
             yield (
                 f"takes fractions, but {port} is {facts.show(port)} of whole numbers, such as token ids",
@@ -364,10 +371,14 @@ def _recovered(op: Op, facts: Facts) -> Sequence[Tensor | None]:
         shapes = op.recover(facts)
         if len(shapes) != len(op.outputs) or not all(_is_shape(shape) for shape in shapes):
             return ()
-        flows = (Flow(tuple(s), port in op.whole) for port, s in zip(op.outputs, shapes, strict=True))
+        flows = (Flow(tuple(s), _dtype(op, port)) for port, s in zip(op.outputs, shapes, strict=True))
         return tuple(flow.make() for flow in flows)
     except (*REFUSALS, StopIteration):
         return ()
+
+
+def _dtype(op: Op, port: str) -> torch.dtype:
+    return torch.int64 if port in op.whole else torch.float32
 
 
 def _is_shape(shape: Any) -> bool:

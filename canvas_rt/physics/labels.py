@@ -81,6 +81,8 @@ class Reader:
             return "batch" if label == BATCH else "seq"
         if label in self.expressions:
             return self.expressions[label]
+        if not label:
+            return None  # with primes for sizes, a part may be empty that is not so with the real ones
         rest, factors = label, []
         for number, name in self.names.items():
             while rest % number == 0:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from canvas_rt.diagnostics import Diagnostic
 from canvas_rt.errors import CanvasError, UnresolvedShape, suggest
 from canvas_rt.ir.document import Document
@@ -190,11 +192,11 @@ def _run(
 ) -> tuple[BlockRun, BlockRun, frozenset[str]]:
     sizes = frozenset(document.sizes)
     inputs = document.blocks[document.root].inputs
-    primes = FrozenMap(dict.fromkeys(inputs, Flow((labels.BATCH, labels.SEQUENCE), True)))
+    primes = FrozenMap(dict.fromkeys(inputs, Flow((labels.BATCH, labels.SEQUENCE), torch.int64)))
     setting = Setting(labels.BATCH, labels.SEQUENCE, sizes, labelling=True)
     named = run_block(document.blocks, document.root, labels.label_environment(document), primes, setting, None)
     broken = frozenset(sizes - environment.keys())
-    given = FrozenMap(dict.fromkeys(inputs, Flow((batch, sequence), True)))
+    given = FrozenMap(dict.fromkeys(inputs, Flow((batch, sequence), torch.int64)))
     scope = relevant(document.blocks, document.root, {name: freeze(value) for name, value in environment.items()})
     run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, sizes, broken), named)
     return run, named, sizes

@@ -52,7 +52,7 @@ def output_ports(item: Item, blocks: Blocks) -> tuple[str, ...] | None:
 
 def input_ports(item: Item, blocks: Blocks) -> tuple[str, ...] | None:
     if isinstance(item, Node):
-        return OPS[item.op].inputs if item.op in OPS else None
+        return OPS[item.op].fed(item.inputs) if item.op in OPS else None
     name = item.block if isinstance(item, Use) else item.kinds[0].block
     return blocks[name].inputs if name in blocks else None
 

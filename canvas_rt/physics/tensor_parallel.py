@@ -85,6 +85,8 @@ def _cut(item: Item, given: Mapping[str, Placement], whole: frozenset[str], cuts
         return "channels"
     if op == "apply_rotary" and given["q"] == given["k"] == "heads" and given["cos"] == given["sin"] == "whole":
         return "heads"
+    if op == "rotate" and given["x"] == "heads" and given["cos"] == given["sin"] == "whole":
+        return "heads"
     if op == "attention" and placements == {"heads"}:
         return "heads"
     if op in ("rms_norm", "layer_norm", "softmax") and placements == {"heads"}:

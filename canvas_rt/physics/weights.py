@@ -10,7 +10,7 @@ import torch
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import parse_layers, walk
-from canvas_rt.ops.catalogue import Shape, complete
+from canvas_rt.ops.catalogue import Shape, complete, rotary_width
 from canvas_rt.ops.parameters import ParameterRow, parameter_table
 from canvas_rt.physics import linears
 from canvas_rt.physics.optimizers import Learner
@@ -86,7 +86,7 @@ def buffers(document: Document) -> dict[str, tuple[int, ...]]:
     found = {}
     for visit in walk(document):
         if isinstance(visit.item, Node) and visit.item.op == "rotary_embedding":
-            width = resolve(complete(visit.item)["head_dim"], visit.environment)
+            width = rotary_width(resolve(complete(visit.item), visit.environment))
             found[visit.path] = (width // 2 * 4,) * 2 * visit.times
     return found
 

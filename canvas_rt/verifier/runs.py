@@ -82,7 +82,7 @@ def recording(model: nn.Module, values: dict[str, Tensor]) -> Iterator[None]:
 def fill(model: nn.Module, weights: Callable[[str, tuple[int, ...]], Tensor], tied: Mapping[str, str]) -> nn.Module:
     """Give every parameter the weights of its key; tied ones share."""
     with torch.no_grad():
-        for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name not in tied:
-                parameter.copy_(weights(name, tuple(parameter.shape)))
+        for name, tensor in model.state_dict().items():
+            if name not in tied and tensor.is_floating_point():
+                tensor.copy_(weights(name, tuple(tensor.shape)))
     return model

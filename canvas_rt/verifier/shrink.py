@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from canvas_rt.errors import CanvasError
-from canvas_rt.importer.symbols import probe_assignments
+from canvas_rt.importer.probes import probe_assignments
 from canvas_rt.ir.document import Block, Document, Node, Stack
 from canvas_rt.ir.expressions import expression, is_expression, names_in
-from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import Item
 from canvas_rt.ops.compare import at_sizes
 from canvas_rt.ops.parameters import count_parameters
@@ -40,6 +40,51 @@ def pinned(document: Document) -> frozenset[str]:
     together = frozenset(TOGETHER) & set(names)
     attempts += [experts, together, together | {"intermediate_size"}, frozenset(names)]
     return next((attempt for attempt in attempts if _stands(document, attempt)), frozenset(names))
+
+
+Table = Mapping[str, Mapping[int, int]]
+"""For each size what its real values become."""
+
+
+def small_form(document: Document) -> tuple[frozenset[str], Document, Table]:
+    """A small document of the same graph: the sizes that keep their values in it, itself, and what its sizes became.
+
+    Where nothing but the import has set sizes, they are those of a probe, which the architecture is known to take.
+    """
+    probed = _as_probed(document)
+    if probed is not None:
+        return frozenset(), *probed
+    kept = pinned(document)
+    return kept, *shrink(document, [document.origin.sizes], kept)
+
+
+def _as_probed(document: Document) -> tuple[Document, Table] | None:
+    own = any(k.sizes for b in document.blocks.values() for i in b.nodes if isinstance(i, Stack) for k in i.kinds)
+    if own or document.sizes != document.origin.sizes or document.blocks == {}:
+        return None
+    values = dict(document.environment)
+    found = probe_assignments(values, (), (), document.origin.model_type)[PROBE]
+    sizes = {
+        name: found[name]
+        for name, real in document.sizes.items()
+        if isinstance(real, int) and isinstance(found.get(name), int) and name not in KEPT
+    }
+    if "sliding_window" in document.sizes and isinstance(document.sizes["sliding_window"], int):
+        sizes["sliding_window"] = min(document.sizes["sliding_window"], WINDOW)
+    if "max_position_embeddings" in sizes:
+        sizes["max_position_embeddings"] = 2 * LONGEST if _learns_positions(document) else LONGEST
+    others = {
+        name: freeze(found[name]) for name in document.config if name in found and not isinstance(found[name], float)
+    }
+    config = _config(document.config.with_items(others))
+    small = document.replace(sizes=document.sizes.with_items(sizes), config=config)
+    if not check(small, sequence=4).ok:
+        return None
+    return small, {name: {int(document.sizes[name]): size} for name, size in sizes.items()}
+
+
+PROBE = 1
+"""Which probe's sizes are run: heads in groups of four, as many models have them."""
 
 
 def _stands(document: Document, kept: frozenset[str]) -> bool:
@@ -93,6 +138,9 @@ def shrink(
         else few.get(name) or _small(name, sorted(found), values)
         for name, found in values.items()
     }
+    if _learns_positions(document) and "max_position_embeddings" not in kept:
+        longer = table.get("max_position_embeddings", {})
+        table["max_position_embeddings"] = {real: small + LONGEST for real, small in longer.items()}
 
     def size(name: str, value: Any) -> Any:
         return value if is_expression(value) else table.get(name, {}).get(value, value)
@@ -103,14 +151,20 @@ def shrink(
     return small, table
 
 
+def _learns_positions(document: Document) -> bool:
+    """Whether the model has a table of positions, beyond which it knows none."""
+    nodes = (i for b in document.blocks.values() for i in b.nodes if isinstance(i, Node) and i.op != "rotary_embedding")
+    return any("max_position_embeddings" in names_in(node.attrs) for node in nodes)
+
+
 def _config(config: Mapping[str, Any]) -> FrozenMap[str, Any]:
     """Token ids must stay inside the small vocabulary, scalings inside the small range of positions."""
     changed: dict[str, Any] = {}
     for name, value in config.items():
         if name == "pad_token_id" and isinstance(value, int) and value >= 0:
             changed[name] = 5
-        elif name.endswith("_token_id") and value is not None:
-            changed[name] = None
+        elif name.endswith("_token_id") and isinstance(value, int):
+            changed[name] = min(value, 4)
         elif name == "rope_parameters" and isinstance(value, Mapping) and "original_max_position_embeddings" in value:
             changed[name] = FrozenMap({**value, "original_max_position_embeddings": LONGEST // 2})
         elif name == "attention_dropout":

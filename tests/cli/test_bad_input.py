@@ -87,8 +87,8 @@ SOURCES: dict[str, tuple[str, Callable[[str], None], str]] = {
     "no model type": ("f.json", holding("{}"), "f.json: model_type: is missing"),
     "an unknown model type": (
         "f.json",
-        holding('{"model_type": "bert"}'),
-        'f.json: model_type: model type "bert" cannot',
+        holding('{"model_type": "lamma"}'),
+        'f.json: model_type: model type "lamma" cannot',
     ),
     "a missing size": ("f.json", holding(LLAMA + '"a": 1}'), "f.json: vocab_size: is missing"),
     "remote code": (

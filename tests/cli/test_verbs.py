@@ -38,7 +38,7 @@ def test_import_writes_a_document_and_reports(run: Any) -> None:
     Path("mine/config.json").write_text(json.dumps({**CONFIG, "my_field": 1}))
     ran = run("import", "mine", "-o", "mine.canvas.json", "--set", "num_hidden_layers=3", "--json")
     assert (ran.code, ran.made) == (0, {"mine.canvas.json"})
-    assert ran.json.keys() == {"nodes", "recognised", "symbols", "literals", "without_effect", "structural"}
+    assert ran.json.keys() == {"nodes", "recognised", "symbols", "literals", "without_effect", "unused", "structural"}
     assert "my_field" in ran.json["without_effect"]
     document = load("mine.canvas.json")
     assert (document.name, document.sizes["num_hidden_layers"]) == ("mine", 3)

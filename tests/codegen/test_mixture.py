@@ -43,7 +43,7 @@ def test_a_block_of_router_and_experts_reads_as_people_write_it(small_llama: Doc
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         _, weights, indices = self.gate(hidden_states)
-        tokens = self.experts(hidden_states.flatten(0, 1), indices.flatten(0, 1), weights.flatten(0, 1))
+        tokens = self.experts(hidden_states.flatten(0, -2), indices.flatten(0, -2), weights.flatten(0, -2))
         return tokens.view_as(hidden_states)
 """ in source(apply(small_llama, *mixture()))
 
@@ -120,11 +120,15 @@ def test_a_block_cannot_take_the_name_of_the_experts_class(small_llama: Document
         emit(edited)
 
 
-def test_a_router_in_a_block_of_its_own_is_refused_with_a_way_out(small_llama: Document) -> None:
-    edited = apply(small_llama, *mixture(), GroupNodes("model.layers.mlp", ("gate",), "Choice", "choice"))
-    message = r"LlamaSparseMoeBlock.experts: weights reads choice.weights, but an emitted module gives one value.*\n.*Ungroup choice"
-    with pytest.raises(CanvasError, match=message):
-        emit(edited)
+def test_a_router_in_a_block_of_its_own_gives_shares_and_experts(small_llama: Document, load: Load) -> None:
+    grouped = (*mixture(), GroupNodes("model.layers.mlp", ("gate",), "Choice", "choice"))
+    text = source(apply(small_llama, *grouped)).partition("class CanvasChoice")[2]
+    assert "-> tuple[torch.Tensor, torch.Tensor]:" in text and "return indices, weights" in text
+    own = load(*grouped).eval()
+    logits, weights = own(input_ids=IDS).logits, own.state_dict()
+    plain = load(*mixture()).eval()
+    plain.load_state_dict({key.replace("choice.gate.", "gate."): value for key, value in weights.items()})
+    assert torch.equal(plain(input_ids=IDS).logits, logits)
 
 
 def test_a_router_read_for_its_weights_alone_is_emitted(load: Load) -> None:

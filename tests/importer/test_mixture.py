@@ -1,16 +1,26 @@
 """Routers and experts are recognised by running them: transformers' own, and no look-alikes."""
 
+from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import MixtralConfig, Qwen3MoeConfig
+from transformers import MixtralConfig, PreTrainedConfig, Qwen3MoeConfig
+from transformers.activations import ACT2FN
+from transformers.integrations import use_experts_implementation
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.mixtral.modeling_mixtral import MixtralExperts, MixtralTopKRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts, Qwen3MoeTopKRouter
 
-from canvas_rt.importer.rules import MODULES, Leaf
+from canvas_rt.codegen.mixture import experts, router
+from canvas_rt.codegen.modules import CONSTRUCT, Classes, experts_name, router_name
+from canvas_rt.codegen.syntax import setting, unparse
+from canvas_rt.importer.rules import MODULES, Leaf, recognised
 from canvas_rt.importer.trace import register_functions
+from canvas_rt.ir.document import Node
+from canvas_rt.ir.frozen import freeze
+from canvas_rt.ops.catalogue import complete, parameter_shapes
 
 MIXTRAL = MixtralConfig(hidden_size=12, intermediate_size=10, num_local_experts=5, num_experts_per_tok=2)
 QWEN: dict[str, Any] = {"hidden_size": 12, "moe_intermediate_size": 10, "num_experts": 5, "num_experts_per_tok": 3}
@@ -85,5 +95,122 @@ def test_look_alikes_of_experts_are_not_recognised(kind: type[nn.Module]) -> Non
 
 def test_look_alikes_of_routers_are_not_recognised() -> None:
     assert read(Lowest(Qwen3MoeConfig(**QWEN))) is None
-    # Mixtral's router gives its weights in fp32, in a model of bf16 too: that is another function.
-    assert read(MixtralTopKRouter(MIXTRAL)) is None
+
+
+def test_a_router_whose_weights_stay_in_fp32_is_another() -> None:
+    settings = {"size": 12, "num_experts": 5, "top_k": 2, "scoring": "softmax", "normalise": True, "wide_weights": True}
+    assert read(MixtralTopKRouter(MIXTRAL)) == ("router", settings)
+
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 20,
+    "moe_intermediate_size": 20,
+    "num_experts": 16,
+    "num_local_experts": 16,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 2.5,
+    "moe_num_experts": 16,
+    "moe_topk": 3,
+    "moe_router_logit_softcapping": 5.0,
+}
+DEEPSEEK = {"scoring": "sigmoid", "normalise": True, "factor": 2.5, "correction": "buffer", "precision": "logits"}
+DEEPSEEK |= {"groups": 4, "top_groups": 2, "wide_weights": True, "sorted": False}
+LATE = {"scoring": "softmax", "normalise": False, "after_top_k": True}
+VARIETY: list[tuple[str, str, dict[str, Any]]] = [
+    ("deepseek_v3", "DeepseekV3TopkRouter", DEEPSEEK),
+    ("glm4_moe", "Glm4MoeTopkRouter", DEEPSEEK),
+    ("granitemoe", "GraniteMoeTopKRouter", LATE),
+    ("gpt_oss", "GptOssTopKRouter", {**LATE, "bias": True}),
+    (
+        "flint",
+        "FlintTopKRouter",
+        {"scoring": "sigmoid", "normalise": True, "precision": "logits", "wide_weights": True},
+    ),
+    (
+        "laguna",
+        "LagunaTopKRouter",
+        {"scoring": "sigmoid", "normalise": True, "correction": "parameter", "softcap": 5.0},
+    ),
+    (
+        "kolibri1",
+        "Kolibri1TopKRouter",
+        {
+            "scoring": "sigmoid",
+            "normalise": False,
+            "after_top_k": True,
+            "correction": "buffer",
+            "precision": "logits",
+            "wide_weights": True,
+        },
+    ),
+    (
+        "deepseek_v4",
+        "DeepseekV4TopKRouter",
+        {
+            "scoring": "sqrtsoftplus",
+            "normalise": True,
+            "factor": 2.5,
+            "correction": "buffer",
+            "precision": "model",
+            "sorted": False,
+        },
+    ),
+    ("qwen3_moe", "Qwen3MoeExperts", {"fn": "silu"}),
+    ("aria_text", "AriaExperts", {"fn": "silu", "transposed": True}),
+    ("deepseek_v4", "DeepseekV4Experts", {"fn": "silu", "limit": 10.0}),
+    ("nemotron_h", "NemotronHExperts", {"fn": "relu2", "gated": False, "sum_dtype": "weights"}),
+    (
+        "gpt_oss",
+        "GptOssExperts",
+        {
+            "fn": "silu",
+            "bias": True,
+            "transposed": True,
+            "interleaved": True,
+            "limit": 7.0,
+            "alpha": 1.702,
+            "shifted": True,
+        },
+    ),
+]
+
+
+def small(model_type: str, name: str) -> nn.Module:
+    config: Any = CONFIG_MAPPING[model_type]()
+    for field, value in SIZES.items():
+        if hasattr(config, field):
+            setattr(config, field, value)
+    modeling = import_module(type(config).__module__.replace("configuration_", "modeling_"))
+    module: nn.Module = getattr(modeling, name)(config)
+    return module
+
+
+def emitted(node: Node) -> nn.Module:
+    """The module of a node as an emitted model has it."""
+    names: dict[str, Any] = {"torch": torch, "nn": nn, "ACT2FN": ACT2FN, "Config": object, "config": PreTrainedConfig()}
+    names["use_experts_implementation"] = use_experts_implementation
+    attrs = complete(node)
+    text = router(router_name("Emitted", attrs), [attrs]) if node.op == "router" else ""
+    exec(text or experts(experts_name("Emitted", attrs), "Config", attrs), names)
+    settings = {name: setting(value) for name, value in attrs.items()}
+    module: nn.Module = eval(unparse(CONSTRUCT[node.op](node, settings, Classes("Emitted"))), names)
+    return module
+
+
+@pytest.mark.parametrize(("model_type", "name", "settings"), VARIETY)
+def test_a_variant_is_read_emitted_and_read_again(model_type: str, name: str, settings: dict[str, Any]) -> None:
+    module = small(model_type, name)
+    found = recognised(module)
+    assert found is not None
+    sizes = ("size", "num_experts", "top_k", "intermediate_size")
+    assert {key: value for key, value in found[1].items() if key not in sizes} == settings
+    node = Node(id="leaf", op=found[0], attrs=freeze(found[1]))
+    shapes = {spec.name: spec.shape for spec in parameter_shapes(node, complete(node))}
+    assert shapes == {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    again = emitted(node)
+    assert {key: tuple(tensor.shape) for key, tensor in again.state_dict().items()} == shapes
+    assert recognised(again) == found

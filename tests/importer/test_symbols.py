@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from canvas_rt.importer.symbols import express, probe_assignments
+from canvas_rt.importer.probes import probe_assignments
+from canvas_rt.importer.symbols import express
 
 CONFIG = {
     "hidden_size": 4096,

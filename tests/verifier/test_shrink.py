@@ -7,7 +7,7 @@ from edit_kinds import mixture
 
 from canvas_rt import Document, apply
 from canvas_rt.edits import AddSize, SetAttr, SetSize
-from canvas_rt.importer.symbols import probe_assignments
+from canvas_rt.importer.probes import probe_assignments
 from canvas_rt.physics import check
 from canvas_rt.verifier.shrink import pinned, shrink
 

@@ -8,8 +8,8 @@ from canvas_rt.importer.config.classes import (
     Declared,
     causal_classes,
     config_class,
-    declared,
     every_type,
+    fields_of,
     model_class_name,
     spellings,
     supported,
@@ -17,7 +17,7 @@ from canvas_rt.importer.config.classes import (
     text_type,
 )
 from canvas_rt.importer.config.fields import check_field, dtype, is_float, table
-from canvas_rt.importer.config.refused import INERT, REFUSED, UNLESS_DECLARED, check_architectures, says_nothing
+from canvas_rt.importer.config.refused import INERT, REFUSED, UNLESS_DECLARED, check_architectures, encoder
 from canvas_rt.importer.config.relations import Facts, check_relations, fill_groups
 from canvas_rt.importer.config.rope import check_rope, rotary
 from canvas_rt.ir.files import shown
@@ -28,7 +28,14 @@ REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers
 ALWAYS = ("dtype", "torch_dtype")
 """Fields of all configs that reach transformers."""
 
-_ROPE = ("rope_scaling", "rope_parameters", "rope_theta")
+UNSUPPORTED: Mapping[str, str] = {
+    "gemma4_assistant": "it reads the keys and values of the model that it drafts for",
+    "gemma4_unified_assistant": "it reads the keys and values of the model that it drafts for",
+}
+"""Model types that transformers calls causal language models, but which do not go from tokens to scores."""
+
+SWITCHED = {"sliding_window": "use_sliding_window"}
+"""Numbers that a class writes as 0 where a flag of its own says that they are not used."""
 
 
 def check_config(raw: Any, name: str = "config.json") -> dict[str, Any]:
@@ -46,9 +53,13 @@ def check_config(raw: Any, name: str = "config.json") -> dict[str, Any]:
             refuse(raw[field], f"{name}: {field}")
     if model_type not in every_type():
         raise _unsupported(model_type, name)
+    if model_type in UNSUPPORTED:
+        raise UnsupportedModelError(
+            f"model type '{model_type}' cannot be imported: {UNSUPPORTED[model_type]}", path=f"{name}: model_type"
+        )
     check_architectures(raw.get("architectures"), f"{name}: architectures", _saved_as(model_type))
     text = text_field(model_type)
-    if text is not None and _imports_text(model_type):
+    if text is not None and imports_text(model_type):
         return _text(raw, text, model_type, name)
     if model_class_name(model_type) is None:
         raise _unsupported(model_type, name)
@@ -60,8 +71,7 @@ def ignored_fields(raw: Mapping[str, Any]) -> tuple[str, ...]:
     model_type = raw.get("model_type")
     known: set[str] = set(REFUSED) | set(UNLESS_DECLARED) | INERT | set(ALWAYS)
     if isinstance(model_type, str) and model_type in every_type():
-        known |= set(spellings(model_type))
-        known |= {field.name for field in declared(model_type).values()}
+        known |= set(spellings(config_class(model_type)))
     strange = (str(field) for field in raw if field not in known)
     return tuple(field if field.isprintable() and len(field) <= 60 else shown(field) for field in strange)
 
@@ -106,20 +116,22 @@ def _encodes(model_type: str) -> bool:
 # the text model of a multimodal config
 
 
-def _imports_text(model_type: str) -> bool:
+def imports_text(model_type: str) -> bool:
     """Whether a multimodal model type is imported as its text model: always, but where its own class is another."""
-    field = text_field(model_type)
-    return field is not None and not model_type.endswith("_assistant")
+    return text_field(model_type) is not None and model_type not in UNSUPPORTED
 
 
 def _text(raw: Mapping[str, Any], field: str, model_type: str, name: str) -> dict[str, Any]:
+    """The text model's fields, in a config of their own or, in some published ones, among the others."""
     text = raw.get(field)
     if text is not None:
         table(text, f"{name}: {field}")
-    own = text_type(model_type, field, text or {})
     inner = f"{name}: {field}"
+    own = text_type(model_type, field, text or {})
     if not isinstance(own, str) or own not in every_type() or model_class_name(own) is None:
-        raise _unsupported(own if isinstance(own, str) else model_type, f"{inner}" if text else name)
+        raise _unsupported(own if isinstance(own, str) else model_type, inner if text else name)
+    if text is None and "hidden_size" in raw:
+        return _checked(raw, own, name, whole=True)
     for refused, refuse in REFUSED.items():
         if refused in (text or {}):
             refuse((text or {})[refused], f"{inner}: {refused}")
@@ -131,36 +143,85 @@ def _text(raw: Mapping[str, Any], field: str, model_type: str, name: str) -> dic
 
 def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) -> dict[str, Any]:
     """A text model's fields by canonical names; with `whole`, every size must be there."""
-    fields = declared(model_type)
+    cls = config_class(model_type)
+    fields, names = fields_of(cls), spellings(cls)
     for field, refuse in UNLESS_DECLARED.items():
-        if field in raw and (field not in spellings(model_type) or _drops(fields[spellings(model_type)[field]])):
+        if field in raw and (field not in names or _drops(fields[names[field]])):
             refuse(raw[field], f"{name}: {field}")
-    given = _canonical(raw, model_type, name)
+    given = _canonical(raw, cls, name)
     for field in REQUIRED if whole else ():
         if field in fields and isinstance(fields[field].default, int) and field not in given:
-            raise ConfigError(
-                "is missing",
-                path=f"{name}: {_spelt(fields[field])}",
-                hint=f"Every {model_type} config gives it: add it.",
-            )
-    config: dict[str, Any] = {"model_type": model_type}
-    layers = _depth(given, fields, name)
-    for field, value in given.items():
-        spelling = _given_as(raw, field, model_type)
-        check_field(fields[field], value, f"{name}: {spelling}", layers)
-        config[field] = float(value) if is_float(fields[field]) and isinstance(value, int) else value
+            hint = f"Every {model_type} config gives it: add it."
+            raise ConfigError("is missing", path=f"{name}: {fields[field].own}", hint=hint)
+    config = {"model_type": model_type, **_values(given, raw, cls, name)}
     for field in ALWAYS:
         if field in raw:
             dtype(raw[field], f"{name}: {field}")
             config[field] = raw[field]
-    facts = Facts(config, fields, model_type, name)
-    fill_groups(facts)
-    if "rope_parameters" in fields:
-        check_rope(config, rotary(model_type), name)
-    check_relations(facts)
+    _together(config, cls, name)
     if "is_decoder" in fields:
         config["is_decoder"] = True  # an encoder's class looks ahead unless it is told that it decodes
     return config
+
+
+def _together(config: dict[str, Any], cls: Any, name: str) -> None:
+    """Check the fields of one config with one another."""
+    facts = Facts(config, fields_of(cls), cls, name)
+    fill_groups(facts)
+    if "rope_parameters" in facts.fields:
+        check_rope(config, rotary(cls), name)
+    check_relations(facts)
+
+
+def _values(given: Mapping[str, Any], raw: Mapping[str, Any], cls: Any, name: str) -> dict[str, Any]:
+    """Each field's value, checked by itself."""
+    fields = fields_of(cls)
+    depth = fields.get("num_hidden_layers")
+    layers = given.get("num_hidden_layers", depth.default if depth else None)
+    layers = layers if isinstance(layers, int) and not isinstance(layers, bool) else None
+    values: dict[str, Any] = {}
+    for field, value in given.items():
+        path = f"{name}: {_given_as(raw, field, cls)}"
+        if field == "per_layer_config":
+            values[field] = _by_layer(value, cls, path, layers)
+        elif fields[field].holds is not None and value is not None:
+            values[field] = _nested(value, fields[field].holds, path)
+        elif not (value == 0 and SWITCHED.get(field) in fields):
+            check_field(fields[field], value, path, layers)
+            if value is None and not fields[field].declared:
+                continue  # as if it were not there
+            values[field] = float(value) if is_float(fields[field]) and isinstance(value, int) else value
+    return values
+
+
+def _nested(value: Any, cls: Any, path: str) -> dict[str, Any]:
+    """A config within the config: the fields that its class knows, under the class's own names."""
+    table(value, path)
+    own = value.get("model_type")
+    if isinstance(own, str) and own in every_type() and cls.model_type:
+        cls = config_class(own)
+    for field, refuse in REFUSED.items():
+        if field in value and refuse is not encoder:
+            refuse(value[field], f"{path}: {field}")
+    config = _values(_canonical(value, cls, path), value, cls, path)
+    _together(config, cls, path)
+    kept = {"model_type": own} if cls.model_type == own else {}
+    return {**kept, **{fields_of(cls)[name].own if name in fields_of(cls) else name: v for name, v in config.items()}}
+
+
+def _by_layer(value: Any, cls: Any, path: str, layers: int | None) -> Any:
+    """What single layers have for themselves, checked as the fields that they stand in for."""
+    if value is None:
+        return None
+    table(value, path)
+    checked: dict[str, Any] = {}
+    for layer, own in value.items():
+        index = int(layer) if str(layer).isascii() and str(layer).isdecimal() and len(str(layer)) < 6 else -1
+        if not 0 <= index < (layers if layers is not None else index + 1):
+            raise ConfigError(f"{shown(layer)} is no layer", path=path, hint="Layers count from 0.")
+        table(own, f"{path}: {layer}")
+        checked[str(index)] = _values(_canonical(own, cls, f"{path}: {layer}"), own, cls, f"{path}: {layer}")
+    return checked
 
 
 def _drops(field: Declared) -> bool:
@@ -168,9 +229,9 @@ def _drops(field: Declared) -> bool:
     return not field.sorts and field.name == "layer_types"
 
 
-def _canonical(raw: Mapping[str, Any], model_type: str, name: str) -> dict[str, Any]:
-    """The fields that a model type knows, by their canonical names, in the class's order."""
-    fields, names = declared(model_type), spellings(model_type)
+def _canonical(raw: Mapping[str, Any], cls: Any, name: str) -> dict[str, Any]:
+    """The fields that a config class knows, by their canonical names, in the class's order."""
+    fields, names = fields_of(cls), spellings(cls)
     found: dict[str, Any] = {}
     for spelling, value in raw.items():
         field = names.get(spelling)
@@ -178,7 +239,7 @@ def _canonical(raw: Mapping[str, Any], model_type: str, name: str) -> dict[str, 
             continue
         if field in found and found[field] != value:
             raise ConfigError(
-                f"is {shown(value)}, but {_given_as(raw, field, model_type)} says {shown(found[field])}",
+                f"is {shown(value)}, but {_given_as(raw, field, cls)} says {shown(found[field])}",
                 path=f"{name}: {spelling}",
                 hint="They are two names of one field: give one of them.",
             )
@@ -186,22 +247,10 @@ def _canonical(raw: Mapping[str, Any], model_type: str, name: str) -> dict[str, 
     return {field: found[field] for field in fields if field in found}
 
 
-def _given_as(raw: Mapping[str, Any], field: str, model_type: str) -> str:
+def _given_as(raw: Mapping[str, Any], field: str, cls: Any) -> str:
     """The name by which a config gives a field."""
-    names = spellings(model_type)
+    names = spellings(cls)
     return next((spelling for spelling in raw if names.get(spelling) == field), field)
 
 
-def _spelt(field: Declared) -> str:
-    return field.own
-
-
-def _depth(given: Mapping[str, Any], fields: Mapping[str, Declared], name: str) -> int | None:
-    """How many layers the lists of a config are for; None where that cannot be told."""
-    layers = given.get(
-        "num_hidden_layers", fields["num_hidden_layers"].default if "num_hidden_layers" in fields else None
-    )
-    return layers if isinstance(layers, int) and not isinstance(layers, bool) else None
-
-
-__all__ = ["check_config", "ignored_fields", "says_nothing"]
+__all__ = ["check_config", "ignored_fields"]

@@ -45,6 +45,7 @@ ENCODERS = frozenset(own for names in ENCODER.values() for own in names)
 
 UNDECLARED: Mapping[str, frozenset[str]] = {
     "head_dim": frozenset({"int", "null"}),
+    "rope_parameters": frozenset({"dict", "null"}),
     "rope_theta": frozenset({"int", "float", "null"}),
     "rope_scaling": frozenset({"dict", "null"}),
     "partial_rotary_factor": frozenset({"int", "float", "null"}),
@@ -74,8 +75,11 @@ class Declared:
     default: Any = None
     """What its class takes for it where it is left out; None where that follows from other fields."""
 
-    config_class: str = ""
-    """The model type of the config that it holds, where it holds one."""
+    declared: bool = True
+    """Whether its class declares it; else it, or its model, reads it where a config has it."""
+
+    holds: Any = None
+    """The class of the config that it holds, where it holds one."""
 
 
 @lru_cache(maxsize=1)
@@ -142,32 +146,37 @@ def model_class_name(model_type: str) -> str | None:
     return causal_classes().get(model_type) or causal_classes().get(_parents().get(model_type, ""))
 
 
-@lru_cache(maxsize=512)
 def declared(model_type: str) -> Mapping[str, Declared]:
     """The fields that a model type's class has for its architecture, by name, in the class's order."""
+    return fields_of(config_class(model_type))
+
+
+@lru_cache(maxsize=1024)
+def fields_of(cls: Any) -> Mapping[str, Declared]:
+    """The fields that a config class has for its architecture, by name, in its order."""
     from transformers import PretrainedConfig
 
-    cls = config_class(model_type)
     common = {field.name for field in dataclasses.fields(PretrainedConfig)}
     fields = [field for field in dataclasses.fields(cls) if field.name not in common]
     names = canonical_names({field.name for field in fields}, cls.attribute_map)
     found = {names[field.name]: _declared(field, names[field.name], cls) for field in fields}
-    for name, sorts in UNDECLARED.items():
-        if name not in found and name not in cls.attribute_map and _reads(cls, name):
-            found[name] = Declared(name, name, sorts)
-    for name in sorted(_legacy(cls) - found.keys() - common - {names.get(own) for own in names}):
-        found[name] = Declared(name, name, frozenset())
-    return types.MappingProxyType(found)
+    taken = found.keys() | cls.attribute_map.keys()
+    read = [name for name in UNDECLARED if name not in taken and _reads(cls, name)]
+    found |= {name: Declared(name, name, UNDECLARED[name], declared=False) for name in read}
+    old = sorted(_legacy(cls) - found.keys() - common - set(names))
+    return types.MappingProxyType(found | {name: Declared(name, name, frozenset(), declared=False) for name in old})
 
 
-@lru_cache(maxsize=512)
-def spellings(model_type: str) -> Mapping[str, str]:
-    """Every name that a model type's class takes for a field, and the one by which Canvas knows it."""
-    fields = declared(model_type)
+@lru_cache(maxsize=1024)
+def spellings(cls: Any) -> Mapping[str, str]:
+    """Every name that a config class takes for a field, and the one by which Canvas knows it."""
+    fields = fields_of(cls)
     found = {field.own: name for name, field in fields.items()}
-    for alias, own in config_class(model_type).attribute_map.items():
-        if own in found:
-            found.setdefault(alias, found[own])
+    for alias, stored in cls.attribute_map.items():
+        if stored in found:
+            found.setdefault(alias, found[stored])
+        elif alias in found:
+            found[stored] = found[alias]
     return types.MappingProxyType({**found, **{name: name for name in fields}})
 
 
@@ -207,9 +216,8 @@ def _declared(field: "dataclasses.Field[Any]", name: str, cls: Any) -> Declared:
         default = None
     leaves = tuple(_leaves(field.type))
     choices = tuple(value for leaf in leaves for value in typing.get_args(leaf) if isinstance(value, str))
-    held = cls.sub_configs_defaults.get(field.name)
-    nested = held.model_type if held is not None else _nested(leaves)
-    return Declared(name, field.name, frozenset(map(_sort, leaves)), choices, default, nested)
+    sorts = frozenset(map(_sort, leaves))
+    return Declared(name, field.name, sorts, choices, default, holds=_held(field.name, leaves, cls))
 
 
 def _leaves(annotation: Any) -> Iterator[Any]:
@@ -232,14 +240,15 @@ def _sort(annotation: Any) -> str:
     return _SORTS.get(origin or annotation, "dict")
 
 
-def _nested(leaves: tuple[Any, ...]) -> str:
-    """The key of a config class that is not among those of transformers' own table."""
+def _held(own: str, leaves: tuple[Any, ...], cls: Any) -> Any:
+    """The class of the config that a field holds; None where it holds none."""
     from transformers import PretrainedConfig
 
-    for leaf in leaves:
-        if isinstance(leaf, type) and issubclass(leaf, PretrainedConfig) and leaf is not PretrainedConfig:
-            return f"{leaf.__module__}:{leaf.__name__}"
-    return ""
+    spec = cls.sub_configs_defaults.get(own)
+    if spec is not None:
+        return spec.config_class if issubclass(spec.config_class, PretrainedConfig) else config_class(spec.model_type)
+    configs = (leaf for leaf in leaves if isinstance(leaf, type) and issubclass(leaf, PretrainedConfig))
+    return next((leaf for leaf in configs if leaf is not PretrainedConfig), None)
 
 
 # what a class's files say
@@ -268,11 +277,16 @@ def model_source(cls: Any) -> str:
 def _legacy(cls: Any) -> set[str]:
     """Fields of older configs that a class still takes."""
     pattern = r'kwargs\.(?:pop|get)\(\s*"(\w+)"|kwargs\["(\w+)"\]\s*(?!=)|"(\w+)" (?:not )?in kwargs'
-    return {name for found in re.findall(pattern, config_source(cls)) for name in found if name}
+    text = config_source(cls)
+    found = {name for names in re.findall(pattern, text) for name in names if name}
+    if 'kwargs.pop(f"swa_{name}"' in text:  # a loop over the sizes of attention
+        found |= {f"swa_{name}" for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "v_head_dim")}
+        found |= {"swa_q_lora_rank", "swa_kv_lora_rank", "swa_qk_nope_head_dim"}
+    return found
 
 
 def _reads(cls: Any, name: str) -> bool:
     """Whether a class or its model reads a field that the class does not declare."""
-    if name in ("rope_theta", "rope_scaling"):
-        return any(field.name == "rope_parameters" for field in dataclasses.fields(cls))
+    if name.startswith("rope_"):
+        return any(f"config.{read}" in model_source(cls) for read in ("rope_parameters", name))
     return f'"{name}"' in model_source(cls) or name in config_source(cls)

@@ -132,7 +132,7 @@ def table(value: Any, path: str) -> None:
 def plain(value: Any, path: str) -> None:
     """A value of an old or rare field: numbers, flags and short texts, alone or in short lists and tables."""
     if isinstance(value, Mapping):
-        if len(value) > MOST_LAYERS or not all(isinstance(key, str) and key.isidentifier() for key in value):
+        if len(value) > MOST_LAYERS or not all(isinstance(key, str) and re.fullmatch(r"\w+", key) for key in value):
             raise ConfigError(f"must be an object of few plain fields, not {shown(value)}", path=path)
         for key, inner in value.items():
             plain(inner, f"{path}: {key}")
@@ -199,6 +199,9 @@ LAYER_KINDS = (
 
 MLP_KINDS = ("dense", "sparse", "hash_moe", "moe")
 
+NAMED = frozenset({"default_language"})
+"""Texts that the config itself gives a meaning to."""
+
 LISTS: Mapping[str, tuple[Check, bool]] = {
     "layer_types": (_words(*LAYER_KINDS), True),
     "layers_block_type": (_words(*LAYER_KINDS), True),
@@ -232,6 +235,7 @@ LISTS: Mapping[str, tuple[Check, bool]] = {
 }
 """Fields that are lists: the check of an entry, and whether there is one entry for each layer."""
 
+NOT_EMPTY = ("block_types", "attn_layers")
 LENGTHS = {"time_step_limit": 2, "mlp_multipliers": 2, "ssm_multipliers": 5, "axial_pos_shape": 2}
 LENGTHS |= {"axial_pos_embds_dim": 2}
 """Lists of one length."""
@@ -263,7 +267,7 @@ FLOATS: tuple[tuple[str, Check], ...] = (
     (r".*rope_theta|.*rotary_emb_base|rope_local_base_freq", theta),
     (r"partial_rotary_factor|rotary_pct", positive_share),
     (r".*softcap(ping)?|.*_soft_cap", positive),
-    (r".*_factor|.*_ratio|.*fraction|.*_(min|max|floor)|.*_scale|.*limit", positive),
+    (r".*dim_multiplier|.*_factor|.*_ratio|.*fraction|.*_(min|max|floor)|.*_scale|.*limit", positive),
     (r".*coef(ficient)?", at_least_nothing),
 )
 """What a number may be, by its name; any finite number where none fits."""
@@ -271,15 +275,23 @@ FLOATS: tuple[tuple[str, Check], ...] = (
 LAYERS = r"(num_)?(.*_)?layers|n_layers?|num_layers_per_stack|num_blocks|n_layer"
 PARTS = (
     r"(num|n)_(?!embd|inner|ctx|positions|embed)\w+|.*_heads|.*experts?(_per_tok\w*)?|top_?k\w*|.*_(topk|top_k)|moe_k"
-    r"|.*(kernel|kernel_size|kernel_dim|d_conv)|conv1d_width|conv_L_cache|.*_cycles|.*iters|.*ngram.*|.*_inputs|expand"
+    r"|.*(kernel|kernel_size|kernel_dim|d_conv)|conv1d_width|conv_L_cache|.*_cycles|.*iters|ngram(_size)?|heads_per_ngram|split_ngram_parts|.*_inputs|expand"
     r"|.*_expand|expansion_ratio|hc_\w+|.*(period|interval|step|offset|freq|pattern|every\w*)"
 )
 FROM_NOTHING = (
     r"first_k_dense_replace|.*shared_experts?|.*shared\w*_size|num_kv_shared_layers|num_nextn_\w+|num_mtp_layers"
     r"|num_dense_layers|.*offset|.*_start_index|zero_expert_num|max_window_layers|num_hash_layers|.*_active_idx"
-    r"|hidden_size_per_layer_input|vocab_size_per_layer_input|.*_num_chunks_\w+|.*_min_masks|num_logits_to_keep|.*seed"
+    r"|hidden_size_per_layer_input|.*_num_chunks_before|.*_min_masks|num_logits_to_keep|.*seed"
 )
 """Counts of what a model may do without."""
+
+
+NEVER_NULL = (
+    rf"{ACTIVATED}|.*dropout.*|.*_?pdrop|.*_prob|.*eps(ilon)?|.*_head_dim|first_k_dense_replace|vocab_size|hidden_size"
+    r"|.*experts.*|moe_layer_\w+|cross_attn_k|encoder_hash_\w+_(vocab|functions)|lambda_std_dev|max_window_layers"
+    r"|lsh_\w+|block_types|global_head_dim|num_attention_heads|num_hidden_layers|num_dense_layers|.*_size(?!_per)|expand|mamba_(expand|d_\w+|n_\w+)|chunk_size"
+)
+"""Fields that a class may allow to be null, and its model cannot do without unless the class itself leaves them open."""
 
 
 def _fits(pattern: str, name: str) -> bool:
@@ -319,6 +331,8 @@ def check_field(field: Declared, value: Any, path: str, layers: int | None) -> N
     name, sorts = field.name, field.sorts
     if name in ("dtype", "torch_dtype"):
         return dtype(value, path)
+    if name.endswith("_num_chunks_after"):
+        return whole(value, path, 0, 0)
     if name == "pretraining_tp":
         return only_one(value, path)
     if name == "eos_token_id":
@@ -327,7 +341,9 @@ def check_field(field: Declared, value: Any, path: str, layers: int | None) -> N
         return token_id(value, path)
     if value is None and _may_be_null(field):
         return None
-    if name in LISTS and isinstance(value, list | tuple):
+    if name == "attention_types" and isinstance(value, list | tuple):
+        return _schedule(value, path, layers)
+    if name in LISTS:
         return check_list(name, value, path, layers)
     if _fits(ACTIVATED, name) and "str" in sorts:
         return activation(value, path)
@@ -345,6 +361,8 @@ def _is_token(name: str) -> bool:
 
 
 def _may_be_null(field: Declared) -> bool:
+    if (field.default is not None or not field.sorts) and _fits(NEVER_NULL, field.name):
+        return False
     # Old configs write null for as many key/value heads as query heads, whatever their class takes now.
     return "null" in field.sorts or not field.sorts or field.name == "num_key_value_heads"
 
@@ -353,6 +371,8 @@ def _by_sort(field: Declared, value: Any, path: str, layers: int | None) -> None
     sorts = field.sorts
     if not sorts:
         return _undeclared(field, value, path)
+    if isinstance(value, str) and "str" in sorts and field.name in NAMED:
+        return plain(value, path)
     if isinstance(value, str) and "str" in sorts:
         known = field.choices or (
             *WORDS.get(field.name, ()),
@@ -379,6 +399,8 @@ def _by_sort(field: Declared, value: Any, path: str, layers: int | None) -> None
 
 def _undeclared(field: Declared, value: Any, path: str) -> None:
     """An old field, by what it looks like."""
+    if field.name.endswith(("_dim", "_heads", "_size", "_rank")):
+        return whole(value, path)
     if isinstance(value, int) and not isinstance(value, bool) and not any(_fits(p, field.name) for p, _ in FLOATS):
         return whole(value, path, -1, MOST_LAYERS if _fits(f"{LAYERS}|{PARTS}", field.name) else LARGEST_SIZE)
     if isinstance(value, float | int) and not isinstance(value, bool):
@@ -395,9 +417,27 @@ def _numbers_by_layer(field: Declared, value: Any, path: str, layers: int | None
     return _as_many(value, path, layers)
 
 
+def _schedule(value: Any, path: str, layers: int | None) -> None:
+    """Kinds of attention in turn, and how often: `[[["global", "local"], 12]]` is for 24 layers."""
+    count = 0
+    for index, part in enumerate(value):
+        proper = isinstance(part, list | tuple) and len(part) == 2 and isinstance(part[0], list | tuple)
+        if not proper or not part[0]:
+            raise ConfigError(
+                f'must be a list such as [["global", "local"], 12], not {shown(part)}', path=f"{path}[{index}]"
+            )
+        listed(part[0], f"{path}[{index}]", _words("global", "local"))
+        whole(part[1], f"{path}[{index}]", 1, MOST_LAYERS)
+        count += len(part[0]) * part[1]
+    if layers is not None and count != layers:
+        raise ConfigError(f"is for {count} layers, but num_hidden_layers is {layers}", path=path)
+
+
 def check_list(name: str, value: Any, path: str, layers: int | None) -> None:
     """A list by its name: its entries, and how many there are."""
     element, by_layer = LISTS[name]
+    if name in NOT_EMPTY and not value:
+        raise ConfigError("is empty", path=path, hint="Name a kind of layer.")
     listed(value, path, element)
     if name in LENGTHS and len(value) != LENGTHS[name]:
         raise ConfigError(f"has {len(value)} entries, not {LENGTHS[name]}", path=path)
@@ -408,15 +448,13 @@ def check_list(name: str, value: Any, path: str, layers: int | None) -> None:
 def _as_many(value: Any, path: str, layers: int | None) -> None:
     if layers is not None and len(value) != layers:
         raise ConfigError(
-            f"has {len(value)} entries for {layers} layers",
-            path=path,
-            hint="Give one entry for each of num_hidden_layers.",
+            f"has {len(value)} entries, but num_hidden_layers is {layers}", path=path, hint="Give one for each layer."
         )
 
 
 def is_float(field: Declared) -> bool:
     """Whether a class takes a number with a fraction, so that `0` stands for `0.0`."""
-    return "float" in field.sorts and isinstance(field.default, float)
+    return "float" in field.sorts and ("int" not in field.sorts or isinstance(field.default, float))
 
 
 __all__ = ["DTYPES", "LARGEST_SIZE", "MOST_PARTS", "bounds", "check_field", "check_list", "is_float"]

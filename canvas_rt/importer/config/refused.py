@@ -72,7 +72,7 @@ _BY_LAYER = _never(
 _NESTED = _never(
     "is not supported: a config within the config", "Save the text model's config as a config.json of its own."
 )
-_ENCODER = _never("is not supported: Canvas imports causal language models", "Remove the field.")
+encoder = _never("is not supported: Canvas imports causal language models", "Remove the field.")
 
 REFUSED: Mapping[str, Refusal] = {
     "auto_map": _CODE,
@@ -85,8 +85,8 @@ REFUSED: Mapping[str, Refusal] = {
     "experts_implementation": _own_attention,
     "_experts_implementation": _own_attention,
     "_experts_implementation_internal": _own_attention,
-    "is_encoder_decoder": _ENCODER,
-    "add_cross_attention": _ENCODER,
+    "is_encoder_decoder": encoder,
+    "add_cross_attention": encoder,
 }
 """Fields that are accepted only while they say nothing; none reaches transformers."""
 

@@ -1,12 +1,13 @@
 """Check the fields of a config together: what must divide, match, or stay in order. Rules go by field names."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from canvas_rt.errors import ConfigError
-from canvas_rt.importer.config.classes import Declared, config_class, config_source
+from canvas_rt.importer.config.classes import Declared, config_source, model_source
 from canvas_rt.importer.config.rope import rotary_tables
 from canvas_rt.ir.files import shown
 
@@ -85,7 +86,7 @@ class Facts:
     fields: Mapping[str, Declared]
     """The fields that its model type knows."""
 
-    model_type: str
+    config_class: Any
     name: str
 
     def __getitem__(self, field: str) -> Any:
@@ -111,12 +112,6 @@ class Facts:
         return next((field for field in reversed(fields) if field in self.given), fields[-1])
 
 
-def check_relations(facts: Facts) -> None:
-    """Raise `ConfigError` at the first relation that does not hold."""
-    for check in (_multiples, _heads, _orders, _products, _groups, _padding, _windows, _matrices, _longrope):
-        check(facts)
-
-
 def _multiples(facts: Facts) -> None:
     for names, divisor, reason in MULTIPLES:
         found, groups = facts.first(names), facts.whole(divisor)
@@ -132,23 +127,88 @@ def _multiples(facts: Facts) -> None:
         )
 
 
+def _latent(facts: Facts) -> None:
+    """Attention through a latent vector makes keys and values for every query head."""
+    heads, groups = facts.whole("num_attention_heads"), facts.whole("num_key_value_heads")
+    if "kv_lora_rank" in facts.fields and groups is not None and heads != groups:
+        raise ConfigError(
+            f"is {groups}, but there are {heads} query heads, each of which has keys and values of its own",
+            path=facts.path(facts.told("num_attention_heads", "num_key_value_heads")),
+            hint="Make it num_attention_heads.",
+        )
+
+
 def fill_groups(facts: Facts) -> None:
     """Null key/value heads are as many as query heads, whatever the class takes now."""
     field = facts.fields.get("num_key_value_heads")
-    if field and facts.given.get("num_key_value_heads", 0) is None and "null" not in field.sorts:
-        facts.given["num_key_value_heads"] = facts["num_attention_heads"]
+    if field is None or facts.given.get(field.name, 0) is not None:
+        return
+    if "null" not in field.sorts or not works_out(facts.config_class, field.name):
+        facts.given[field.name] = facts["num_attention_heads"]
 
 
-def needs_whole_heads(model_type: str) -> bool:
-    """Whether a config class insists on hidden_size being a multiple of the heads, even where it has a head_dim."""
-    return "self.hidden_size % self.num_attention_heads" in config_source(config_class(model_type))
+def works_out(cls: Any, field: str) -> bool:
+    """Whether a config class finds a value of its own for a field that is null."""
+    return any(f"{field} {test}" in config_source(cls) for test in ("is None", "or ", "is not None"))
+
+
+def needs_whole_heads(cls: Any) -> bool:
+    """Whether a class insists on hidden_size being a multiple of the heads, even where it has a head_dim."""
+    insists = "self.hidden_size % self.num_attention_heads" in config_source(cls)
+    return insists or "hidden_size must be divisible by num_heads" in model_source(cls)
+
+
+def _open(facts: Facts) -> None:
+    """A width that neither the config nor its class gives."""
+    field = facts.fields.get("head_dim")
+    if field is None or not field.declared or facts["head_dim"] is not None:
+        return
+    cls = facts.config_class
+    takes_null = re.search(r'"head_dim", (self\.)?config\.|config\.head_dim\b', model_source(cls)) is None
+    if not takes_null and not works_out(cls, field.own) and f"self.{field.own} = " not in config_source(cls):
+        raise ConfigError(
+            "is left open, and its class does not work it out", path=facts.path("head_dim"), hint="Set it."
+        )
+
+
+NEEDS: Mapping[str, tuple[str, ...]] = {
+    "enable_moe_block": ("num_experts", "top_k_experts", "moe_intermediate_size"),
+}
+"""Fields that must be given where a flag is true."""
+
+
+def _needs(facts: Facts) -> None:
+    for flag, fields in NEEDS.items():
+        missing = next((field for field in fields if facts[flag] is True and facts[field] is None), None)
+        if missing:
+            raise ConfigError(f"is missing: {flag} needs it", path=facts.path(missing), hint="Add it.")
+
+
+def _shared(facts: Facts) -> None:
+    """Layers that share keys and values find a layer of their kind before them."""
+    shared, kinds = facts.whole("num_kv_shared_layers"), facts["layer_types"]
+    if shared and isinstance(kinds, list | tuple) and not set(kinds[-shared:]) <= set(kinds[:-shared]):
+        raise ConfigError(
+            f"is {shared}, but the layers before have none of kind {' or '.join(sorted(set(kinds) - set(kinds[:-shared])))}",
+            path=facts.path("num_kv_shared_layers"),
+        )
+
+
+def _axes(facts: Facts) -> None:
+    """Positions of two axes have the width of the model together."""
+    widths, hidden = facts["axial_pos_embds_dim"], facts.whole("hidden_size")
+    if widths and facts["axial_pos_embds"] and hidden and sum(widths) != hidden:
+        raise ConfigError(
+            f"axial_pos_embds_dim sums to {sum(widths)}, but hidden_size is {hidden}",
+            path=facts.path(facts.told("axial_pos_embds_dim", "hidden_size")),
+        )
 
 
 def _heads(facts: Facts) -> None:
     heads, hidden = facts.whole("num_attention_heads"), facts.whole("hidden_size")
     if not heads or not hidden:
         return
-    insists = needs_whole_heads(facts.model_type)
+    insists = needs_whole_heads(facts.config_class)
     own = facts.first(HEAD_WIDTHS)
     if hidden % heads and (own is None or insists):
         raise ConfigError(
@@ -193,6 +253,20 @@ def _orders(facts: Facts) -> None:
             )
 
 
+def _head_width(facts: Facts) -> None:
+    """Where a head's width is a field that must agree with the others."""
+    width, heads, hidden = (facts.whole(field) for field in ("d_head", "num_attention_heads", "hidden_size"))
+    if heads and hidden and hidden % heads and "d_head" in facts.fields:
+        raise ConfigError(
+            f"hidden_size ({hidden}) is not a multiple of num_attention_heads ({heads})", path=facts.path("hidden_size")
+        )
+    if width and heads and hidden and width != hidden // heads:
+        raise ConfigError(
+            f"d_head is {width}, but hidden_size / num_attention_heads is {hidden // heads}",
+            path=facts.path(facts.told("num_attention_heads", "d_head")),
+        )
+
+
 def _products(facts: Facts) -> None:
     for (factor, size), (heads, width) in PRODUCTS:
         numbers = [facts.whole(field) for field in (factor, size, heads)]
@@ -230,16 +304,26 @@ def _padding(facts: Facts) -> None:
     token, vocabulary = facts.whole("pad_token_id"), facts.whole("vocab_size")
     if token is None or vocabulary is None:
         return
-    if token >= vocabulary:
+    # A model of codebooks keeps one more row in each for padding.
+    if token >= vocabulary + ("num_codebooks" in facts.fields):
         raise ConfigError(
             f"is {token}, beyond the last token, {vocabulary - 1}",
             path=facts.path("pad_token_id"),
             hint="Set it to null, or make vocab_size larger.",
         )
     positions = facts.whole("max_position_embeddings")
-    if positions is not None and "rope_parameters" not in facts.fields and token >= positions:
+    if positions is not None and "type_vocab_size" in facts.fields and token >= positions:
         raise ConfigError(
             f"is {token}, but there are no more than {positions} positions", path=facts.path("max_position_embeddings")
+        )
+
+
+def _languages(facts: Facts) -> None:
+    """A default language is one of those that have an adapter."""
+    default, known = facts["default_language"], facts["languages"]
+    if default is not None and known is not None and default not in known:
+        raise ConfigError(
+            f"{shown(default)} is none of languages", path=facts.path(facts.told("languages", "default_language"))
         )
 
 
@@ -247,7 +331,7 @@ def _windows(facts: Facts) -> None:
     """A layer that looks back through a window or in chunks needs to know how far."""
     kinds = facts["layer_types"] or ()
     for kind, field in (("sliding_attention", "sliding_window"), ("chunked_attention", "attention_chunk_size")):
-        if kind in kinds and field in facts.fields and facts[field] is None:
+        if kind in kinds and field in facts.given and facts[field] is None:
             raise ConfigError(
                 f"is null, but layers of kind '{kind}' need it", path=facts.path(field), hint="Set it, or change them."
             )
@@ -291,6 +375,30 @@ def _longrope(facts: Facts) -> None:
                 )
 
 
-Check = Callable[[Facts], None]
+CHECKS: tuple[Callable[[Facts], None], ...] = (
+    _open,
+    _needs,
+    _multiples,
+    _latent,
+    _heads,
+    _head_width,
+    _axes,
+    _shared,
+    _orders,
+    _products,
+    _groups,
+    _padding,
+    _languages,
+    _windows,
+    _matrices,
+    _longrope,
+)
 
-__all__ = ["Facts", "check_relations", "fill_groups", "needs_whole_heads"]
+
+def check_relations(facts: Facts) -> None:
+    """Raise `ConfigError` at the first relation that does not hold."""
+    for check in CHECKS:
+        check(facts)
+
+
+__all__ = ["CHOSEN", "EXPERTS", "Facts", "check_relations", "fill_groups"]

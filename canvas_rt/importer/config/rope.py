@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from canvas_rt.errors import ConfigError, suggest
-from canvas_rt.importer.config.classes import config_class, config_source, declared, model_source
+from canvas_rt.importer.config.classes import config_source, model_source, spellings
 from canvas_rt.importer.config.fields import LAYER_KINDS, flag, number, plain, theta, whole
 from canvas_rt.importer.config.refused import whole_heads
 from canvas_rt.ir.files import shown
@@ -13,6 +14,9 @@ from canvas_rt.ir.files import shown
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 RARE_TYPES = ("proportional", "su")
 """Types that only those model types take whose class names them."""
+
+RENAMED = {"su": "longrope"}
+"""What old configs call a scaling."""
 
 MOST = 2.0**20
 
@@ -88,7 +92,7 @@ ORDERED = (("llama3", "low_freq_factor", 1, "high_freq_factor", 4), ("yarn", "be
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """What a model type takes of rotary parameters."""
+    """What a config class takes of rotary parameters."""
 
     kinds: tuple[str, ...]
     """The scalings that its class knows."""
@@ -102,25 +106,41 @@ class Rotary:
     nests: bool
     """Whether its class reads old spellings in a way of its own, so that they are left as they are."""
 
+    whole: bool
+    """Whether one table may stand for all layers."""
+
     own: frozenset[str]
     """Further fields of a table that its files read."""
 
 
-def rotary(model_type: str) -> Rotary:
-    """What a model type takes of rotary parameters, by its own files."""
+@lru_cache(maxsize=1024)
+def rotary(cls: Any) -> Rotary:
+    """What a config class takes of rotary parameters, by its own files."""
     from transformers.modeling_rope_utils import RotaryEmbeddingConfigMixin
 
-    cls = config_class(model_type)
     text = config_source(cls) + model_source(cls)
     labels = getattr(cls, "_rope_type_labels", None) or ()
-    by_layer = LAYER_KINDS if {"layer_types", "layers_block_type"} & set(declared(model_type)) else ()
+    by_layer = LAYER_KINDS if {"layer_types", "layers_block_type"} & set(spellings(cls)) else ()
     return Rotary(
         kinds=(*ROPE_TYPES, *(kind for kind in RARE_TYPES if f'"{kind}"' in text)),
         parts=(*by_layer, *(labels if isinstance(labels, list | tuple | set) else ())),
         partial="partial_rotary_factor" in text,
         nests=cls.convert_rope_params_to_dict is not RotaryEmbeddingConfigMixin.convert_rope_params_to_dict,
+        whole="rope_parameters[layer_type]" not in text or _spreads(cls),
         own=frozenset(key for key in ("llama_4_scaling_beta", "max_position_embeddings") if f'"{key}"' in text),
     )
+
+
+def _spreads(cls: Any) -> bool:
+    """Whether a config class makes one table into one for each kind of layer, as its model reads them."""
+    from canvas_rt.importer.trace import quiet
+
+    try:
+        with quiet():
+            made = cls(rope_parameters={"rope_type": "default", "rope_theta": 10000.0}).rope_parameters
+    except Exception:  # whatever its class objects to
+        return False
+    return any(isinstance(inner, Mapping) for inner in made.values())
 
 
 def check_rope(config: dict[str, Any], takes: Rotary, name: str) -> None:
@@ -162,8 +182,14 @@ def rotary_tables(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
 def _tables(rope: Any, takes: Rotary, path: str) -> dict[str, Any]:
     """One table for all layers, or one for each kind of layer."""
     parts = [part for part in rope if part in takes.parts]
-    if not parts:
+    if not parts and takes.whole:
         return _scaling(rope, takes, path)
+    if not parts:
+        raise ConfigError(
+            "must hold a table for each kind of layer",
+            path=path,
+            hint='As in {"full_attention": {"rope_type": "default"}}.',
+        )
     tables: dict[str, Any] = {}
     for part in parts:
         inner = rope[part]
@@ -197,7 +223,7 @@ def _scaling(rope: Mapping[str, Any], takes: Rotary, path: str) -> dict[str, Any
             raise ConfigError(
                 f"({shown(high)}) must be greater than {smaller} ({shown(low)})", path=f"{path}: {larger}"
             )
-    return {"rope_type": kind, **checked}
+    return {"rope_type": RENAMED.get(kind, kind), **checked}
 
 
 def _checked(rope: Mapping[str, Any], takes: Rotary, path: str) -> Iterator[tuple[str, Any]]:

@@ -170,9 +170,9 @@ class CanvasLlamaAttention(nn.Module):
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        q, k = apply_rotary(q, k, cos, sin)
         # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        q, k = apply_rotary(q, k, cos, sin)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -274,9 +274,9 @@ class CanvasLlamaAttention2(nn.Module):
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        q, k = apply_rotary(q, k, cos, sin)
         # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        q, k = apply_rotary(q, k, cos, sin)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -380,7 +380,7 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
             ]
         )
         self.norm = CanvasLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        attentions = [module for module in self.layers.modules() if hasattr(module, "num_key_value_groups")]
+        attentions = [module for module in self.modules() if hasattr(module, "is_causal")]
         for place, module in enumerate(attentions):
             module.layer_idx = place
         self.gradient_checkpointing = False

@@ -157,9 +157,9 @@ class CanvasMistralAttention(nn.Module):
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        q, k = apply_rotary(q, k, cos, sin)
         # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        q, k = apply_rotary(q, k, cos, sin)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)

@@ -12,7 +12,7 @@ from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import freeze, thaw
 from canvas_rt.ir.graph import Item, names_used, own_names
-from canvas_rt.ops.catalogue import ACTIVATIONS, OPS, Setting, complete
+from canvas_rt.ops.catalogue import ACTIVATIONS, DTYPES, OPS, Setting, complete
 from canvas_ui.messages import FieldView, SetField
 
 Reach = Literal["all", "layers", "node"]
@@ -139,7 +139,27 @@ def _kind(name: str, value: Any) -> Literal["number", "flag", "choice", "text", 
 def _field_kind(setting: Setting, value: Any) -> Literal["size", "number", "flag", "choice", "text", "table"]:
     if setting.kind == "choice" and value not in setting.options:
         return "text"
-    return setting.kind
+    return _CONTROLS[setting.kind]
+
+
+_CONTROLS: Mapping[str, Literal["size", "number", "flag", "choice", "text", "table"]] = {
+    "size": "size",
+    "number": "number",
+    "flag": "flag",
+    "choice": "choice",
+    "text": "text",
+    "table": "table",
+    "integer": "number",
+    "integers": "table",
+    "dtype": "choice",
+}
+"""By the kind of a setting: the control that changes it."""
+
+
+def _options(setting: Setting) -> list[str]:
+    if setting.kind != "dtype":
+        return list(setting.options)
+    return ["null", *DTYPES] if setting.optional else list(DTYPES)
 
 
 def _text(value: Any) -> str:
@@ -160,7 +180,7 @@ def attr_field(scope: Scope, node: Node, name: str, setting: Setting) -> FieldVi
     try:
         value = resolve(written, scope.environment)
     except CanvasError:
-        value = None
+        value = written if setting.kind == "integers" else None  # it may name what only a run knows, as batch and seq
     kind = _field_kind(setting, value)
     low = high = step = None
     derived = is_expression(written)
@@ -176,7 +196,7 @@ def attr_field(scope: Scope, node: Node, name: str, setting: Setting) -> FieldVi
         minimum=low,
         maximum=high,
         step=step,
-        options=list(setting.options),
+        options=_options(setting),
         summary=setting.summary + (" (null: none)" if setting.optional else ""),
         scopes=["node"],
         reach=_attr_reach(scope),
@@ -339,7 +359,7 @@ def _value(value: Any, name: str, like: Any) -> Any:
     text = value.strip()
     if text.startswith("="):
         return text
-    if like == "choice":
+    if like in ("choice", "text") or (like == "dtype" and text != "null"):
         return text
     return freeze(_parsed(text, name))
 

@@ -470,6 +470,8 @@ export type Origin = {
   sizes?: Record<string, unknown>;
   /** The other config values as imported. */
   config?: Record<string, unknown>;
+  /** What the config listed layer by layer where the graph says it itself: `layer_types`. */
+  patterns?: Record<string, unknown>;
   /** Of the blocks as imported: equal to `structure(document)` while only sizes and config values were edited. */
   structure?: string;
   /** Of the architecture as imported: equal to `fingerprint(document)` while nothing was edited. */

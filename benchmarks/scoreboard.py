@@ -1,0 +1,197 @@
+"""Import, emit and verify every causal language model of transformers, small and with random weights: one row for each.
+
+`python -m benchmarks.scoreboard` goes on where it stopped; `--again TYPE …` does some over, `--fresh` all. Each type runs in
+a process of its own with a limit of time, so that none can stop the others.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from benchmarks.record import machine, save, table
+from canvas_rt.importer.config.classes import supported
+from canvas_rt.ops.functions import is_function
+
+LIMIT_S = 300
+"""Seconds that a type may take."""
+
+ROWS = Path(__file__).parent / "results" / "scoreboard.jsonl"
+"""A line for each type, written as soon as it is known."""
+
+CHECKS = ("structure", "keys", "logits", "gradients", "decoding")
+
+
+def run(model_type: str) -> dict[str, Any]:
+    """One type: what became of it at each stage, and why it went no further."""
+    from canvas_rt.codegen import emit
+    from canvas_rt.importer import import_model
+    from canvas_rt.importer.small import small_config
+    from canvas_rt.verifier.checks import Verification
+
+    torch.set_num_threads(1)  # the models are small, and types share the cores
+    row: dict[str, Any] = {"type": model_type, "stage": "import"}
+    start = time.perf_counter()
+    try:
+        document, report = import_model(small_config(model_type))
+        plain = sum(count for op, count in report.recognised.items() if is_function(op))
+        row |= {
+            "nodes": report.nodes,
+            "recognised": round(1 - plain / max(1, report.nodes), 3),
+            "plain": {op: count for op, count in report.recognised.items() if is_function(op)},
+            "symbols": report.symbols,
+            "literals": len(report.literals),
+            "import_s": round(time.perf_counter() - start, 1),
+            "stage": "emit",
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            emitted = Path(folder) / "emitted"
+            emit(document).write(emitted)
+            row["stage"] = "verify"
+            certificate = Verification(emitted).certificate().to_json()
+        row |= {
+            "stage": "done",
+            "passed": certificate["passed"],
+            "checks": {name: certificate[name] for name in CHECKS},
+        }
+    except BaseException as error:  # whatever ends a type is its row's last word
+        row["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    return row
+
+
+def apart(model_type: str, limit: int) -> dict[str, Any]:
+    """The same in a process of its own, which ends when its time is up."""
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(read)
+        signal.alarm(limit)
+        with os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+            os.write(write, json.dumps(run(model_type), default=str).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    if not text:
+        return {"type": model_type, "stage": "stopped", "why": f"took more than {limit} s", "seconds": limit}
+    row: dict[str, Any] = json.loads(text)
+    return row
+
+
+def known() -> dict[str, dict[str, Any]]:
+    """The rows so far."""
+    if not ROWS.exists():
+        return {}
+    return {row["type"]: row for row in map(json.loads, ROWS.read_text(encoding="utf-8").splitlines())}
+
+
+def keep(rows: Mapping[str, dict[str, Any]]) -> None:
+    ROWS.parent.mkdir(exist_ok=True)
+    ROWS.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """What it comes to, in words and in numbers."""
+    passed = [row for row in rows if row.get("passed")]
+    imported = [row for row in rows if "nodes" in row]
+    shares = sorted(row["recognised"] for row in imported)
+    median = shares[len(shares) // 2] if shares else 0.0
+    exact = [
+        r for r in passed if not r["checks"]["logits"]["max_abs_diff"] and not r["checks"]["gradients"]["max_abs_diff"]
+    ]
+    told = (
+        f"Of {len(rows)} model types {len(imported)} are imported and {len(passed)} pass all five checks, {len(exact)} of them"
+        f" with logits and gradients equal to the last bit. Median share of recognised nodes: {median:.0%}."
+    )
+    numbers = {
+        "types": len(rows),
+        "imported": len(imported),
+        "passed": len(passed),
+        "exact": len(exact),
+        "median": median,
+    }
+    return told, numbers
+
+
+HEADER = (
+    "type",
+    "result",
+    "nodes",
+    "recognised",
+    "max Δlogits",
+    "max Δgradients",
+    "decoding",
+    "structure",
+    "s",
+    "why not",
+)
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    checks = row.get("checks", {})
+
+    def apart_by(name: str) -> str:
+        found = checks.get(name, {}).get("max_abs_diff")
+        return "" if found is None else f"{found:g}"
+
+    failed = [name for name in CHECKS if checks and checks[name]["passed"] is False]
+    why = row.get("why") or "; ".join(f"{name}: {checks[name].get('detail', '')[:160]}" for name in failed[:1])
+    result = "passed" if row.get("passed") else f"failed: {', '.join(failed)}" if failed else f"no {row['stage']}"
+    return (
+        str(row["type"]),
+        result,
+        str(row.get("nodes", "")),
+        f"{row['recognised']:.0%}" if "recognised" in row else "",
+        apart_by("logits"),
+        apart_by("gradients"),
+        apart_by("decoding"),
+        "the same" if checks.get("structure", {}).get("passed") else "",
+        str(row.get("seconds", "")),
+        why.replace("|", "/"),
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--again", nargs="*", default=[], metavar="TYPE", help="types to do over")
+    parser.add_argument("--fresh", action="store_true", help="do all of them over")
+    parser.add_argument("--jobs", type=int, default=1, help="types at a time")
+    parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds that a type may take")
+    chosen = parser.parse_args(arguments)
+    importlib.import_module("transformers.models.auto.modeling_auto")  # once, for all the processes that follow
+    importlib.import_module("torch.export")
+    importlib.import_module("canvas_rt.verifier.checks")
+    about = machine()
+    rows = {} if chosen.fresh else known()
+    wanted = [name for name in sorted(supported()) if name not in rows or name in chosen.again]
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        for row in pool.map(partial(apart, limit=chosen.limit), wanted):
+            rows[row["type"]] = row
+            keep(rows)
+            print(row["type"], "passed" if row.get("passed") else row.get("why", "failed"), flush=True)
+    ordered = [rows[name] for name in sorted(rows)]
+    told, numbers = summary(ordered)
+    figures = {"machine": about, **numbers}
+    save("scoreboard", "Every causal language model", figures, [told, table(HEADER, map(_cells, ordered))])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
