@@ -374,7 +374,7 @@ def fitting(document: Document, op: Op, width: Any) -> dict[str, Any]:
     literal = {**USUAL, "rope_parameters": USUAL_CONFIG["rope_parameters"], "head_dim": 64, "num_attention_heads": 8}
     attrs: dict[str, Any] = {}
     for name, setting in op.settings.items():
-        if name in ("in_features", "out_features", "size", "embedding_dim"):
+        if name in ("in_features", "out_features", "size", "embedding_dim", "width"):
             attrs[name] = width
         elif name in named and not setting.optional:
             wanted = named[name]
