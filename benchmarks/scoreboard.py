@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ import torch
 
 from benchmarks.record import machine, save, table
 from canvas_rt.importer.config.classes import supported
+from canvas_rt.ir.document import Document, Node
 from canvas_rt.ops.functions import is_function
+from canvas_rt.ops.learned import MODULE
 
 LIMIT_S = 300
 """Seconds that a type may take."""
@@ -48,9 +50,11 @@ def run(model_type: str) -> dict[str, Any]:
     try:
         document, report = import_model(small_config(model_type))
         plain = sum(count for op, count in report.recognised.items() if is_function(op))
+        whole = sorted({node.attrs["source"] for node in _nodes(document) if node.attrs.get("arguments")})
         row |= {
             "nodes": report.nodes,
-            "recognised": round(1 - plain / max(1, report.nodes), 3),
+            "recognised": round(1 - (plain + len(whole)) / max(1, report.nodes), 3),
+            "whole": whole,
             "plain": {op: count for op, count in report.recognised.items() if is_function(op)},
             "symbols": report.symbols,
             "literals": len(report.literals),
@@ -71,6 +75,12 @@ def run(model_type: str) -> dict[str, Any]:
         row["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
+
+
+def _nodes(document: Document) -> Iterator[Node]:
+    """The modules of transformers that a document keeps whole."""
+    items = (item for block in document.blocks.values() for item in block.nodes)
+    return (item for item in items if isinstance(item, Node) and item.op == MODULE)
 
 
 def apart(model_type: str, limit: int) -> dict[str, Any]:
@@ -135,6 +145,7 @@ HEADER = (
     "result",
     "nodes",
     "recognised",
+    "kept whole",
     "max Δlogits",
     "max Δgradients",
     "decoding",
@@ -159,6 +170,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         result,
         str(row.get("nodes", "")),
         f"{row['recognised']:.0%}" if "recognised" in row else "",
+        ", ".join(source.partition(".")[2] for source in row.get("whole", ())),
         apart_by("logits"),
         apart_by("gradients"),
         apart_by("decoding"),

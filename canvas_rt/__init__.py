@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from canvas_rt.diffing import diff
     from canvas_rt.edits import apply, inverse, parse_edits
     from canvas_rt.errors import CanvasError
-    from canvas_rt.importer import import_model, open_source, open_zoo, zoo_models
+    from canvas_rt.importer import open_source, open_zoo, zoo_models
     from canvas_rt.ir import Document, load, save
     from canvas_rt.physics import check, measure
     from canvas_rt.physics.hardware import hardware_names, load_hardware
     from canvas_rt.physics.scenario import Scenario
     from canvas_rt.solving import solve
+    from canvas_rt.sources import import_model
     from canvas_rt.verifier.certificate import Certificate
     from canvas_rt.verifier.verify import verify
 
@@ -35,7 +36,7 @@ HOMES = {
     "diff": "diffing",
     "emit": "codegen",
     "hardware_names": "physics.hardware",
-    "import_model": "importer",
+    "import_model": "sources",
     "inverse": "edits",
     "load": "ir",
     "load_hardware": "physics.hardware",

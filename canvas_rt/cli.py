@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("import", import_, "trace an architecture into a document")
     made.add_argument("source", help=SOURCE)
     made.add_argument("-o", "--output", required=True, help="where to write the document (*.canvas.json)")
+    made.add_argument(
+        "--trust-code",
+        action="store_true",
+        help="run the code of an emitted folder that was changed, in a process of its own, and import what it computes",
+    )
     add_assignments(made)
     made = verb("show", show, "the graph as text, its layers folded")
     made.add_argument("source", help=SOURCE)
@@ -204,25 +210,28 @@ def zoo(chosen: argparse.Namespace) -> int:
     from canvas_rt.importer import open_zoo, zoo_models
     from canvas_rt.ops.parameters import count_parameters
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, model in zoo_models().items():
         document = open_zoo(name)
         rows.append({"name": name, "family": model.family, "parameters": count_parameters(document).total})
     if chosen.json:
         print_json(rows)
-    else:
-        print("\n".join(f"{r['name']:18} {r['family']:9} {r['parameters']:>15,} parameters" for r in rows))
+        return OK
+    for family, models in groupby(rows, key=lambda row: row["family"]):
+        print(family)
+        for row in sorted(models, key=lambda row: row["parameters"]):
+            print(f"  {row['name']:18} {row['parameters']:>15,} parameters")
     return OK
 
 
 def import_(chosen: argparse.Namespace) -> int:
-    from canvas_rt.importer import import_model
     from canvas_rt.ir import save
+    from canvas_rt.sources import import_model
 
     check_output(chosen.output)
     progress(f"importing {chosen.source}")
     try:
-        document, report = import_model(chosen.source)
+        document, report = import_model(chosen.source, trust_code=chosen.trust_code, progress=progress)
     finally:
         done()
     save(assigned(document, chosen.set), chosen.output)

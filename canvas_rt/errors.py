@@ -18,6 +18,10 @@ class ConfigError(CanvasError):
     """A model's config cannot be used; `path` names the field."""
 
 
+class CheckpointError(CanvasError):
+    """A model folder's weights cannot be read, or are not those of its config; `path` names the file."""
+
+
 class DocumentError(CanvasError):
     """A file is not a valid Canvas document; `path` leads to the flaw."""
 

@@ -1,4 +1,4 @@
-"""Every model type that Canvas imports, and those few that it does not, with the reason."""
+"""Every causal language model type of transformers: those whose configs are read, and those that do not pass, with the reason."""
 
 import json
 from pathlib import Path
@@ -6,4 +6,9 @@ from pathlib import Path
 from canvas_rt.importer.config import supported
 
 UNSUPPORTED: dict[str, str] = json.loads((Path(__file__).parent / "unsupported.json").read_text())
-SUPPORTED = [model_type for model_type in supported() if model_type not in UNSUPPORTED]
+"""What does not pass the scoreboard."""
+
+REFUSED = ("gemma4_assistant", "gemma4_unified_assistant")
+"""Of these, those whose configs are refused."""
+
+SUPPORTED = [model_type for model_type in supported() if model_type not in REFUSED]

@@ -19,6 +19,7 @@ LADDER = [
     {"session"},
     {"codegen"},
     {"verifier"},
+    {"sources"},
     {""},
     {"cli"},
 ]

@@ -28,7 +28,7 @@ def eager_attention(plan: Plan) -> str:
         wide="    query, key = query.float(), key.float()\n" if precision == "scores" else "",
         scores=SCORES[scaling].format(bias=added, rows=BIAS_ROWS if biased else NO_BIAS_ROWS),
         cap=CAP if capped else "",
-        softmax=SUNK if sunk else SOFTMAX[precision],
+        softmax=(SUNK_WIDE if precision == "scores" else SUNK) if sunk else SOFTMAX[precision],
     )
 
 
@@ -86,13 +86,18 @@ SOFTMAX = {
 }
 
 SUNK = """\
-    if s_aux is None:
-        weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    else:  # a sink takes a share of each query's attention, and gives nothing
+    if s_aux is not None:  # a sink takes a share of each query's attention, and gives nothing
         sinks = s_aux.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[-2], -1)
         weights = torch.cat([weights, sinks], dim=-1)
-        weights = weights - weights.max(dim=-1, keepdim=True).values
-        weights = nn.functional.softmax(weights, dim=-1, dtype=weights.dtype)[..., :-1].to(query.dtype)
+    weights = weights - weights.max(dim=-1, keepdim=True).values
+    weights = nn.functional.softmax(weights, dim=-1, dtype=weights.dtype)[..., : key.shape[2]].to(query.dtype)
+"""
+
+SUNK_WIDE = """\
+    if s_aux is not None:  # a sink takes a share of each query's attention, and gives nothing
+        sinks = s_aux.reshape(1, -1, 1, 1).expand(query.shape[0], -1, query.shape[-2], -1)
+        weights = torch.cat([weights, sinks], dim=-1)
+    weights = nn.functional.softmax(weights, dim=-1)[..., : key.shape[2]].to(value.dtype)
 """
 
 REPEAT_FUNCTION = """\

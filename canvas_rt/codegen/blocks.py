@@ -2,8 +2,8 @@
 
 import ast
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,17 +11,17 @@ from torch import fx, nn
 
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.functions import Anchor, expression_of
-from canvas_rt.codegen.modules import CONSTRUCT, Classes
+from canvas_rt.codegen.modules import CONSTRUCT, Classes, buffer_value
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
-from canvas_rt.ir.expressions import expression, is_expression
+from canvas_rt.ir.expressions import display, expression, is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, reachable_blocks, running_order
-from canvas_rt.ops.catalogue import OPS, complete
+from canvas_rt.ops.catalogue import OPS, complete, op_named, setting_problems, shown
 from canvas_rt.ops.functions import RUN_TIME, function_named, is_function
 from canvas_rt.ops.learned import CONSTANT, MODULE, PARAMETER
-from canvas_rt.ops.modules import cache_argument
+from canvas_rt.ops.modules import attends_by, cache_argument, flaw, named_arguments
 
 PREFIX = "Canvas"
 RESERVED = frozenset(dir(nn.Module)) | {
@@ -39,6 +39,12 @@ RESERVED = frozenset(dir(nn.Module)) | {
     "loss_function",
 }
 """Attributes that a module has for itself: a node with one of these ids could not be an attribute."""
+
+LITERAL = frozenset({"choice", "dtype", "text", "name"})
+"""Kinds of setting that decide what code is written, and so must be known when it is."""
+
+SWITCHED = frozenset({"fn", "scoring"})
+"""Choices that emitted code makes when it runs."""
 
 RESULTS = {"router": ("", "weights", "indices")}
 """For modules that give a tuple in another order than the op's outputs: the outputs in that order, or nothing."""
@@ -58,7 +64,9 @@ class Names:
         return PREFIX + self.root.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
 
     def of(self, block: str) -> str:
-        return self.causal_lm if block == self.root else PREFIX + block
+        if block == self.root:
+            return self.causal_lm
+        return f"{PREFIX}{block}Block" if PREFIX + block in self.taken else PREFIX + block
 
     @property
     def causal_lm(self) -> str:
@@ -111,27 +119,31 @@ class Plan:
 
     def holding(self, *ops: str) -> frozenset[str]:
         """Blocks that contain one of some ops, themselves or further in."""
+        return self.where(lambda node: node.op in ops)
+
+    def where(self, holds: Callable[[Node], bool]) -> frozenset[str]:
+        """Blocks that contain a node of some sort, themselves or further in."""
         found: set[str] = set()
         for name in self.order:
             for item in self.items(name):
-                if (isinstance(item, Node) and item.op in ops) or any(inner in found for inner in blocks_of(item)):
+                if (isinstance(item, Node) and holds(item)) or any(inner in found for inner in blocks_of(item)):
                     found.add(name)
         return frozenset(found)
 
     @cached_property
     def attending(self) -> frozenset[str]:
         """Blocks that contain attention, or another module with a state in the cache, themselves or further in."""
-        return self.holding("attention", MODULE)
+        return self.where(lambda node: node.op == "attention" or (node.op == MODULE and _has_context(node)))
 
     @property
     def attention_anywhere(self) -> bool:
         """Whether anything attends."""
-        return bool(self.holding("attention"))
+        return bool(self.where(_sees))
 
     @cached_property
     def stateful(self) -> frozenset[str]:
         """Blocks that contain a module which keeps a state of its own, themselves or further in."""
-        return self.holding(MODULE)
+        return self.where(lambda node: node.op == MODULE and not complete(node)["arguments"])
 
     @cached_property
     def positioned(self) -> frozenset[str]:
@@ -174,13 +186,19 @@ class Plan:
         return any(kind.sizes for kind in self.backbone[1].kinds)
 
     @cached_property
+    def turns_unlike(self) -> bool:
+        """Whether some layers have for themselves what rotary embeddings read."""
+        own = {name for kind in self.backbone[1].kinds for name in kind.sizes}
+        return bool(own & {"head_dim", "rope_parameters", "max_position_embeddings"})
+
+    @cached_property
     def several_classes(self) -> bool:
         return len(self.layer_blocks) > 1
 
     @cached_property
     def windows(self) -> frozenset[str]:
         """Every attention window, as written."""
-        nodes = [node for name in self.order for node in self.attention_nodes(name)]
+        nodes = [node for name in self.order for node in self.seeing_nodes(name)]
         overridden = {
             f"{name}={value}"
             for kind in self.backbone[1].kinds
@@ -197,7 +215,11 @@ class Plan:
     @property
     def own_masks(self) -> bool:
         """Whether masks say more than transformers can tell from the config, so that only the model can make them."""
-        return self.windows not in ({"None"}, {"=sliding_window"}, set()) or bool(self.stateful) or self.keeps_all
+        return (
+            self.windows not in ({"None"}, {"=sliding_window"}, set())
+            or bool(self.stateful or self.whole)
+            or self.keeps_all
+        )
 
     @property
     def keeps_all(self) -> bool:
@@ -208,7 +230,7 @@ class Plan:
     @cached_property
     def causal(self) -> bool:
         """Whether attention sees no later token."""
-        kinds = {complete(node)["causal"] for name in self.order for node in self.attention_nodes(name)}
+        kinds = {complete(node)["causal"] for name in self.order for node in self.seeing_nodes(name)}
         if len(kinds) > 1:
             raise EmitError("some attention is causal and some is not; a Hugging Face model has one sort")
         return kinds != {False}
@@ -223,6 +245,26 @@ class Plan:
     def without_attention(self) -> frozenset[str]:
         """Layer blocks that hold no attention, and so no place in the cache."""
         return frozenset(layer for layer in self.layer_blocks if layer not in self.attending)
+
+    @cached_property
+    def whole(self) -> tuple[Node, ...]:
+        """Modules kept whole that attend."""
+        nodes = (node for name in self.order for node in self.seeing_nodes(name) if node.op == MODULE)
+        return tuple(nodes)
+
+    def supports(self, name: str) -> bool:
+        """Whether all that attends has an implementation of attention."""
+        kept = all(attends_by(complete(node)["source"])[name] for node in self.whole)
+        return kept and not self.eager_only
+
+    @property
+    def always_masked(self) -> bool:
+        """Whether a mask is made though attention could do without."""
+        return any(attends_by(complete(node)["source"])["always"] for node in self.whole)
+
+    def seeing_nodes(self, block: str) -> list[Node]:
+        """What takes a mask."""
+        return [item for item in self.items(block) if isinstance(item, Node) and _sees(item)]
 
     def attention_nodes(self, block: str) -> list[Node]:
         return [item for item in self.items(block) if isinstance(item, Node) and item.op == "attention"]
@@ -271,21 +313,37 @@ class Plan:
             )
         if self.document.blocks[backbone].inputs != ("input_ids",) or tuple(root.outputs) != ("logits",):
             raise EmitError("takes input_ids and gives logits in every Hugging Face model", path=self.document.root)
+        emitted: dict[str, str] = {self.names.causal_lm: self.document.root}
         for name in self.order:
-            if self.names.of(name) in self.names.taken or (
-                self.names.of(name) == self.names.causal_lm and name != self.document.root
-            ):
+            other = emitted.setdefault(self.names.of(name), name)
+            if other != name:
                 raise EmitError(
-                    f"would be emitted as {self.names.of(name)}, a class that every model has for itself",
+                    f"would be emitted as {self.names.of(name)}, as {other} is",
                     path=name,
                     hint="Call the block otherwise.",
                 )
             self.validate_block(name)
 
+    def validate_settings(self, node: Node, path: str) -> None:
+        """Refuse settings that no code could be written for: what a document says is never pasted into code unread."""
+        op, written = op_named(node.op, path), complete(node)
+        for name, kind in ((name, one.kind) for name, one in op.settings.items()):
+            if kind in LITERAL and name not in SWITCHED and is_expression(written[name]):
+                raise EmitError(f"{name} = {display(written[name])} must be written out", path=path)
+        literal = {name: value for name, value in written.items() if not names_in(value)}
+        known = replace(op, settings={name: op.settings[name] for name in literal if name in op.settings})
+        for message, hint in setting_problems(known, literal, shown(node)):
+            raise EmitError(message, path=path, hint=hint)
+        if node.op == MODULE and (found := flaw({**written, "keys": {}})):
+            raise EmitError(found[0], path=path, hint=found[1])
+
     def validate_block(self, name: str) -> None:
         block = self.document.blocks[name]
         if execution_order(block)[1]:
             raise EmitError("stands in a cycle", path=f"{name}.{execution_order(block)[1][0]}")
+        for item in self.items(name):
+            if isinstance(item, Node):
+                self.validate_settings(item, f"{name}.{item.id}")
         for item in block.nodes:
             if item.id in RESERVED and not (isinstance(item, Node) and item.op not in CONSTRUCT):
                 raise EmitError(
@@ -298,6 +356,17 @@ class Plan:
 def _span(attrs: Mapping[str, Any]) -> str:
     """What an attention sees, as a key: the expression of its window, that of its chunk, or nothing."""
     return f"chunk {attrs['chunk']}" if attrs["chunk"] is not None else str(attrs["window"])
+
+
+def _sees(node: Node) -> bool:
+    """Whether a node takes attention's mask."""
+    return node.op == "attention" or (node.op == MODULE and bool(complete(node)["mask"]))
+
+
+def _has_context(node: Node) -> bool:
+    """Whether a module kept whole takes the cache, or a mask."""
+    attrs = complete(node)
+    return not attrs["arguments"] or bool(attrs["mask"]) or bool(cache_argument(attrs["source"]))
 
 
 class BlockWriter:
@@ -402,6 +471,20 @@ class BlockWriter:
             made = self.module(item)
             if made is not None:
                 body += statements("self._name_ = made", _name_=item.id, made=made)
+                if isinstance(item, Node) and item.op == MODULE:
+                    body += self.given_buffers(item)
+        return body
+
+    def given_buffers(self, node: Node) -> list[ast.stmt]:
+        """What gives a module kept whole the tensors that it does not make itself."""
+        body: list[ast.stmt] = []
+        for name, parts in complete(node)["buffers"].items():
+            body += statements(
+                "self._name_.register_buffer(name, value, persistent=False)",
+                _name_=node.id,
+                name=ast.Constant(name),
+                value=buffer_value(parts, self.owner),
+            )
         return body
 
     def parameter(self, node: Node) -> list[ast.stmt]:
@@ -452,13 +535,15 @@ class BlockWriter:
         if construct is None:
             return None
         attrs = {name: setting(value, self.owner) for name, value in complete(item).items()}
-        return construct(item, attrs, self.plan.names.classes)
+        return construct(item, attrs, Classes(self.plan.names.prefix, self.plan.turns_unlike))
 
     # forward
 
     def graph(self) -> fx.Graph:
         """The block as a torch.fx graph over the vocabulary of emitted functions."""
         graph = fx.Graph()
+        self.rows: dict[str, fx.Node] = {}
+        """Rows of tokens that routers share with experts, by the router's node."""
         values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.block.inputs}
         for item in self.order:
             self.add(graph, values, item)
@@ -511,11 +596,26 @@ class BlockWriter:
     def add_node(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
         attrs = complete(node)
         ports = OPS[node.op].fed(node.inputs)
-        if node.op in CONSTRUCT:
+        if node.op == "router" and self.shares_row(node):
+            x = take("x")
+            known = [row for row in self.rows.values() if row.args == (x,)]
+            row = self.rows[node.id] = known[0] if known else graph.call_function(vocabulary.in_a_row, (x,))
+            row.meta.update(named=True, variable="tokens")
+            made = graph.call_module(node.id, (row,))
+            made.meta["results"] = RESULTS["router"]
+        elif node.op == "experts" and head(node.inputs.get("indices", "")) in self.rows:
+            row = self.rows[head(node.inputs["indices"])]
+            made = graph.call_module(node.id, (take("x"), row, take("indices"), take("weights")))
+            made.meta.update(tokens=True, in_a_row=True)
+        elif node.op in CONSTRUCT:
             made = graph.call_module(node.id, tuple(take(port) for port in ports))
             made.meta.update(tokens=node.op == "experts", results=RESULTS.get(node.op))
+            if node.op == "rotary_embedding":  # its first argument tells device and dtype
+                made.args = (self.embedded(graph), *made.args)
             if node.op == MODULE:
-                made.meta.update(state=True, cache=cache_argument(attrs["source"]))
+                made.meta.update(state=not attrs["arguments"], cache=cache_argument(attrs["source"]))
+                made.meta.update(arguments=named_arguments(attrs), mask=attrs["mask"], place=attrs["place"])
+                made.meta["sees"] = self.seen_by(node) if attrs["mask"] else None
         elif is_function(node.op):
             made = self.add_function(graph, node, take)
         elif node.op == "padded_positions":
@@ -572,6 +672,30 @@ class BlockWriter:
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
         return made
+
+    def embedded(self, graph: fx.Graph) -> fx.Node:
+        """A value of the stream."""
+        stream = next((port for port in self.block.inputs if port.startswith("hidden_states")), self.block.inputs[0])
+        found: fx.Node = next(node for node in graph.nodes if node.op == "placeholder" and node.target == stream)
+        return found
+
+    def shares_row(self, node: Node) -> bool:
+        """Whether a router and the experts that it chooses take the same row of tokens, and nothing else reads its choice."""
+        readers = [item for item in self.order if node.id in map(head, item.inputs.values())]
+        of_experts = (
+            isinstance(i, Node) and i.op == "experts" and i.inputs.get("x") == node.inputs.get("x") for i in readers
+        )
+        returned = node.id in map(head, self.block.outputs.values())
+        return bool(complete(node)["in_a_row"]) and bool(readers) and all(of_experts) and not returned
+
+    def seen_by(self, node: Node) -> ast.expr:
+        """The mask of a module kept whole."""
+        attrs = complete(node)
+        if not self.plan.masks:
+            return quote("attention_mask")
+        if attrs["chunk"] is not None:
+            return quote("attention_mask['chunk', size]", size=self.attribute(node, "chunk", attrs["chunk"]))
+        return quote("attention_mask[window]", window=self.attribute(node, "sliding_window", attrs["window"]))
 
     def add_function(self, graph: fx.Graph, node: Node, take: Any) -> fx.Node:
         """A plain function of torch, written as its row of the table says."""

@@ -50,7 +50,7 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
             yield name, "int | None", None
         else:
             yield name, annotation(name, value), value
-    if plan.masks or plan.stateful or plan.keeps_all:
+    if plan.masks or plan.stateful or plan.keeps_all or plan.whole:
         yield "layer_types", "list[str] | None", None
     if plan.several_classes:
         yield "layer_kinds", "list[str] | None", None
@@ -98,10 +98,20 @@ WITH_VALUES = '''
 def with_values(config: {config}, **values: Any) -> {config}:
     """A copy of a config with some fields changed."""
     changed = copy.copy(config)
-    for name, value in values.items():
+{heterogeneous}    for name, value in values.items():
         setattr(changed, name, value)
     return changed
 '''
+
+ATTENDING_AS = '''
+def attending_as(config: {config}, own: Any) -> Any:
+    """The config of a module of transformers, with the implementation of attention that the model has."""
+    own._attn_implementation = config._attn_implementation
+    return own
+'''
+
+HETEROGENEOUS = """    changed.allow_global_per_layer_attribute_access = True  # it is for what stands outside the layers
+"""
 
 
 OWN_MASKS = """
@@ -124,9 +134,9 @@ class {plan.names.pretrained}(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = {layers!r}
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = {not plan.eager_only}
-    _supports_sdpa = {not plan.eager_only}
-    _supports_flex_attn = {not plan.eager_only}
+    _supports_flash_attn = {plan.supports("_supports_flash_attn")}
+    _supports_sdpa = {plan.supports("_supports_sdpa")}
+    _supports_flex_attn = {plan.supports("_supports_flex_attn")}
     _supports_attention_backend = True
     _can_compile_fullgraph = {not plan.stateful}
     _can_record_outputs = {{{", ".join(records)}}}
@@ -165,7 +175,7 @@ class BackboneWriter(BlockWriter):
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
-        if self.plan.without_attention:
+        if self.plan.without_attention and not (self.plan.stateful or self.plan.whole):
             body += self.cache_places()
         body += statements("self.gradient_checkpointing = False\nself.post_init()")
         return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
@@ -183,18 +193,17 @@ class BackboneWriter(BlockWriter):
             return self.given(graph, "position_ids")
         if node == self.token_embedding():
             return self.given(graph, "inputs_embeds")
-        made = super().add_node(graph, node, take)
-        if node.op == "rotary_embedding":  # its first argument tells device and dtype
-            made.args = (self.embedded(graph), *made.args)
-        return made
+        return super().add_node(graph, node, take)
 
     def embedded(self, graph: fx.Graph) -> fx.Node:
-        """The embedded tokens: given, or made by the first embedding of the block."""
+        """The embedded tokens: given, or made by the first embedding of the block, or by what it takes the tokens to."""
         if self.token_embedding() is not None:
             return self.given(graph, "inputs_embeds")
         ids = {item.id for item in self.order if isinstance(item, Node) and item.op == "embedding"}
-        found = next((node for node in graph.nodes if node.op == "call_module" and node.target in ids), None)
-        return found if found is not None else self.given(graph, "inputs_embeds")
+        made = [node for node in graph.nodes if node.op == "call_module"]
+        found = [node for node in made if node.target in ids]
+        found += [n for n in made if any(arg.target == "input_ids" for arg in n.all_input_nodes)]
+        return found[0] if found else self.given(graph, "inputs_embeds")
 
     def given(self, graph: fx.Graph, name: str) -> fx.Node:
         """A value that the statements before the graph compute."""
@@ -275,6 +284,7 @@ class BackboneWriter(BlockWriter):
         arguments = (
             f"config=self.config, inputs_embeds={embeds}, attention_mask=attention_mask, "
             "past_key_values=past_key_values, position_ids=position_ids"
+            + (", allow_is_causal_skip=False" if self.plan.always_masked else "")
         )
         recurrent = (
             statements(f"recurrent_mask = create_recurrent_attention_mask({arguments})") if self.plan.stateful else []

@@ -1,5 +1,6 @@
 """The text of the small classes that an emitted model defines for itself: norms and embeddings, each variant that it uses."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -62,8 +63,13 @@ def rms_norm_class(name: str, attrs: Attrs) -> str:
         name=name,
         sizes=_sizes(attrs),
         weight=_weight(attrs) if attrs["weight"] else "",
-        body=RMS_BODIES[attrs["form"]].format(times=f"{weight} * " if attrs["weight"] else ""),
+        body=_rooted(RMS_BODIES[attrs["form"]], attrs["power"]).format(times=f"{weight} * " if attrs["weight"] else ""),
     )
+
+
+def _rooted(body: str, power: bool) -> str:
+    """A norm's body with its root as it is taken."""
+    return re.sub(r"torch\.rsqrt\((.*self\.eps)\)", r"(\1).pow(-0.5)", body) if power else body
 
 
 def gated_class(name: str, attrs: Attrs) -> str:
@@ -94,12 +100,15 @@ def layer_norm_class(name: str, attrs: Attrs) -> str:
     attributes = _weight(attrs) if has_weight else ""
     if has_bias:
         attributes += _weight(attrs).replace("self.weight", "self.bias").replace("ones", "zeros")
+    weight, whole = ("self.weight + 1.0", "(self.weight + 1.0)") if attrs["zero_centred"] else ("self.weight",) * 2
+    if attrs["zero_centred"]:
+        attributes = attributes.replace("torch.ones", "torch.zeros")
     body = LAYER_BODIES[attrs["form"]].format(
-        weight="self.weight" if has_weight else "None",
+        weight=weight if has_weight else "None",
         bias="self.bias" if has_bias else "None",
-        wide_weight="self.weight.float()" if has_weight else "None",
+        wide_weight=f"{whole}.float()" if has_weight else "None",
         wide_bias="self.bias.float()" if has_bias else "None",
-        times="self.weight.float() * " if has_weight else "",
+        times=f"{whole}.float() * " if has_weight else "",
         plus=" + self.bias.float()" if has_bias else "",
     )
     return RMS_NORM.format(name=name, sizes=_sizes(attrs), weight=attributes, body=body)

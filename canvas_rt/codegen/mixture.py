@@ -5,9 +5,20 @@ from typing import Any
 
 from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.leaves import nodes
-from canvas_rt.codegen.modules import EXPERT_NUMBERS, ROUTER_NUMBERS, experts_name, rms_norm_name, router_name
+from canvas_rt.codegen.modules import (
+    EXPERT_NUMBERS,
+    ROUTER_NUMBERS,
+    buffer_value,
+    experts_name,
+    layer_norm_name,
+    rms_norm_name,
+    router_name,
+)
+from canvas_rt.codegen.syntax import unparse
+from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.catalogue import VARIANTS, complete
+from canvas_rt.ops.learned import MODULE
 
 Attrs = Mapping[str, Any]
 
@@ -69,6 +80,11 @@ class {name}(nn.Module):
 APPLY_GATE = """
     def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
 {body}
+"""
+
+GIVEN = """\
+        if isinstance(module, {kept}):
+            init.copy_(module.{name}, {value})
 """
 
 INIT_WEIGHTS = """
@@ -302,11 +318,25 @@ def init_weights(plan: Plan) -> str:
         parts.append(CORRECTED)
     if any(complete(node)["transposed"] for node in nodes(plan, "linear")):
         parts.append(TRANSPOSED.format(std=std))
-    norms = [complete(node) for node in nodes(plan, "rms_norm")]
-    zero_centred = {rms_norm_name(prefix, attrs) or "" for attrs in norms if attrs["zero_centred"]}
+    named = {"rms_norm": rms_norm_name, "layer_norm": layer_norm_name}
+    norms = [(named[op], complete(node)) for op in named for node in nodes(plan, op)]
+    zero_centred = {name(prefix, attrs) or "" for name, attrs in norms if attrs["zero_centred"]}
     if zero_centred:
         parts.append(ZERO_CENTRED.format(classes=_either(sorted(zero_centred))))
+    parts += given_buffers(plan)
     return INIT_WEIGHTS + "".join(parts) if parts else ""
+
+
+def given_buffers(plan: Plan) -> list[str]:
+    """What makes the tensors anew that modules kept whole are given: no checkpoint has them."""
+    found: dict[tuple[str, str], str] = {}
+    for node in nodes(plan, MODULE):
+        kept = complete(node)["source"].partition(".")[2]
+        for name, parts in complete(node)["buffers"].items():
+            value = unparse(buffer_value(parts, "self.config"))
+            if found.setdefault((kept, name), value) != value:
+                raise EmitError(f"two modules of {kept} are given unlike tensors '{name}'", path=node.id)
+    return [GIVEN.format(kept=kept, name=name, value=value) for (kept, name), value in found.items()]
 
 
 def _draw(plan: Plan) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from canvas_rt.codegen.syntax import quote, setting
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS, VARIANTS, complete
-from canvas_rt.ops.modules import config_class
+from canvas_rt.ops.modules import config_class, made_with
 
 Settings = Mapping[str, ast.expr]
 Construct = Callable[[Node, Settings, "Classes"], ast.expr]
@@ -32,15 +32,17 @@ def rms_norm_name(prefix: str, attrs: Mapping[str, Any]) -> str | None:
     """What a variant's class is called; None for PyTorch's own."""
     if attrs["form"] == "fused" and attrs["size"] is not None and attrs["heads"] is None and not attrs["zero_centred"]:
         return None
-    return f"{prefix}{_words(attrs)}{'ZeroCentred' if attrs['zero_centred'] else ''}{FORM_WORDS[attrs['form']]}RMSNorm"
+    words = ("ZeroCentred" if attrs["zero_centred"] else "") + ("Power" if attrs["power"] else "")
+    return f"{prefix}{_words(attrs)}{words}{FORM_WORDS[attrs['form']]}RMSNorm"
 
 
 def layer_norm_name(prefix: str, attrs: Mapping[str, Any]) -> str | None:
-    if attrs["form"] == "fused" and attrs["size"] is not None and attrs["heads"] is None:
+    if attrs["form"] == "fused" and attrs["size"] is not None and attrs["heads"] is None and not attrs["zero_centred"]:
         return None
     bias = "Biased" if attrs["weight"] and attrs["bias"] else ""
     word = FORM_WORDS[attrs["form"]] if attrs["form"] != "fused" else ""
-    return f"{prefix}{_words(attrs)}{bias}{word}LayerNorm"
+    centred = "ZeroCentred" if attrs["zero_centred"] else ""
+    return f"{prefix}{_words(attrs)}{bias}{centred}{word}LayerNorm"
 
 
 def gated_name(prefix: str, attrs: Mapping[str, Any]) -> str:
@@ -78,8 +80,10 @@ def _words(attrs: Mapping[str, Any]) -> str:
 class Classes:
     """The classes that an emitted module defines for itself."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, heterogeneous: bool = False) -> None:
         self.prefix = prefix
+        self.heterogeneous = heterogeneous
+        """Whether layers have sizes of their own: what stands outside them reads a copy of the config that has those of all."""
 
     @property
     def all(self) -> frozenset[str]:
@@ -95,8 +99,12 @@ class Classes:
     def norms(self) -> set[str | None]:
         """The class of every variant that there can be."""
         found: set[str | None] = set()
-        for weight, heads, flag, form in product((True, False), (None, 1), (True, False), RMS_FORMS + LAYER_FORMS):
+        switches = (True, False)
+        for weight, heads, flag, power, form in product(
+            switches, (None, 1), switches, switches, RMS_FORMS + LAYER_FORMS
+        ):
             attrs = {"size": None, "weight": weight, "heads": heads, "bias": flag, "zero_centred": flag, "form": form}
+            attrs["power"] = power
             named = rms_norm_name if form in RMS_FORMS else layer_norm_name
             found |= {named(self.prefix, attrs), layer_norm_name(self.prefix, {**attrs, "form": LAYER_FORMS[0]})}
             found.add(gated_name(self.prefix, {"group_size": heads, "gate_first": flag, "form": form}))
@@ -126,7 +134,8 @@ def _embedding(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
 
 def _position_embedding(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     sizes = [attrs[name] for name in ("num_embeddings", "embedding_dim", "offset")]
-    return _call(position_name(classes.prefix, complete(node)), sizes)
+    made = _call(position_name(classes.prefix, complete(node)), sizes)
+    return made if complete(node)["learned"] else quote("made.requires_grad_(False)", made=made)
 
 
 def _sinusoid(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
@@ -180,7 +189,8 @@ def _rotary(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     changed = {fields.get(n, n): setting(written[n]) for n, value in usual.items() if written[n] != value}
     layer_type = [] if written["layer_type"] is None else [attrs["layer_type"]]
     name = rotary_name(classes.prefix, written)
-    return _call(name, [_call("with_values", [CONFIG], **changed) if changed else CONFIG, *layer_type])
+    copied = changed or classes.heterogeneous
+    return _call(name, [_call("with_values", [CONFIG], **changed) if copied else CONFIG, *layer_type])
 
 
 ROUTER_NUMBERS = {"norm_eps": "float", "factor": "float", "groups": "int", "top_groups": "int", "softcap": "float"}
@@ -250,14 +260,31 @@ def _activation(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     return quote("ACT2FN[name]", name=attrs["fn"])
 
 
+def buffer_value(parts: Mapping[str, Any], owner: str) -> ast.expr:
+    """A tensor that a module kept whole is given: each number as often as its part is long."""
+    ones: list[ast.expr] = [ast.Constant(1)] * (parts["rank"] - 1)
+    made = [
+        quote(
+            "torch.full(shape, value)", shape=ast.Tuple([*ones, setting(n, owner)], ast.Load()), value=setting(v, owner)
+        )
+        for n, v in zip(parts["sizes"], parts["values"], strict=True)
+    ]
+    return made[0] if len(made) == 1 else quote("torch.cat(parts, dim=-1)", parts=ast.List(made, ast.Load()))
+
+
 def _module(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     """A module of transformers kept whole: it takes a config of its own class."""
     written = complete(node)
     source = written["source"]
     fields = {name: setting(value) for name, value in written["fields"].items()}
     fields["num_hidden_layers"] = quote("config.num_hidden_layers")
+    for name, value in written["by_layer"].items():
+        fields[name] = quote("[value] * config.num_hidden_layers", value=setting(value))
     own = _call(config_class(source).__name__, [], **fields)
-    return _call(source.partition(".")[2], [own], layer_idx=ast.Name("layer_idx", ast.Load()))
+    if written["mask"]:
+        own = _call("attending_as", [CONFIG, own])
+    known = {"layer_idx": ast.Name("layer_idx", ast.Load()), "initialize_mixer_weights": ast.Constant(False)}
+    return _call(source.partition(".")[2], [own], **{name: known[name] for name in made_with(source)})
 
 
 CONSTRUCT: Mapping[str, Construct] = {

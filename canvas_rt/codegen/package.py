@@ -13,6 +13,8 @@ from canvas_rt.codegen import leaves, mixture, rotations
 from canvas_rt.codegen.attention import alibi_function, eager_attention
 from canvas_rt.codegen.blocks import BlockWriter, Plan
 from canvas_rt.codegen.frame import (
+    ATTENDING_AS,
+    HETEROGENEOUS,
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
@@ -31,6 +33,7 @@ from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.learned import MODULE
 from canvas_rt.ops.modules import config_class as config_of
+from canvas_rt.ops.modules import keeps_index
 from canvas_rt.physics.shapes import ValueShape, check
 from canvas_rt.physics.structure import output_ports
 
@@ -202,8 +205,12 @@ def module_source(plan: Plan) -> str:
     body = "\n\n".join(classes)
     own = [item for name in plan.order for item in plan.items(name) if isinstance(item, Node)]
     small = leaves.class_texts(own, plan.names.classes) + rotations.texts(plan)
+    if "attending_as(" in body:
+        parts.append(ATTENDING_AS.format(config=plan.names.config))
     if any("with_values(" in text for text in (body, *small)):
-        parts.append(WITH_VALUES.format(config=plan.names.config))
+        parts.append(
+            WITH_VALUES.format(config=plan.names.config, heterogeneous=HETEROGENEOUS if plan.turns_unlike else "")
+        )
     parts += small
     if "padded_positions" in ops:
         parts.append(PADDED_POSITIONS)
@@ -331,7 +338,7 @@ def config_json(plan: Plan) -> dict[str, Any]:
     }
     if own:
         values["per_layer_config"] = own
-    if plan.stateful:
+    if plan.stateful or plan.whole:
         values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
     elif (
         plan.masks or plan.keeps_all
@@ -344,9 +351,14 @@ def config_json(plan: Plan) -> dict[str, Any]:
 
 def layer_type(plan: Plan, block: str) -> str:
     """What transformers calls a layer by the cache that it needs."""
+    indexed = plan.where(lambda node: node.op == MODULE and keeps_index(complete(node)["source"]))
+    if block in indexed:
+        return "indexed_attention"
     attends = block in plan.holding("attention")
     if block in plan.stateful:
         return "hybrid" if attends else "linear_attention"
+    if block in plan.without_attention:
+        return "moe"  # which has a place that stays empty
     return "full_attention"
 
 

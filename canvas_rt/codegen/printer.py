@@ -81,6 +81,9 @@ class _Printer:
             fx.node.map_arg(node.args, self.expect)
         names = [a.arg for a in (*layout.signature.args, *layout.signature.kwonlyargs)]
         self.taken = {*names, "kwargs", "batch", "seq", "attention", "attn_weights", *self._assigned(layout.before)}
+        self.taken |= {
+            f"{node.target.__name__}{node.meta.get('suffix', '')}" for node in nodes if callable(node.target)
+        }
 
     @staticmethod
     def _assigned(body: Sequence[ast.stmt]) -> set[str]:
@@ -95,7 +98,8 @@ class _Printer:
                 (result,) = node.args
                 self.settle(node)
                 several = isinstance(result, tuple | list)
-                values = [self.value(one) for one in (result if several else (result,))]  # type: ignore
+                given: Any = result if several else (result,)
+                values = [self.value(one) for one in given]
                 whole = ast.Tuple(values, ast.Load()) if several else values[0]
                 for statement in self.layout.result(whole):
                     self.body.append((statement, ""))
@@ -206,12 +210,33 @@ class _Printer:
         if node.meta.get("tokens"):
             return self.on_tokens(node)
         inputs = self.inputs(node)
+        if node.meta.get("arguments"):
+            return self.by_name(node, inputs)
         if node.op == "call_module":
             context = self.context(node)
             call = ast.Call(quote("self._name_", _name_=str(node.target)), inputs, context)
             first = node.meta.get("tuple") and not node.meta.get("more")
             return quote("call[0]", call=call) if first else call
         return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
+
+    def by_name(self, node: fx.Node, inputs: list[ast.expr]) -> ast.expr:
+        """A module kept whole, called as the original is."""
+        given: dict[str, ast.expr] = {}
+        for (name, place), value in zip(node.meta["arguments"], inputs, strict=True):
+            if place is None:
+                given[name] = value
+            else:
+                parts = given.setdefault(name, ast.Tuple([], ast.Load()))
+                assert isinstance(parts, ast.Tuple)
+                parts.elts.append(value)
+        if node.meta["mask"]:
+            given[node.meta["mask"]] = node.meta["sees"]
+        if node.meta["cache"]:
+            given[node.meta["cache"]] = ast.Name("past_key_values", ast.Load())
+        keywords = [ast.keyword(name, value) for name, value in given.items()]
+        call = ast.Call(quote("self._name_", _name_=str(node.target)), [], keywords)
+        place = node.meta["place"]
+        return call if place < 0 else quote("call[place]", call=call, place=ast.Constant(place))
 
     def context(self, node: fx.Node) -> list[ast.keyword]:
         """Keyword arguments of a module: those of attention, where it attends; where tokens stand, if it asks for that."""
@@ -228,7 +253,9 @@ class _Printer:
         """A module that takes tokens in a row, whatever their sequence: its first input tells the shape to go back to."""
         first, *others = (arg for arg in node.args if isinstance(arg, fx.Node))
         source = ast.Name(self.named(first, "hidden_states"), ast.Load())
-        rows = [quote("x.flatten(0, -2)", x=value) for value in (source, *(self.value(arg) for arg in others))]
+        rows = [self.value(arg) for arg in others]
+        if not node.meta.get("in_a_row"):
+            rows = [quote("x.flatten(0, -2)", x=value) for value in (source, *rows)]
         call = ast.Call(quote("self._name_", _name_=str(node.target)), rows, [])
         name = fresh("tokens", self.taken)
         self.body += [(s, "") for s in statements("name = call", name=name, call=call)]

@@ -120,15 +120,15 @@ def functions(plan: Plan) -> list[str]:
     used = [(node.op, complete(node)) for op in ("apply_rotary", "rotate") for node in nodes(plan, op)]
     if not used:
         return []
-    part, parts = _meets_wider_heads(plan), []
+    part, parts = _joining(plan), []
     pairs = {attrs["style"] == "interleaved" for _, attrs in used}
     parts += ([ROTATE_HALF] if False in pairs else []) + ([ROTATE_PAIRS] if True in pairs else [])
     done: set[str] = set()
     for op, attrs in sorted(used, key=lambda pair: (rotation_suffix(pair[1]), pair[0] == "apply_rotary")):
         suffix = rotation_suffix(attrs)
-        plain = op == "apply_rotary" and not suffix and not part and ("rotate", attrs) not in used
+        plain = op == "apply_rotary" and not suffix and "" not in part and ("rotate", attrs) not in used
         if f"rotate{suffix}" not in done and not plain:
-            parts.append(rotate_function(suffix, attrs, part))
+            parts.append(rotate_function(suffix, attrs, suffix in part))
         if op == "apply_rotary" and f"apply_rotary{suffix}" not in done:
             parts.append(APPLY_ROTARY if plain else APPLY_EITHER.format(suffix=suffix))
         done |= {f"{op}{suffix}", f"rotate{suffix}"}
@@ -167,19 +167,24 @@ def rotate_function(suffix: str, attrs: Attrs, part: bool) -> str:
     return "\n" + "\n    ".join([head, *lines, f"return {result}"]) + "\n"
 
 
-def _meets_wider_heads(plan: Plan) -> bool:
-    """Whether some value that is turned has more channels than some table turns."""
+def _joining(plan: Plan) -> frozenset[str]:
+    """Rotations, by suffix, of which some meet values with more channels than some table turns, or join a rest anyway."""
     document = plan.document
-    widths, heads = [], []
+    widths: list[int] = []
+    heads: list[tuple[str, int]] = []
+    joined: set[str] = set()
     shapes = check(document).shapes
     for visit in walk(document):
         if not isinstance(visit.item, Node):
             continue
         if visit.item.op == "rotary_embedding":
             widths.append(rotary_width(resolve(complete(visit.item), visit.environment)))
-        elif visit.item.op in ("apply_rotary", "rotate") and (known := shapes.get(visit.path, (None,))[0]):
-            heads.append(known.actual[-1])
-    return bool(widths and heads) and max(heads) > min(widths)
+        elif visit.item.op in ("apply_rotary", "rotate"):
+            attrs = complete(visit.item)
+            joined |= {rotation_suffix(attrs)} if attrs["joined"] else set()
+            if known := shapes.get(visit.path, (None,))[0]:
+                heads.append((rotation_suffix(attrs), known.actual[-1]))
+    return frozenset(joined | {s for s, width in heads if widths and width > min(widths) and width not in widths})
 
 
 __all__ = ["texts"]

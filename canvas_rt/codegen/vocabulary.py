@@ -23,6 +23,10 @@ def heads_first(x: Any) -> Any:
     """[batch, seq, heads, width] → [batch, heads, seq, width]."""
 
 
+def in_a_row(x: Any) -> Any:
+    """[batch, seq, size] → [tokens, size]."""
+
+
 def padded_positions(ids: Any) -> Any:
     """Positions in which padding does not count."""
 
@@ -52,6 +56,7 @@ def rotation_suffix(attrs: Mapping[str, Any]) -> str:
     words = [attrs["style"]] if attrs["style"] != "half" else []
     words += [attrs["tables"]] if attrs["tables"] != "full" else []
     words += [name for name in ("tail", "wide", "tokens_first") if attrs[name]]
+    words += ["part"] if attrs["joined"] else []
     return "".join(f"_{word}" for word in words)
 
 
@@ -98,6 +103,7 @@ EXPRESSIONS: Mapping[Any, Write] = {
     padded_positions: lambda inputs, details: quote(
         "padded_positions(ids, position_ids[:, :1], padding)", ids=inputs[0], padding=details["padding_idx"]
     ),
+    in_a_row: lambda inputs, details: quote("x.flatten(0, -2)", x=inputs[0]),
     attribute: lambda inputs, details: details["value"],
     function: lambda inputs, details: details["write"](inputs),
     merge_heads: lambda inputs, details: quote("x.reshape(batch, seq, -1)", x=inputs[0]),
@@ -107,7 +113,7 @@ EXPRESSIONS: Mapping[Any, Write] = {
     rotate: _call("rotate"),
 }
 
-SHAPING = frozenset({split_heads, view_heads, heads_first, merge_heads, attribute, port})
+SHAPING = frozenset({split_heads, view_heads, heads_first, merge_heads, in_a_row, attribute, port})
 """Functions that compute nothing: when they are called makes no difference."""
 
 NEEDS_SIZES = frozenset({split_heads, view_heads, merge_heads})

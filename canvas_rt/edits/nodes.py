@@ -26,7 +26,7 @@ from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, head
-from canvas_rt.ops.catalogue import ALIASES, DTYPES, Setting, op_named
+from canvas_rt.ops.catalogue import ALIASES, DTYPES, Setting, is_name, op_named
 from canvas_rt.ops.functions import RUN_TIME
 
 
@@ -93,6 +93,7 @@ _SORTS = {
     "integers": "a list of whole numbers",
     "dtype": f"one of {', '.join(DTYPES)}",
     "text": "text",
+    "name": "a name that an attribute may have",
 }
 
 
@@ -110,6 +111,7 @@ def _fits(setting: Setting, value: Any) -> bool:
         "integers": isinstance(value, tuple) and all(_whole(one) or is_expression(one) for one in value),
         "dtype": value in DTYPES,
         "text": isinstance(value, str),
+        "name": is_name(value),
     }[setting.kind]
 
 

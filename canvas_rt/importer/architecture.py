@@ -3,22 +3,25 @@
 import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from canvas_rt.errors import ConfigError, UnsupportedModelError
+from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
-from canvas_rt.importer.factory import Factory, field_values, make_config
+from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced, stand_in
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, register_functions, trace
+from canvas_rt.importer.whole import keepable_within
 from canvas_rt.ir.document import Document, Node, Origin
 from canvas_rt.ir.files import with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze
@@ -26,6 +29,7 @@ from canvas_rt.ir.graph import own_names
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
 from canvas_rt.ops.catalogue import ALIASES
 from canvas_rt.ops.functions import RUN_TIME
+from canvas_rt.ops.modules import CACHES, source_name
 from canvas_rt.ops.parameters import parameter_keys
 
 
@@ -54,6 +58,12 @@ class ImportReport:
     unused: tuple[str, ...] = ()
     """Keys of the original's checkpoint that take no part in its logits, and so are not in the document."""
 
+    not_in_model: tuple[str, ...] = ()
+    """Keys of the weights beside the config for which the architecture has no place."""
+
+    notes: tuple[str, ...] = ()
+    """What else was done, or was not: whether weights were compared, whether code ran."""
+
     def to_json(self) -> dict[str, Any]:
         return {
             "nodes": self.nodes,
@@ -62,8 +72,15 @@ class ImportReport:
             "literals": list(self.literals),
             "without_effect": list(self.without_effect),
             "unused": list(self.unused),
+            "not_in_model": list(self.not_in_model),
+            "notes": list(self.notes),
             "structural": list(self.structural),
         }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ImportReport":
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
 
     def __str__(self) -> str:
         ops = ", ".join(f"{count} {op}" for op, count in sorted(self.recognised.items()))
@@ -73,15 +90,23 @@ class ImportReport:
         if self.without_effect:
             lines.append("fields without effect on graph or weights: " + ", ".join(self.without_effect))
         if self.unused:
-            shown = ", ".join(self.unused[:8]) + (f" and {len(self.unused) - 8} more" if len(self.unused) > 8 else "")
-            lines.append(f"in the checkpoint, but no part of the computation: {shown}")
+            lines.append(f"in the checkpoint, but no part of the computation: {_first(self.unused)}")
+        if self.not_in_model:
+            lines.append(f"in the checkpoint, but not in the architecture: {_first(self.not_in_model)}")
         if self.structural:
             lines.append("fields that change the graph (import again to change them): " + ", ".join(self.structural))
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 PATTERNS = ("layer_types",)
 """What a config lists layer by layer, and the graph says itself."""
+
+ROPE = "rope_parameters"
 
 AT_RUN_TIME = ("use_cache", "bos_token_id", "eos_token_id", "initializer_range", "dtype", "tie_word_embeddings")
 """Fields that act when a model is made, run or saved, not in its graph."""
@@ -96,11 +121,15 @@ class ArchitectureImport:
         self.raw = raw
         self.name = name
         self.config = make_config(factory, self.without_layers(raw), name)
-        self.values: dict[str, Any] = field_values(self.config)
+        self.overwritten: tuple[str, ...] = ()
+        """Fields that the config's class sets to something else, once it has read them."""
+        self.values: dict[str, Any] = self.given()
         if "is_encoder_decoder" in self.values:
             self.values["is_encoder_decoder"] = False  # its decoder by itself is none
         self.pinned = pinned
-        self.overrides = {int(layer): dict(own) for layer, own in (raw.get("per_layer_config") or {}).items()}
+        # A class may work out what layers have for themselves from fields of its own.
+        by_layer = raw.get("per_layer_config") or self.config.to_dict().get("per_layer_config") or {}
+        self.overrides = {int(layer): dict(own) for layer, own in by_layer.items()}
         if not isinstance(self.values.get("num_hidden_layers"), int):
             raise UnsupportedModelError("its config does not say how many layers it has", path=name)
         self.depth = int(self.values["num_hidden_layers"])
@@ -108,8 +137,27 @@ class ArchitectureImport:
         self.structural: list[str] = []
         self.whole: dict[str, tuple[int, ...]] = {}
         """For each stack, the layer that stands for each layer of the real model."""
+        self.whole_classes: list[type] = []
+        """Classes of modules that no trace can follow: they are kept whole."""
+        self.at_fault: type | None = None
+        """The class of the module in which the last trace failed, if it can be kept whole."""
         self.effective: set[str] = set()
         self.unused: tuple[str, ...] = ()
+
+    def given(self) -> dict[str, Any]:
+        """The config's values. Where its class overwrites one that it reads first, what was given: else it would be another."""
+        values, made = field_values(self.config), self.config.to_dict()
+        known = self.without_layers(self.raw)
+        if make_config(self.factory, {**known, **values}, self.name).to_dict() == made:
+            return values
+        defaults = {field: getattr(type(self.config), field, None) for field in values}
+        for field, given in {**defaults, **known}.items():
+            if values.get(field) != given and is_probed(field, given):
+                restored = {**values, field: given}
+                if make_config(self.factory, {**known, **restored}, self.name).to_dict() == made:
+                    self.overwritten = (field,)
+                    return restored
+        return values
 
     def probes(self, builds: Callable[[Mapping[str, Any]], bool] | None = None) -> tuple[dict[str, Any], ...]:
         """What the config's numbers are in each probe."""
@@ -142,7 +190,7 @@ class ArchitectureImport:
         for layer, own in self.overrides.items():
             result[layer] = {}
             for field, value in own.items():
-                if not is_probed(field, value):
+                if not is_probed(field, value) or self.turns_by_type:
                     result[layer][field] = value
                     continue
                 ranked = probe_override(field, value, probe, self.values, self.overrides.values())
@@ -154,11 +202,16 @@ class ArchitectureImport:
                     if field == "num_key_value_heads":
                         unlike[field, value] = self.assignments[probe]["num_attention_heads"] * (step + 1)
                     else:
-                        unlike[field, value] = base * (2 * step + 1) + (
-                            2 * step if field != "num_attention_heads" else 0
-                        )
+                        # Not by one rule from probe to probe: nothing else must follow what layers have for themselves.
+                        apart = 0 if field == "num_attention_heads" else 2 * step * (1 + probe * probe)
+                        unlike[field, value] = base * (2 * step + 1) + apart
                 result[layer][field] = unlike[field, value]
         return result
+
+    @property
+    def turns_by_type(self) -> bool:
+        """Whether rotary tables differ by type of layer: these, outside the layers, follow the widths inside."""
+        return any(isinstance(value, Mapping) for value in (self.values.get("rope_parameters") or {}).values())
 
     def model(
         self,
@@ -179,10 +232,13 @@ class ArchitectureImport:
 
     def cut(self, depth: int) -> dict[str, Any]:
         """The config as given, with what it lists layer by layer cut to some of them."""
-        return {
+        given = {
             name: value[:depth] if isinstance(value, list | tuple) and len(value) == self.depth > depth else value
             for name, value in self.without_layers(self.raw).items()
         }
+        if given.get("rope_parameters") is None and given.get("rope_scaling") is None and self.values.get(ROPE):
+            given[ROPE] = self.values[ROPE]  # a class may write sizes into the tables that it makes
+        return given
 
     @cached_property
     def trace_depth(self) -> int:
@@ -200,11 +256,21 @@ class ArchitectureImport:
 
     def read(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], probe: int) -> Traced:
         model = self.model(values, overrides)
+        if (found := own_cache(model)) is not None:
+            raise UnsupportedModelError(found, path=self.name)
         kept = cut_to_kinds(model)
         batch, sequence = inputs_of(probe)
-        config = field_values(model.config)
+        config = {**field_values(model.config), **{name: values[name] for name in self.overwritten if name in values}}
         indices = {path: kept[path][0] for path in kept}
-        traced = Recogniser(model, trace(model, batch, sequence), indices, (batch, sequence), config).run()
+        kept_whole = self.whole_classes or self.factory.kept_whole(model)
+        self.at_fault = None
+        try:
+            graphs = trace(model, batch, sequence, kept_whole)
+            traced = Recogniser(model, graphs, indices, (batch, sequence), config, kept_whole).run()
+        except TraceError as error:
+            path = None if error.module is None else keepable_within(model, error.module, kept_whole)
+            self.at_fault = None if path is None else type(model.get_submodule(path))
+            raise
         self.members = {path: members for path, (_, members) in kept.items()}
         return traced
 
@@ -214,16 +280,40 @@ class ArchitectureImport:
         Raises `UnsupportedModelError` where the architecture cannot be followed.
         """
         try:
-            return self.attempt()
-        except (TraceError, ConfigError, UnsupportedModelError):
+            return self.follow_somehow()
+        except CanvasError:
+            raise
+        except ValidationError as error:  # such as of a block with thousands of nodes
+            reason = f"its graph is none that a document can hold: {error.errors()[0]['msg']}"
+            raise UnsupportedModelError(reason, path=self.name) from error
+        except Exception as error:  # what a class has to say against an import, it says in its own way
+            reason = " ".join(str(error).split())[:300]
+            raise UnsupportedModelError(
+                f"it cannot be followed: {type(error).__name__}: {reason}", path=self.name
+            ) from error
+
+    def follow_somehow(self) -> tuple[Document, ImportReport]:
+        """At unlike sizes; where some numbers do not go together in this architecture, those keep their values."""
+        try:
+            return self.follow()
+        except Exception:
             changed = self.probes(self.runs)
             if changed == self.assignments:
                 raise
-        # Some numbers do not go together in this architecture: those keep their values.
         self.assignments = changed
         self.__dict__.pop("trace_depth", None)
-        self.structural.clear()
-        return self.attempt()
+        return self.follow()
+
+    def follow(self) -> tuple[Document, ImportReport]:
+        """An attempt for each class of modules that no trace can follow: from then on it is kept whole."""
+        while True:
+            self.structural.clear()
+            try:
+                return self.attempt()
+            except UnsupportedModelError:
+                if self.at_fault is None:
+                    raise
+                self.whole_classes.append(self.at_fault)
 
     def attempt(self) -> tuple[Document, ImportReport]:
         try:
@@ -243,7 +333,7 @@ class ArchitectureImport:
                 self.overrides,
                 lambda path: self.whole.get(path, members[path]),
                 links,
-                self.original_shapes,
+                {**self.original_buffers, **self.original_shapes},
             )
             root, blocks = builder.build()
         except TraceError as error:
@@ -269,6 +359,7 @@ class ArchitectureImport:
                 if followers is None:
                     followers = followed(base, self.read(changed, overrides, 0), value, other)
             except Exception:  # what a class has to say against such a value, it says in its own way
+                self.at_fault = None
                 self.structural.append(field)
                 continue
             if followers is None:
@@ -332,6 +423,8 @@ class ArchitectureImport:
             ties=FrozenMap(dict(ties) if isinstance(ties, dict) else {}),
         )
         lists = {name: freeze(value) for name, value in self.config.to_dict().items() if name in PATTERNS}
+        if self.overrides:
+            lists["per_layer_config"] = freeze({str(layer): own for layer, own in self.overrides.items()})
         origin = Origin(
             patterns=FrozenMap(lists),
             source=self.name,
@@ -357,8 +450,8 @@ class ArchitectureImport:
                 seen = [self.left_open(field, assignment) for assignment in self.assignments]
             except ConfigError:
                 continue  # the class has a constant for it, which these sizes do not go with
-            others = [{n: v for n, v in assignment.items() if n != field} for assignment in self.assignments]
-            expression = express(seen, others)
+            others = [{n: v for n, v in table.items() if n != field} for table in (*self.assignments, self.values)]
+            expression = express([*seen, value], others)
             if isinstance(expression, str):
                 found[field] = expression
         return found
@@ -369,14 +462,29 @@ class ArchitectureImport:
         given.pop(field)
         return field_values(make_config(self.factory, given, self.name))[field]
 
-    @cached_property
+    def original(self) -> nn.Module:
+        """The model at its real sizes with all its layers, on meta. Raises `ConfigError` where none can be made."""
+        return make_model(
+            self.factory, make_config(self.factory, self.raw, self.name), torch.bfloat16, "meta", self.name
+        )
+
+    @property
     def original_shapes(self) -> Mapping[str, tuple[int, ...]]:
         """What the original's checkpoint holds at the real sizes: of as many layers as are traced."""
+        return {name: tuple(tensor.shape) for name, tensor in self.few_layers.state_dict().items()}
+
+    @property
+    def original_buffers(self) -> Mapping[str, tuple[int, ...]]:
+        """What the original keeps beside that, at the real sizes."""
+        return {name: tuple(tensor.shape) for name, tensor in self.few_layers.named_buffers()}
+
+    @cached_property
+    def few_layers(self) -> nn.Module:
+        """The original at its real sizes, with as many layers as are traced, on meta."""
         given = {**self.cut(self.trace_depth), "num_hidden_layers": self.trace_depth}
         if self.overrides:
-            given["per_layer_config"] = self.raw["per_layer_config"]
-        original = self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
-        return {name: tuple(tensor.shape) for name, tensor in original.state_dict().items()}
+            given["per_layer_config"] = {str(layer): dict(own) for layer, own in self.overrides.items()}
+        return self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
 
     def compare_parameters(self, document: Document) -> None:
         """The document's parameters must be the original's at the real sizes: names and shapes, layer kind by kind."""
@@ -481,11 +589,39 @@ def _source(cls: type) -> str:
         return ""
 
 
+@lru_cache(maxsize=1024)
+def _own_source(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
+
+
 def reads_when_run(model: nn.Module, field: str) -> bool:
     """Whether the code of a model's modules may look a field up when it runs."""
     classes: set[type] = {type(module) for module in model.modules()}
     texts = {_source(cls) for cls in classes if not cls.__module__.startswith("torch.")}
     return any(f"self.config.{field}" in text or f'(self.config, "{field}"' in text for text in texts)
+
+
+OWN_STATES = frozenset({"state", "mems", "past_buckets_states", "cache"})
+"""Arguments in which a model carries what came before, where it does without transformers' caches."""
+
+
+def own_cache(model: nn.Module) -> str | None:
+    """What a model keeps its state in, if that is no cache of transformers."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    classes: set[type] = {type(module) for module in model.modules()}
+    caches = DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())
+    for cls in sorted(filter(source_name, classes), key=source_name):
+        for name in re.findall(rf"\b(?:{'|'.join(CACHES)})\.([a-z]\w*)\b", _own_source(cls)):
+            if not any(hasattr(cache, name) for cache in caches):
+                return f"{cls.__name__} keeps its state in a cache of its own class, by '{name}'"
+    for name in inspect.signature(model.forward).parameters:
+        if name in OWN_STATES and source_name(type(model)):
+            return f"{type(model).__name__} carries what came before in an argument of its own, '{name}'"
+    return None
 
 
 def stacks_of(model: nn.Module) -> dict[str, nn.ModuleList]:

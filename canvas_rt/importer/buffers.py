@@ -1,13 +1,13 @@
 """Tensors that a module keeps without learning them: what they hold, told by looking."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from canvas_rt.importer.calls import DTYPES
+from canvas_rt.importer.calls import DTYPES, as_setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,11 @@ class Buffer:
     positions: bool = False
     """Whether it numbers the positions: then rows of it are what the model's positions are."""
 
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-def _number(value: Tensor) -> Any:
-    return value.flatten()[0].item()
-
 
 def _scalar(value: Tensor) -> Buffer | None:
-    if value.dim():
+    if value.dim() or not bool(torch.isfinite(value)):
         return None
-    return Buffer((("constant", {"value": _number(value), "dtype": DTYPES.get(value.dtype, "float32")}),))
+    return Buffer((("constant", {"value": value.item(), "dtype": DTYPES[value.dtype]}),))
 
 
 def _positions(value: Tensor) -> Buffer | None:
@@ -40,7 +34,7 @@ def _positions(value: Tensor) -> Buffer | None:
 def _filled(value: Tensor) -> Buffer | None:
     if not value.numel() or not bool((value == value.flatten()[0]).all()):
         return None
-    attrs = {"size": tuple(value.shape), "value": _number(value), "dtype": DTYPES.get(value.dtype, "float32")}
+    attrs = {"size": tuple(value.shape), "value": as_setting(value.flatten()[0].item()), "dtype": DTYPES[value.dtype]}
     return Buffer((("torch.full", attrs),))
 
 
@@ -58,6 +52,8 @@ RULES: tuple[Callable[[Tensor], Buffer | None], ...] = (_scalar, _positions, _fi
 
 def buffer_of(value: Tensor) -> Buffer | None:
     """What a buffer holds, if a rule knows."""
+    if value.dtype not in DTYPES:
+        return None
     return next(filter(None, (rule(value.detach().cpu()) for rule in RULES)), None)
 
 

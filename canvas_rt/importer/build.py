@@ -112,7 +112,11 @@ class Builder:
         path = self.original_path(f"{where}__{node.id}" if where != "root" else node.id)
         if node.op == "module":
             keys = node.attrs["keys"]
-            return {"keys": {key: self.original.get(f"{path}.{key}") for key in keys}}
+            given = {name: self.original.get(f"{path}.{name}", ()) for name in node.attrs.get("buffers", {})}
+            return {
+                "keys": {key: self.original.get(f"{path}.{key}") for key in keys},
+                "buffers": {name: {"sizes": shape[-1:]} for name, shape in given.items()},
+            }
         if node.op == "parameter":
             key = node.attrs.get("key")
             return {"shape": self.original.get(f"{path}.{key}" if key else path)}
@@ -140,16 +144,15 @@ class Builder:
     def expressed(self, values: Sequence[Any], where: tuple[str, str, str], real: Any = None) -> Any:
         """A value as an expression; of a list or a table each part, unless a field of the config is the whole."""
         environments = [self.environment(probe) for probe in range(len(values))]
-        found = None
-        if isinstance(real, int):
-            found = express([*values, real], [*environments, self.actual_environment])
-        if found is None:
-            found = express(values, environments)
+        seen: tuple[Sequence[Any], Sequence[Mapping[str, Any]]] = values, environments
+        if isinstance(real, int) and not isinstance(real, bool):  # what does not hold at the real sizes holds by chance
+            seen = [*values, real], [*environments, self.actual_environment]
+        found = express(*seen)
         first = values[0]
         if found is None or (isinstance(found, tuple | Mapping) and found == first):
             if isinstance(first, tuple) and all(len(value) == len(first) for value in values):
-                points = real if isinstance(real, tuple) and len(real) == len(first) else (None,) * len(first)
-                return tuple(self.expressed([v[i] for v in values], where, points[i]) for i in range(len(first)))
+                reals = real if isinstance(real, tuple) and len(real) == len(first) else (None,) * len(first)
+                return tuple(self.expressed([v[i] for v in values], where, reals[i]) for i in range(len(first)))
             if isinstance(first, Mapping) and all(value.keys() == first.keys() for value in values):
                 known: Mapping[str, Any] = real if isinstance(real, Mapping) else {}
                 parts = {key: self.expressed([v[key] for v in values], where, known.get(key)) for key in first}

@@ -79,8 +79,9 @@ _PLACES = (
     "implicit",
     "sparse_grad",
     "generator",
+    "cudnn_enable",
 )
-"""Arguments that say where a value lies, not what it is."""
+"""Arguments that say where a value lies and what computes it, not what it is."""
 
 
 def _bound(function: Function, values: list[tuple[str, Any]], node: fx.Node) -> Bound | None:
@@ -149,13 +150,17 @@ def _setting(argument: Argument, value: Any, node: fx.Node) -> Any:
         return tuple(_last(axis, node, 0) for axis in whole) if argument.name in ("dim", "dims") else whole
     if argument.kind == "int" and argument.name in ("dim", "dim0", "dim1") and value is not None:
         return _last(value, node, int(node.target in _ADDING))
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+    value = as_setting(value)
     if argument.name == "end" and isinstance(value, int) and value >= UNBOUNDED:
         return None
     if argument.name == "start" and value == 0 and not argument.required and argument.default is None:
         return None
     return value
+
+
+def as_setting(value: Any) -> Any:
+    """A number as a document says it: what JSON cannot say is text."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _ADDING = (aten.unsqueeze.default, aten.stack.default)
@@ -296,4 +301,4 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-__all__ = ["DTYPES", "MODEL_DTYPE", "bind", "given", "inlined", "shape_of", "without_mutation"]
+__all__ = ["DTYPES", "MODEL_DTYPE", "as_setting", "bind", "given", "inlined", "shape_of", "without_mutation"]

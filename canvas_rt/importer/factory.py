@@ -1,9 +1,14 @@
 """Make configs and small models of one architecture: a stock one of transformers, or one that Canvas emitted."""
 
 import copy
+import dataclasses
+import inspect
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Protocol
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,10 +22,11 @@ from canvas_rt.importer.config.classes import (
     model_class_name,
     own_classes,
     own_values,
-    supported,
 )
 from canvas_rt.importer.config.refused import INERT
 from canvas_rt.importer.trace import TRACED, quiet
+from canvas_rt.importer.whole import noting_configs
+from canvas_rt.ops.modules import is_keepable, keeps_state, source_name
 
 KEPT_BASE_FIELDS = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 """Of what every config of transformers has, the fields that describe the model."""
@@ -34,6 +40,9 @@ class Factory(Protocol):
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
         """A causal language model in eval mode, its attention and its experts traced as one node each."""
+
+    def kept_whole(self, model: nn.Module) -> list[type]:
+        """Classes of a model's modules that are one node each, whatever they do."""
 
 
 class StockFactory:
@@ -50,51 +59,71 @@ class StockFactory:
             return config_class(self.model_type)(**own_values(self.model_type, values))
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
-        settings: dict[str, Any] = {"experts_implementation": TRACED, "dtype": dtype}
-        with quiet(), torch.device(device):
-            try:
-                return self.build(config, attn_implementation=TRACED, **settings).eval()
-            except KeyError as error:
-                if error.args != (TRACED,):
-                    raise
-            # It has a class of its own for each implementation, and none for ours: only its masks are traced as ours.
-            model = self.build(config, attn_implementation="eager", **settings).eval()
-            made: Any = model.config
-            made._attn_implementation = TRACED
-            return model
+        return traced_model(self.build, config, dtype, device)
+
+    def kept_whole(self, model: nn.Module) -> list[type]:
+        return []  # what no trace can follow is told by trying
 
     def build(self, config: Any, **settings: Any) -> nn.Module:
         """A causal language model of transformers' own making, by settings of `from_config`."""
+        return self.model_class._from_config(config, **settings)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def model_class(self) -> type:
+        """The class of its causal language model: of a multimodal one, that of its text."""
         import transformers
 
-        if self.model_type in supported():
-            settings = {"trust_remote_code": False, **settings}
-            return transformers.AutoModelForCausalLM.from_config(config, **settings)  # type: ignore[no-any-return]
-        # The text model of a multimodal one, whose own type has no entry among causal language models.
-        return getattr(transformers, str(model_class_name(self.model_type)))._from_config(config, **settings)  # type: ignore[no-any-return]
+        found: type = getattr(transformers, str(model_class_name(self.model_type)))
+        return found
 
 
 class ClassFactory:
-    """An architecture given by its classes, as emitted code defines them."""
-
-    kind: ClassVar[str] = "emitted"
+    """An architecture given by its classes: those that emitted code defines, or a user's own."""
 
     def __init__(self, config_class: type, model_class: type) -> None:
         self.config_class = config_class
         self.model_class = model_class
 
     def config(self, values: Mapping[str, Any]) -> Any:
-        values = {name: value for name, value in values.items() if name != "model_type"}
+        own_class: Any = self.config_class
+        own = {canonical: name for name, canonical in canonical_fields(own_class).items()}
+        values = {own.get(name, name): copy.deepcopy(v) for name, v in values.items() if name != "model_type"}
         with quiet():
             return self.config_class(**values)
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
-        config._attn_implementation = TRACED
         own: Any = self.model_class
-        with quiet(), torch.device(device):
-            return own._from_config(  # type: ignore[no-any-return]
-                config, attn_implementation=TRACED, experts_implementation=TRACED, dtype=dtype
-            ).eval()
+        with noting_configs(self.imported):
+            return traced_model(own._from_config, config, dtype, device)
+
+    @property
+    def imported(self) -> list[type]:
+        """Classes that the code takes from transformers' models."""
+        known = vars(sys.modules.get(self.model_class.__module__, object()))
+        return [c for c in known.values() if isinstance(c, type) and source_name(c) and is_keepable(c)]
+
+    def kept_whole(self, model: nn.Module) -> list[type]:
+        if not str(getattr(self.config_class, "model_type", "")).startswith("canvas_"):
+            return []
+        # Emitted code takes modules from transformers where its document keeps them whole.
+        found = {type(module) for module in model.modules()}
+        return [cls for cls in found if is_keepable(cls) and not keeps_state(cls)]
+
+
+def traced_model(build: Callable[..., Any], config: Any, dtype: torch.dtype, device: str) -> nn.Module:
+    """A model whose attention and experts are traced as one node each, by a function that takes transformers' settings."""
+    settings: dict[str, Any] = {"experts_implementation": TRACED, "dtype": dtype}
+    with quiet(), torch.device(device):
+        try:
+            return build(config, attn_implementation=TRACED, **settings).eval()  # type: ignore[no-any-return]
+        except KeyError as error:
+            if error.args != (TRACED,):
+                raise
+        # It has a class of its own for each implementation, and none for ours: only its masks are traced as ours.
+        model: nn.Module = build(config, attn_implementation="eager", **settings).eval()
+        made: Any = model.config
+        made._attn_implementation = TRACED
+        return model
 
 
 HIDDEN = frozenset(
@@ -130,11 +159,39 @@ def field_values(config: Any) -> dict[str, Any]:
     return {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
 
 
+@lru_cache(maxsize=1024)
+def canonical_fields(cls: Any) -> Mapping[str, str]:
+    """For each field that a config class declares, in its order, the name by which Canvas knows it."""
+    from transformers import PretrainedConfig
+
+    common = {field.name for field in dataclasses.fields(PretrainedConfig)}
+    declared = [name for base in reversed(own_classes(cls)) for name in base.__annotations__]
+    # A class may also declare its fields as what it is made from, and no more.
+    made_from = inspect.signature(cls.__init__).parameters.values()
+    declared += [one.name for one in made_from if one.kind in NAMED and one.name != "self" and one.name not in common]
+    names = canonical_names(set(declared), cls.attribute_map)
+    return MappingProxyType({name: names[name] for name in declared})
+
+
+LEFT_OUT = frozenset({"architectures", "auto_map", "transformers_version", "_name_or_path", "model_type"})
+"""What a config says that is not of the architecture."""
+
+
+def canonical_values(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config of a class says of its architecture, by the names by which Canvas knows its fields."""
+    names = canonical_fields(cls)
+    return {names.get(field, field): value for field, value in values.items() if field not in LEFT_OUT}
+
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
 def _own_names(config: Any) -> dict[str, str]:
     """What the class of a config calls each field, by canonical name, in the class's order."""
     given = config.to_dict()
-    declared = list(dict.fromkeys(name for cls in reversed(own_classes(type(config))) for name in cls.__annotations__))
-    canonical = canonical_names(set(declared), type(config).attribute_map)
+    own_class: Any = type(config)
+    canonical = canonical_fields(own_class)
+    declared = list(canonical)
     skipped = HIDDEN | INERT | (ENCODERS if "decoder" in " ".join(declared) else frozenset())
     aliases = type(config).attribute_map
     kept = [own for own in declared if own not in skipped and (own in given or aliases.get(own) in given)]

@@ -20,8 +20,8 @@ Form = tuple[str, str, str]
 USUAL = SCALINGS[0], PRECISIONS[0], SHARINGS[0]
 
 
-def form_of(module: nn.Module) -> Form:
-    """The form of the eager function beside a module's class; the usual one where none tells."""
+def form_of(module: nn.Module) -> Form | None:
+    """The form of the eager function beside a module's class; the usual one where none tells; None for one of no form."""
     function = getattr(sys.modules.get(type(module).__module__), "eager_attention_forward", None)
     if function is None:
         return USUAL
@@ -31,13 +31,18 @@ def form_of(module: nn.Module) -> Form:
 
 
 @lru_cache(maxsize=512)
-def _form(function: Any) -> Form:
+def _form(function: Any) -> Form | None:
     noted = _noted(function)
     # Where few numbers are seen, several forms may give the same: how the softmax is called tells the likely one.
-    precisions = sorted(PRECISIONS, key=lambda name: (name == "model") is not noted.narrow)
+    # With sinks the softmax is in the dtype of the scores either way.
+    narrow = noted.narrow and not _takes_sinks(function)
+    precisions = sorted(PRECISIONS, key=lambda name: (name == "model") is not narrow)
     forms = ((scaling, precision) for precision, scaling in product(precisions, SCALINGS))
-    found = next((form for form in forms if _is_alike(function, *form)), USUAL[:2])
-    return *found, "broadcast" if noted.heads == {1} else "repeated"
+    try:
+        found = next((form for form in forms if _is_alike(function, *form)), None)
+    except Exception:  # a stranger's function may raise anything
+        found = USUAL[:2]
+    return found and (*found, "broadcast" if noted.heads == {1} else "repeated")
 
 
 class _Notes(TorchFunctionMode):
@@ -60,7 +65,7 @@ class _Notes(TorchFunctionMode):
 def _noted(function: Any) -> _Notes:
     """How a function goes about three heads of queries that share one of keys, in bf16."""
     q, k, v = (torch.ones(1, heads, 4, 4, dtype=torch.bfloat16) for heads in (3, 1, 1))
-    holder = _Holder().eval()
+    holder = _holder(3)
     holder.num_key_value_groups = 3
     notes = _Notes()
     try:
@@ -76,27 +81,43 @@ class _Holder(nn.Module):
 
     num_key_value_groups = 1
     is_causal = True
+    sinks: torch.Tensor
+
+
+def _takes_sinks(function: Any) -> bool:
+    """Whether a function asks for sinks: of its module, or by an argument."""
+    code = getattr(function, "__code__", None)
+    return "sinks" in getattr(code, "co_names", ()) or "s_aux" in getattr(code, "co_varnames", ())
+
+
+def _holder(heads: int) -> "_Holder":
+    """A module with sinks, which only some functions ask for."""
+    holder = _Holder().eval()
+    holder.sinks = torch.randn(heads, generator=generator())
+    return holder
 
 
 def _is_alike(function: Any, scaling: str, precision: str) -> bool:
-    """Whether a function gives what our eager attention gives in one form, in fp32 and in bf16."""
+    """Whether a function gives what our eager attention gives in one form, in fp32 and in bf16. Raises what it raises."""
     attrs = {**VARIANTS["attention"], "scale": 0.37, "scaling": scaling, "precision": precision}
-    biased = "bias" in getattr(getattr(function, "__code__", None), "co_varnames", ())
+    arguments = getattr(getattr(function, "__code__", None), "co_varnames", ())
+    biased, sunk = "bias" in arguments, _takes_sinks(function)
     random = generator()
-    try:
-        for dtype in DTYPES:
-            q, k, v = (torch.randn(2, 3, 9, 12, generator=random).to(dtype) for _ in range(3))
-            given = {"bias": torch.randn(1, 3, 1, 9, generator=random).to(dtype)} if biased else {}
-            context = Context(2, 9, q.device, dtype, backend="eager")
-            (ours,) = KERNELS["attention"]({"q": q, "k": k, "v": v, **given}, attrs, {}, context)
-            hidden = torch.ones(9, 9, dtype=torch.bool).triu(1)[None, None]
-            mask = torch.zeros(2, 1, 9, 9, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
-            theirs = function(_Holder().eval(), q, k, v, mask, scaling=0.37, dropout=0.0, **given)[0]
-            if theirs.dtype != ours.dtype or not torch.equal(theirs, ours):
-                return False
-    except Exception:  # a stranger's function may raise anything
-        return False
+    for dtype in DTYPES:
+        q, k, v = (torch.randn(2, 3, 9, 12, generator=random).to(dtype) for _ in range(3))
+        given = {"bias": torch.randn(1, 3, 1, 9, generator=random).to(dtype)} if biased else {}
+        holder = _holder(3).to(dtype)
+        holder.sinks = holder.sinks.to(dtype)
+        known = dict(given) | ({"sinks": holder.sinks} if sunk else {})
+        given |= {"s_aux": holder.sinks} if "s_aux" in arguments else {}
+        context = Context(2, 9, q.device, dtype, backend="eager")
+        (ours,) = KERNELS["attention"]({"q": q, "k": k, "v": v, **known}, attrs, {}, context)
+        hidden = torch.ones(9, 9, dtype=torch.bool).triu(1)[None, None]
+        mask = torch.zeros(2, 1, 9, 9, dtype=dtype).masked_fill(hidden, torch.finfo(dtype).min)
+        theirs = function(holder, q, k, v, mask, scaling=0.37, dropout=0.0, **given)[0]
+        if theirs.dtype != ours.dtype or not torch.equal(theirs, ours):
+            return False
     return True
 
 
-__all__ = ["form_of"]
+__all__ = ["USUAL", "form_of"]

@@ -44,8 +44,32 @@ def rms_norm_rule(module: nn.Module) -> Leaf | None:
     def ours(run: Trial, settings: Settings) -> Tensor:
         return rms_norm(run.given[0], run.own.get("weight"), settings)
 
-    found = fitting(trials(module, _vectors(shape)), candidates(), ours)
-    return None if found is None else ("rms_norm", {**_sizes(module, shape), **written(found, usual)})
+    found = fitting(trials(module, _vectors(shape or _known_shape(module))), candidates(), ours)
+    if found is None:
+        return None
+    own = written(found, usual) | ({"power": True} if _by_power(module, shape, found) else {})
+    return "rms_norm", {**_sizes(module, shape), **own}
+
+
+def _by_power(module: nn.Module, shape: tuple[int, ...], found: Settings) -> bool:
+    """Whether a norm takes its root by a power: the same number, but another gradient in the last bits."""
+    if found["form"] == "fused":
+        return False
+    (x,) = _vectors(shape or _known_shape(module))(torch.float32)
+    weight = next((p.detach().float() for p in module.parameters()), None)
+    with torch.enable_grad():
+        own = _slope(lambda x: module(x), x)
+        ours = [_slope(lambda x, by=by: rms_norm(x, weight, {**found, "power": by}), x) for by in (False, True)]  # type: ignore[misc]
+    return own is not None and not torch.equal(own, ours[0]) and torch.equal(own, ours[1])  # type: ignore[arg-type]
+
+
+def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | None:
+    x = x.clone().requires_grad_()
+    try:
+        (slope,) = torch.autograd.grad(function(x).float().sum(), x)
+    except RuntimeError:  # a stranger's module may give none
+        return None
+    return slope
 
 
 def layer_norm_rule(module: nn.Module) -> Leaf | None:
@@ -55,17 +79,18 @@ def layer_norm_rule(module: nn.Module) -> Leaf | None:
     names = [name for name, _ in module.named_parameters()]
 
     def candidates() -> Iterator[Settings]:
-        for form, eps in product(LAYER_FORMS, _epsilons(module)):
-            if eps is not None and (form == "by_hand" or len(shape) < 2):  # PyTorch's own has no weight for each head
-                yield {"eps": eps, "form": form}
+        for form, centred, eps in product(LAYER_FORMS, (False, True), _epsilons(module)):
+            # PyTorch's own has no weight for each head.
+            if eps is not None and (form == "by_hand" or len(shape) < 2) and centred <= bool(shape):
+                yield {"eps": eps, "zero_centred": centred, "form": form}
 
     def ours(run: Trial, settings: Settings) -> Tensor:
         return layer_norm(run.given[0], run.own.get("weight"), run.own.get("bias"), settings)
 
-    found = fitting(trials(module, _vectors(shape)), candidates(), ours)
+    found = fitting(trials(module, _vectors(shape or _known_shape(module))), candidates(), ours)
     if found is None:
         return None
-    own = written(found, {"form": LAYER_FORMS[0]})
+    own = written(found, {"zero_centred": False, "form": LAYER_FORMS[0]})
     # Without a weight there is no bias, whatever `bias` says.
     bias = {"bias": "bias" in names} if shape else {}
     return "layer_norm", {**_sizes(module, shape), **own, **bias}
@@ -120,6 +145,12 @@ def _sizes(module: nn.Module, shape: tuple[int, ...]) -> Settings:
         known: Any = getattr(module, "normalized_shape", ())
         return {"size": known[0], "weight": False} if len(known) == 1 else {"weight": False}
     return {"size": shape[-1], **({"heads": shape[0]} if len(shape) == 2 else {})}
+
+
+def _known_shape(module: nn.Module) -> tuple[int, ...]:
+    """The width of a norm without a weight, where its class says it."""
+    known = _sizes(module, ()).get("size")
+    return (int(known),) if known else ()
 
 
 def _vectors(shape: tuple[int, ...]) -> Callable[[torch.dtype], tuple[Tensor, ...]]:

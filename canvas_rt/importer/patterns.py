@@ -46,6 +46,8 @@ ENDS = SUMS | {aten.cat.default, aten.flatten.using_ints, aten.view.default, ate
 ENDS |= {aten.to.dtype, aten._to_copy.default, aten.type_as.default}
 """What the last step of a rotation may be."""
 
+CASTS = frozenset({aten.to.dtype, aten._to_copy.default, aten.type_as.default})
+
 SETTINGS = OPS["rotate"].settings
 DEFAULTS = {name: setting.default for name, setting in SETTINGS.items()}
 
@@ -112,17 +114,25 @@ class _Region:
                 continue
             for x in self._values(node, source):
                 bound = {"x": x, "cos": first, "sin": second}
-                settings = _prove(node, bound)
+                settings = _prove(node, bound, self.joins(node))
                 if settings is not None:
                     return {**bound, "@settings": written(settings, DEFAULTS)}
         return None
 
+    def joins(self, node: fx.Node) -> bool:
+        """Whether the last step joins on what passes through, be it nothing: then the result lies otherwise in memory."""
+        while node.target in CASTS and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+        return node.target is aten.cat.default and any(not self.tables[part] for part in node.all_input_nodes)
+
     def _values(self, node: fx.Node, source: fx.Node) -> Iterator[fx.Node]:
-        """What a node may have turned: values of its shape that come of `source` alone, the nearest first."""
+        """What a node may have turned: values of its shape that come of `source` alone, the nearest first.
+
+        Pairs that are brought into halves are a step of the rotation: such a value comes last.
+        """
         alone = [n for n, s in self.sources.items() if s == {source} and _shape(n) == _shape(node)]
-        yield from sorted(
-            (n for n in alone if self.order[n] < self.order[node]), key=self.order.__getitem__, reverse=True
-        )
+        before = (n for n in alone if self.order[n] < self.order[node])
+        yield from sorted(before, key=lambda n: (_parts_pairs(n), -self.order[n]))
 
     def within(self, inner: fx.Node, outer: fx.Node, x: fx.Node) -> bool:
         """Whether a node is a step on the way from `x` to `outer`."""
@@ -137,7 +147,14 @@ class _Region:
         return False
 
 
-def _prove(node: fx.Node, bound: Mapping[str, fx.Node]) -> dict[str, Any] | None:
+def _parts_pairs(node: fx.Node) -> bool:
+    """Whether a node joins every second channel of a value and the others."""
+    parts = node.all_input_nodes if node.target is aten.cat.default else []
+    steps = [part.args[4:] for part in parts if part.target is aten.slice.Tensor and part.args[0] is parts[0].args[0]]
+    return len(parts) == 2 and steps == [(2,), (2,)]
+
+
+def _prove(node: fx.Node, bound: Mapping[str, fx.Node], joined: bool) -> dict[str, Any] | None:
     """The settings with which `rotate` gives what a node gives, to the last bit, in the model's dtype and in fp32."""
     runs = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -147,8 +164,9 @@ def _prove(node: fx.Node, bound: Mapping[str, fx.Node]) -> dict[str, Any] | None
             runs.append((given, evaluate(node, {n: given[name] for name, n in bound.items()}, dtype)))
         except (RuntimeError, ValueError, TypeError, IndexError):
             return None
-    for values in product(*(setting.options or (False, True) for setting in SETTINGS.values())):
-        settings = dict(zip(SETTINGS, values, strict=True))
+    told = {name: setting for name, setting in SETTINGS.items() if name != "joined"}
+    for values in product(*(setting.options or (False, True) for setting in told.values())):
+        settings = {**dict(zip(told, values, strict=True)), "joined": joined}
         if all(_turns_alike(given, theirs, settings) for given, theirs in runs):
             return settings
     return None

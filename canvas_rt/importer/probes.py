@@ -131,7 +131,7 @@ PINNED = (
     r"first_k_dense_replace|num_nextn_\w+|indexer_\w+|cross_attn_k|encoder_hash_\w+|local_attention_window_len"
     r"|\w*(period|offset|interval|step|pattern|freq|every\w*|_index|_idx)"
     r"|\w*codebooks|altup_\w+|\w+_cycles|\w*iters|num_hashes|\w*ngram\w*|hc_count|hc_mult|seed|hash_seed"
-    r"|num_buckets|time_step_\w+|\w+_std|\w*factor|embedding_fraction|\w*patch\w*|\w*image\w*|\w+_channels"
+    r"|num_buckets|time_step_\w+|\w+_std|\w*factor|\w*dim_multiplier|embedding_fraction|\w*patch\w*|\w*image\w*|\w+_channels"
 )
 """Fields that say how a model is put together rather than how large it is, by name: they keep their values."""
 
@@ -294,7 +294,7 @@ def _number(name: str, index: int, probe: int) -> float:
     value = (1 + probe) * (0.011 + 0.0017 * index)
     if name.endswith("theta"):
         return 1e5 * value
-    return value * (1e-4 if name.endswith("eps") else 1)
+    return value * (1e-4 if name.endswith(("eps", "epsilon")) else 1)
 
 
 def _fit_heads(values: dict[str, Any], config: Mapping[str, Any], probe: int, kept: Collection[str]) -> None:

@@ -10,22 +10,23 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from canvas_rt.importer.buffers import Buffer, buffer_of
-from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, bind, inlined, shape_of, without_mutation
+from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
-from canvas_rt.importer.patterns import evaluate, find_rotations
-from canvas_rt.importer.proof import generator, same, written
+from canvas_rt.importer.patterns import find_rotations
+from canvas_rt.importer.positions import counted_after_padding, numbers_each, numbers_tokens, repeats_positions
+from canvas_rt.importer.proof import written
 from canvas_rt.importer.rotary import called_for, is_rotary, rotary_rule
 from canvas_rt.importer.rules import recognised
 from canvas_rt.importer.sinusoids import sinusoids_in
 from canvas_rt.importer.stateful import stateful_node
 from canvas_rt.importer.trace import TraceError
+from canvas_rt.importer.whole import call_in, of_layer, own_config, ports_of, whole_node
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ops.catalogue import OPS, VARIANTS
-from canvas_rt.ops.kernels import padded_positions
-from canvas_rt.ops.learned import PARAMETER
-from canvas_rt.ops.modules import keeps_state
+from canvas_rt.ops.learned import MODULE, PARAMETER
+from canvas_rt.ops.modules import keeps_state, read_by_layer, source_name
 
 aten = torch.ops.aten
 
@@ -39,7 +40,7 @@ TRANSPARENT = {
 }
 """Functions that change no value in eval mode."""
 
-SEMANTIC_PORTS = ("cos", "sin", "position_ids")
+SEMANTIC_PORTS = ("cos", "sin", "phases", "position_ids")
 KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "indices", "weights")
 """Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
 
@@ -81,12 +82,18 @@ class Recogniser:
     config: Mapping[str, Any] = field(default_factory=dict)
     """The values of the model's config."""
 
+    whole: Collection[type] = ()
+    """Classes of modules that are kept whole, whatever they do."""
+
     blocks: dict[str, Block] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
     leaves: dict[str, Node | None] = field(default_factory=dict)
     """What the proofs have told, by the module's path."""
+
+    shared: dict[str, frozenset[str]] = field(default_factory=dict)
+    """For each module the ports whose values are read elsewhere too."""
 
     def run(self) -> Traced:
         move_in(self.graph, self.graphs, self.inputs[1])
@@ -114,7 +121,14 @@ class Recogniser:
         """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
         reader = _Reader(self, path, ports)
         self.classes[stand_in(path)] = type(self.submodule(path)).__name__
-        self.blocks[stand_in(path)] = reader.read()
+        try:
+            block = self.blocks[stand_in(path)] = reader.read()
+            times = sum(isinstance(item, Node) and item.op == "attention" for item in block.nodes)
+            if times > 1:
+                raise TraceError(f"{reader.where} attends {times} times, and has one place in the cache")
+        except TraceError as error:
+            error.module = _own(path) if error.module is None else error.module
+            raise
 
     def wrapped(self, path: str, name: str) -> str:
         """The path of a module that only holds the one at a path: a block that passes everything through."""
@@ -133,12 +147,27 @@ class Recogniser:
             module, name = self.submodule(path), _own(path).rpartition(".")[2]
             if name.isdecimal():  # it stands in a list
                 name = "_".join(_own(path).split(".")[-2:])
-            if keeps_state(type(module)):
-                self.leaves[path] = stateful_node(module, name, self.config)
+            if type(module) in self.whole:
+                call = call_in(self.graph(path))
+                layer = self.layer_of(path)
+                self.leaves[path] = None if call is None else whole_node(module, name, call, self.model.config, layer)
+            elif keeps_state(type(module)):
+                self.leaves[path] = stateful_node(module, name, self.config, self.of_layer(path))
             else:
                 found = rotary_rule(module, called_for(self.graph(path))) if is_rotary(module) else recognised(module)
                 self.leaves[path] = found and Node(id=name, op=found[0], attrs=freeze(found[1]))
         return self.leaves[path]
+
+    def layer_of(self, path: str) -> int | None:
+        """In which of the traced layers a module stands."""
+        return next((int(part) for part in _own(path).split(".") if part.isdecimal()), None)
+
+    def of_layer(self, path: str) -> dict[str, Any]:
+        """What stands for a module's layer in the lists that it reads of its config."""
+        module = self.submodule(path)
+        source = source_name(type(module))
+        own = own_config(module, self.model.config, source)
+        return of_layer(read_by_layer(source), own, self.layer_of(path))
 
 
 class _Reader:
@@ -170,11 +199,24 @@ class _Reader:
         outputs = [self.ref(result) for result in results if isinstance(result, fx.Node)]
         # A whole model may give states and losses beside its logits, which come first.
         ports = ["logits"] if not self.path else output_ports(len(outputs))
+        self.settle_tables()
         return Block(
             inputs=tuple(sorted(self.inputs, key=_place)),
             nodes=tuple(sorted(self.items, key=lambda item: self.places.get(item.id, -1))),
             outputs=FrozenMap(dict(zip(ports, outputs, strict=False))),
         )
+
+    def settle_tables(self) -> None:
+        """Put rotary tables of the same positions in the order in which they are read.
+
+        transformers makes them by walking over a set of names, whose order is another in each process.
+        """
+        tables: dict[Any, list[str]] = {}
+        for item in self.items:
+            if isinstance(item, Node) and item.op == "rotary_embedding":
+                tables.setdefault(item.inputs, []).append(item.id)
+        for names in tables.values():
+            self.places.update(zip(names, sorted(self.places[name] for name in names), strict=True))
 
     def ref(self, node: fx.Node) -> str:
         if node not in self.refs:
@@ -193,10 +235,14 @@ class _Reader:
         self, node: fx.Node, name: str, op: str, inputs: Mapping[str, str], attrs: Mapping[str, Any] | None = None
     ) -> str:
         name = self.unique(name)
-        self.items.append(Node(id=name, op=op, attrs=freeze(attrs or {}), inputs=FrozenMap(inputs)))
+        self.put(node, Node(id=name, op=op, attrs=freeze(attrs or {}), inputs=FrozenMap(inputs)))
         self.refs[node] = name
-        self.places[name] = self.order[node]
         return name
+
+    def put(self, node: fx.Node, item: Node | Use | Stack) -> None:
+        """File an item where the trace computes it."""
+        self.items.append(item)
+        self.places[item.id] = self.order[node]
 
     def read_node(self, node: fx.Node) -> None:
         if node.op == "call_module":
@@ -217,40 +263,32 @@ class _Reader:
     def read_tensor(self, node: fx.Node) -> None:
         """A tensor that the module keeps: learned, kept in the checkpoint, or made anew."""
         name = str(node.target)
-        held = self.recogniser.submodule(self.path)
         owner, _, last = name.rpartition(".")
-        holder = _reached(held, owner)
+        holder = _reached(self.recogniser.submodule(self.path), owner)
         value = getattr(holder, last, None)
-        if not isinstance(value, Tensor):
-            value = _reached(
-                self.recogniser.graphs.get_submodule(self.path) if self.path else self.recogniser.graphs, name
-            )
-            holder = None
-        learned = isinstance(value, nn.Parameter) and value.requires_grad
-        if isinstance(value, nn.Parameter) or (
-            holder is not None and last in holder._buffers and last not in holder._non_persistent_buffers_set
-        ):
-            self.read_parameter(node, name, value, learned=learned)
+        stored = last in getattr(holder, "_buffers", ()) and last not in holder._non_persistent_buffers_set
+        if isinstance(value, nn.Parameter) or (isinstance(value, Tensor) and stored):
+            self.read_parameter(node, name, value)
             return
-        buffer = buffer_of(value)
-        if buffer is None:
-            raise TraceError(f"{self.where}: no rule knows what its own '{name}' {list(value.shape)} holds")
+        value = self.kept(name)
+        buffer = None if value is None else buffer_of(value)
+        if buffer is None or buffer.positions:
+            held = "" if value is None else f" {list(value.shape)}"
+            raise TraceError(f"{self.where}: no rule knows what it does with its own '{name}'{held}")
         self.read_buffer(node, name.replace(".", "_"), buffer)
 
-    def read_parameter(self, node: fx.Node, name: str, value: Tensor, *, learned: bool) -> None:
+    def read_parameter(self, node: fx.Node, name: str, value: Tensor) -> None:
         first, _, rest = name.partition(".")
         if "." in rest or first in self.names:
             raise TraceError(f"{self.where}: uses {name}, which another module holds")
         attrs: dict[str, Any] = {"shape": tuple(value.shape)}
         if rest:
             attrs["key"] = rest
-        if not learned:
+        if not (isinstance(value, nn.Parameter) and value.requires_grad):
             attrs["learned"] = False
         self.add(node, first, PARAMETER, {}, attrs)
 
     def read_buffer(self, node: fx.Node, name: str, buffer: Buffer) -> None:
-        if buffer.positions:
-            raise TraceError(f"{self.where}: no rule knows what it does with its {name}")
         ref = ""
         for index, (op, attrs) in enumerate(buffer.steps):
             inputs = {"x": ref} if index else {}
@@ -267,44 +305,85 @@ class _Reader:
             self.read_layer(node, container, int(index), path)
             return
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        alone = "." not in _own(target) or not any(True for _ in self.recogniser.submodule(path).parameters())
-        leaf = self.recogniser.leaf(path) if alone else None
+        learns = any(True for _ in self.recogniser.submodule(path).parameters())
+        if "@" in path and learns:
+            raise TraceError(f"{path.partition('@')[0]} is used more than once")
+        leaf = self.recogniser.leaf(path) if "." not in _own(target) or not learns else None
         if leaf is not None and self.read_leaf(node, leaf, path, arguments):
             return
-        if "@" in path and any(True for _ in self.recogniser.submodule(path).parameters()):
-            raise TraceError(f"{path.partition('@')[0]} is used more than once")
         ports = self.ports(arguments)
+        elsewhere = (port for port, arg in zip(ports, arguments, strict=True) if len(arg.users) > 1)
+        self.recogniser.shared[path] = frozenset(elsewhere)
         self.recogniser.block(path, ports)
+        node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
         outer, _, inner = _own(target).rpartition(".")
         if outer:
             path = self.recogniser.wrapped(path, inner)
         if "." in outer or (outer and outer in self.names):
             raise TraceError(f"{self.where}: calls {target}, which another module holds")
+        if learns and (outer or inner) in self.names:
+            raise TraceError(f"{self.where}: {outer or inner} is used more than once, or stands beside its own name")
         name = self.unique(outer or inner)
         inputs = self.wires(ports, arguments)
-        self.items.append(Use(id=name, block=stand_in(path), inputs=inputs))
-        self.places[name] = self.order[node]
+        self.put(node, Use(id=name, block=stand_in(path), inputs=inputs))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
+
+    def without_passed(self, node: fx.Node, path: str, given: Mapping[str, fx.Node]) -> fx.Node:
+        """What a module gives that it was given is that itself: its block gives the rest. The call, or what takes the rest."""
+        block = self.recogniser.blocks[stand_in(path)]
+        kept = [place for place, ref in enumerate(block.outputs.values()) if ref not in block.inputs]
+        if not 0 < len(kept) < len(block.outputs) or isinstance(node.meta.get("val"), Tensor):
+            return node
+        refs = list(block.outputs.values())
+        for user in node.users:
+            place = user.args[1]
+            if place not in kept:
+                self.refs[user] = self.ref(given[refs[place]])  # type: ignore[index]
+        left = [user for user in node.users if user.args[1] in kept]
+        if len(kept) > 1:
+            return node
+        outputs = FrozenMap({"out": refs[kept[0]]})
+        self.recogniser.blocks[stand_in(path)] = block.replace(outputs=outputs)
+        return left[0] if left else node
 
     def read_leaf(self, node: fx.Node, leaf: Node, path: str, arguments: list[fx.Node]) -> bool:
         """A module that is one node."""
-        ports: tuple[str, ...] = OPS[leaf.op].inputs
+        if leaf.op == MODULE and leaf.attrs.get("arguments"):
+            return self.read_whole(node, leaf, path, arguments)
+        ports: tuple[str, ...] = OPS[leaf.op].fed(())
         if len(arguments) != len(ports):
             return False
         if leaf.op == "experts":
             ports = experts_ports(self.recogniser.graph(path))
-        if leaf.op == "rotary_embedding" and len(shape_of(arguments[0])) != 2 and self.repeats_positions(arguments[0]):
+        if leaf.op == "router" and self.in_a_row(arguments[0]):
+            leaf = leaf.replace(attrs=leaf.attrs.with_items({"in_a_row": True}))
+        tokens = self.recogniser.inputs[1]
+        several = leaf.op == "rotary_embedding" and len(shape_of(arguments[0])) != 2
+        if several and repeats_positions(arguments[0], tokens):
             wires = {"position_ids": self.positions(arguments[0])}
         else:
             wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
-        if "@" in path and any(True for _ in self.recogniser.submodule(path).parameters()):
-            raise TraceError(f"{path.partition('@')[0]} is used more than once")
         name = self.unique(leaf.id)
-        inputs = FrozenMap({port: wires[port] for port in OPS[leaf.op].inputs})
-        self.items.append(leaf.replace(id=name, inputs=inputs))
-        self.places[name] = self.order[node]
+        inputs = FrozenMap({port: wires[port] for port in ports})
+        self.put(node, leaf.replace(id=name, inputs=inputs))
         self.recogniser.ids[path] = name
         self.bind_outputs(node, name, leaf.op)
+        return True
+
+    def read_whole(self, node: fx.Node, leaf: Node, path: str, arguments: list[fx.Node]) -> bool:
+        """A module that is kept whole, with whatever it is given."""
+        graph = self.recogniser.graph(path)
+        call = call_in(graph)
+        assert call is not None
+        fed = ports_of(graph, call)
+        if sum(map(len, fed)) != len(call.args[0]):  # type: ignore[arg-type]
+            return False
+        wires = {port: self.ref(arg) for ports, arg in zip(fed, arguments, strict=True) for port in ports}
+        name = self.unique(leaf.id)
+        inputs = FrozenMap({port: wires[port] for port in OPS[MODULE].inputs if port in wires})
+        self.put(node, leaf.replace(id=name, inputs=inputs))
+        self.recogniser.ids[path] = name
+        self.bind_values(node, name, ("out",))
         return True
 
     def bind_values(self, node: fx.Node, name: str, outputs: tuple[str, ...]) -> None:
@@ -341,7 +420,7 @@ class _Reader:
         for arg in sorted(arguments, key=_is_table):
             self.ref(arg)  # the stream is read first, so that reading order follows it
         for arg in arguments:
-            port = self.ref(arg).rpartition(".")[2]
+            port = "phases" if arg.meta["val"].is_complex() else self.ref(arg).rpartition(".")[2]
             plain = name = port if port in KEPT_PORTS else "hidden_states"
             number = 1
             while name in names or name in taken:
@@ -359,12 +438,12 @@ class _Reader:
         stack = next((item for item in self.items if isinstance(item, Stack) and item.id == name), None)
         ports = self.layer_ports(node, arguments, stack)
         self.recogniser.block(path, ports)
+        node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
         kind = LayerKind(block=stand_in(path))
         inputs = self.wires(ports, arguments)
         if stack is None:
             self.names.add(name)
-            self.places[name] = self.order[node]
-            self.items.append(Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
+            self.put(node, Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
         else:
             self.grow(stack, kind, inputs, path)
         self.bind_values(node, name, ("out",))
@@ -453,12 +532,11 @@ class _Reader:
             source = source.args[0]
         if source is node or not isinstance(source, fx.Node) or source.op != "get_attr":
             return False
-        value = _reached(self.recogniser.submodule(self.path), str(source.target))
-        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or not value.dim():
+        value = self.kept(str(source.target))
+        if value is None or not value.dim() or not value.numel() or not bool((value == value.flatten()[0]).all()):
             return False
-        if not value.numel() or not bool((value == value.flatten()[0]).all()):
-            return False
-        attrs = {"size": shape_of(node), "value": value.flatten()[0].item(), "dtype": DTYPES[value.dtype]}
+        number = as_setting(value.flatten()[0].item())
+        attrs = {"size": shape_of(node), "value": number, "dtype": DTYPES[value.dtype]}
         self.add(node, str(source.target).replace(".", "_"), "torch.full", {}, attrs)
         return True
 
@@ -469,14 +547,17 @@ class _Reader:
             return False
         op, ports, attrs = bound
         inputs = {port: self.ref(source) for port, source in ports.items()}
-        name = self.add(node, FUNCTION_NAMES.get(op, op.split(".")[1]), op, inputs, attrs)
+        name = self.add(node, op.split(".")[1], op, inputs, attrs)
         outputs = OPS[op].outputs
         if len(outputs) > 1:
             self.bind_values(node, name, outputs)
         return True
 
     def passes_on(self, node: fx.Node) -> bool:
-        """Functions that change no value."""
+        """Functions that change no value. What is laid out anew for attention has gradients that are rounded in another order."""
+        attends = any(user.target is torch.ops.canvas_rt.attention.default for user in node.users)
+        if node.target is aten.contiguous.default and attends and not source_of(node).meta["val"].is_contiguous():
+            return False
         if node.target in TRANSPARENT or (node.target in RESHAPED and _takes_all(node)):
             self.refs[node] = self.ref(source_of(node))
             return True
@@ -584,6 +665,17 @@ class _Reader:
             return False
         return all(_goes_back(user) for user in node.users if self.is_of(user, "experts"))
 
+    def in_a_row(self, node: fx.Node) -> bool:
+        """Whether a router takes the very row of tokens that experts take, of a value that is read elsewhere too.
+
+        Gradients are summed within the row first.
+        """
+        if not self.lines_up(node) or not any(self.is_of(user, "experts") for user in node.users):
+            return False
+        source = source_of(node)
+        elsewhere = self.recogniser.shared.get(self.path, ())
+        return len(source.users) > 1 or (source.op == "placeholder" and self.refs[source] in elsewhere)
+
     def is_of(self, node: fx.Node, *ops: str) -> bool:
         """Whether a node is a module that is one of these ops."""
         if node.op != "call_module":
@@ -633,8 +725,15 @@ class _Reader:
         return True
 
     def counts_positions(self, node: fx.Node) -> bool:
-        """`(arange(seq) + past)[None]`, and the first rows of a buffer that numbers them."""
-        if node.target is aten.unsqueeze.default and node.args[1] == 0 and self.numbers_tokens(node.args[0]):
+        """`(arange(seq) + past)[None]`, the first rows of a buffer that numbers them, and either for each sequence."""
+        if numbers_each(node, self.recogniser.inputs):
+            self.refs[node] = self.positions(node)
+            return True
+        if (
+            node.target is aten.unsqueeze.default
+            and node.args[1] == 0
+            and numbers_tokens(node.args[0], self.recogniser.inputs[1])
+        ):
             self.refs[node] = self.positions(node)
             return True
         if (
@@ -647,7 +746,7 @@ class _Reader:
             else:
                 self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
             return True
-        if self.numbers_tokens(node):
+        if numbers_tokens(node, self.recogniser.inputs[1]):
             self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
             return True
         return False
@@ -662,42 +761,12 @@ class _Reader:
         return known
 
     def counts_after_padding(self, node: fx.Node) -> bool:
-        """Positions that padding does not count in: told by running what the graph does to tokens."""
-        if node.target is not aten.add.Tensor or not isinstance(node.args[1], int) or node.args[1] < 1:
+        """Positions in which padding does not count."""
+        ids = counted_after_padding(node, self.recogniser.inputs)
+        if ids is None:
             return False
-        found = _made_of(node)
-        given = [n for n in found if n.op == "placeholder"]
-        ids = [n for n in given if shape_of(n) == self.recogniser.inputs]
-        if not any(n.target is aten.cumsum.default for n in found) or len(ids) != 1:
-            return False
-        tokens = torch.randint(0, node.args[1] + 3, self.recogniser.inputs, generator=generator())
-        places = torch.arange(self.recogniser.inputs[1])[None]
-        try:
-            theirs = evaluate(node, {**dict.fromkeys(given, places), ids[0]: tokens})
-        except Exception:  # a stranger's functions may raise anything
-            return False
-        if not same(theirs, padded_positions(tokens, 0, node.args[1])):
-            return False
-        self.add(node, "positions", "padded_positions", {"ids": self.ref(ids[0])}, {"padding_idx": node.args[1]})
+        self.add(node, "positions", "padded_positions", {"ids": self.ref(ids)}, {"padding_idx": node.args[1]})
         return True
-
-    def numbers_tokens(self, node: Any) -> bool:
-        """Whether a value is 0, 1, 2, … for the tokens of a sequence."""
-        while isinstance(node, fx.Node) and node.target is aten.add.Tensor and node.args[1] == 0:
-            node = node.args[0]
-        if not isinstance(node, fx.Node) or getattr(node.meta.get("val"), "dtype", None) is not torch.int64:
-            return False
-        ends = {str(aten.arange.default): node.args[:1], str(aten.arange.start): node.args[1:2]}.get(str(node.target))
-        starts = node.target is not aten.arange.start or node.args[0] == 0
-        return ends is not None and bool(starts) and list(ends) == [self.recogniser.inputs[1]]
-
-    def repeats_positions(self, node: fx.Node) -> bool:
-        """Whether a value is the number of each token, once or several times."""
-        try:
-            value = evaluate(node, {})
-        except Exception:  # it is not of this graph alone
-            return False
-        return bool((value == torch.arange(self.recogniser.inputs[1])).all())
 
     def is_numbered(self, node: Any) -> bool:
         """Whether a value is a buffer that numbers positions."""
@@ -705,10 +774,8 @@ class _Reader:
             (node.target is aten.slice.Tensor and _takes_all(node)) or node.target is aten.unsqueeze.default
         ):
             node = node.args[0]
-        if not isinstance(node, fx.Node) or node.op != "get_attr":
-            return False
-        value = _reached(self.recogniser.submodule(self.path), str(node.target))
-        buffer = buffer_of(value) if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else None
+        value = self.kept(str(node.target)) if isinstance(node, fx.Node) and node.op == "get_attr" else None
+        buffer = None if value is None else buffer_of(value)
         return buffer is not None and buffer.positions
 
     def combines(self, node: fx.Node) -> bool:
@@ -717,7 +784,11 @@ class _Reader:
             return False
         a, b = (self.ref(arg) for arg in node.args[:2])  # type: ignore[arg-type]
         module = next((ref for ref in (b, a) if ref not in self.inputs), "")
-        name = f"{module}_residual" if op == "add" and a in self._stream() else {"mul": "gated"}.get(op, op)
+        name = (
+            f"{module.replace('.', '_')}_residual"
+            if op == "add" and a in self._stream()
+            else {"mul": "gated"}.get(op, op)
+        )
         self.add(node, name, op, {"a": a, "b": b})
         return True
 
@@ -774,9 +845,6 @@ PARTS = (aten.slice.Tensor, aten.expand.default, aten.gather.default, aten.selec
 
 VIEWS = (aten.view.default, aten.reshape.default)
 CASTS = (aten.to.dtype, aten.to.device, aten.to.dtype_layout, aten.type_as.default, aten._to_copy.default)
-FUNCTION_NAMES: Mapping[str, str] = {}
-"""What nodes of plain functions are called, where it is not the function's own name."""
-
 RESHAPES = (aten.flatten.using_ints, aten.view.default, aten.reshape.default, aten.view_as.default)
 BINARY: Mapping[Any, str] = {aten.add.Tensor: "add", aten.sub.Tensor: "sub", aten.mul.Tensor: "mul"}
 FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
@@ -817,17 +885,6 @@ def _place(port: str) -> int:
 def _is_table(node: fx.Node) -> bool:
     """Whether a value is one of several that its source gives, as cosines and sines are."""
     return node.target is operator.getitem
-
-
-def _made_of(node: fx.Node) -> set[fx.Node]:
-    """A node, and all in its graph that it is computed of."""
-    found, frontier = {node}, [node]
-    while frontier:
-        for source in frontier.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                frontier.append(source)
-    return found
 
 
 def _own(path: str) -> str:

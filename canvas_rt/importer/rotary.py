@@ -19,6 +19,9 @@ from canvas_rt.ops.rotary import rotary_tables
 Leaf = tuple[str, dict[str, Any]]
 
 LAYOUTS = OPS["rotary_embedding"].settings["layout"].options
+ANY_LENGTH = 2048
+"""The length that a rotary module is said to be made for where its config says none."""
+
 USUAL = {"layer_type": None, "layout": LAYOUTS[0], "wide": False}
 
 _library: Any = torch.library.Library("canvas_rt", "FRAGMENT")  # type: ignore[no-untyped-call]
@@ -107,16 +110,17 @@ def called_for(graph: fx.Graph) -> str | None:
 def rotary_rule(module: nn.Module, layer_type: str | None = None) -> Leaf | None:
     """The node that a rotary module is, called for a type of layer."""
     config = getattr(module, "config", None)
-    if not is_rotary(module) or not isinstance(_field(config, "max_position_embeddings"), int):
+    if not is_rotary(module) or config is None:
         return None
-    assert config is not None
     # A class for one type of layer keeps the parameters of all, so that it can tell which are its own.
     layer_type = layer_type or getattr(module, "layer_type", None)
     parameters = getattr(module, "rope_parameters", None) or getattr(config, "rope_parameters", None)
     if not isinstance(parameters, dict) or not isinstance(_table(parameters, layer_type), dict):
         return None
     called = layer_type if layer_type in layer_types(module) else None
-    longest = int(config.max_position_embeddings)
+    longest = _field(config, "max_position_embeddings")
+    if not isinstance(longest, int):  # it was made for no length, and turns at all alike
+        longest = ANY_LENGTH
     for settings in _candidates(module, config, parameters, layer_type):
         settings["max_position_embeddings"] = longest
         if all(_equal(module, called, settings, positions) for positions in _positions(longest)):

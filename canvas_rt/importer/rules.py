@@ -91,8 +91,9 @@ def _position_embedding(module: nn.Module) -> Leaf | None:
         return None
     if [name for name, _ in module.named_parameters()] != ["weight"] or list(module.children()):
         return None
-    sizes = {"num_embeddings": module.num_embeddings, "embedding_dim": module.embedding_dim}
-    candidates = [{**sizes, **({"offset": n} if n else {})} for n in range(4)]
+    sizes: dict[str, Any] = {"num_embeddings": module.num_embeddings, "embedding_dim": module.embedding_dim}
+    kept = {} if module.weight.requires_grad else {"learned": False}
+    candidates = [{**sizes, **({"offset": n} if n else {}), **kept} for n in range(4)]
     for dims in (2, 1):
         positions = torch.arange(5).view(*[1] * (dims - 1), 5)
         runs = trials(_ByPosition(module), lambda dtype, given=positions: (given,))  # type: ignore[misc]

@@ -66,6 +66,7 @@ def read(seen: Tensor) -> Visible | None:
         (Visible(causal, window=last), order & (back.abs() < last)),
         (Visible(causal, window=first), order & (back.abs() < first)),
         (Visible(causal, chunk=first), order & (query // first == key // first)),
+        (Visible(window=0), torch.zeros_like(order)),  # made for a window that is switched off, and used by no layer
     )
     return next((visible for visible, expected in candidates if torch.equal(seen, expected)), None)
 

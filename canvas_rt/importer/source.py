@@ -6,7 +6,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.importer.config import check_config, ignored_fields
@@ -15,9 +15,14 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import LARGEST_FILE, SUFFIX, load, parse_document, read_json
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from canvas_rt.importer.architecture import ImportReport
 
 EMITTED = "document.canvas.json"
+
+Importable: TypeAlias = "str | Path | Mapping[str, Any] | nn.Module"
+"""What can be imported: a name, a config's fields, or a model in memory."""
 
 
 def open_source(source: str | Path) -> Document:
@@ -38,19 +43,34 @@ def open_source(source: str | Path) -> Document:
     return import_model(source)[0]
 
 
-def import_model(source: str | Path | Mapping[str, Any]) -> tuple[Document, "ImportReport"]:
+def import_model(source: Importable) -> tuple[Document, "ImportReport"]:
     """Trace an architecture into a document, and report what was made of it.
 
-    `source`: a `config.json`, a folder that holds one, a zoo name, a hub id, or a config's fields. Never runs code that
-    the source brings. Raises `ConfigError` naming the field at fault, `UnsupportedModelError`, or `CanvasError`.
+    `source`: a `config.json`, a folder that holds one, a zoo name, a hub id, a config's fields, or a model of
+    transformers in memory. Weights in a folder must have the shapes that its config says: their headers are read, never
+    they themselves. Never runs code that a file brings. Raises `ConfigError` naming the field at fault,
+    `CheckpointError` naming the tensors, `UnsupportedModelError`, or `CanvasError`.
     """
+    if not isinstance(source, str | Path | Mapping):
+        from canvas_rt.importer.live import import_live
+
+        return import_live(source)
     raw, name = read_config(source)
     config = check_config(raw, name)
     from canvas_rt.importer.architecture import ArchitectureImport
     from canvas_rt.importer.factory import StockFactory
+    from canvas_rt.importer.loading import compare_weights
 
-    document, report = ArchitectureImport(StockFactory(config["model_type"]), config, label(name, config)).run()
-    return document, replace(report, without_effect=(*report.without_effect, *ignored_fields(raw)))
+    architecture = ArchitectureImport(StockFactory(config["model_type"]), config, label(name, config))
+    note: str = ""
+    not_in_model: tuple[str, ...] = ()
+    if not isinstance(source, Mapping) and sort_of(str(source)) == "folder":
+        within = config["model_type"] != raw["model_type"]
+        note, not_in_model = compare_weights(Path(source), architecture.original(), architecture.values, within)
+    document, report = architecture.run()
+    without_effect = (*report.without_effect, *ignored_fields(raw))
+    notes = (note,) if note else ()
+    return document, replace(report, without_effect=without_effect, not_in_model=not_in_model, notes=notes)
 
 
 def label(name: str, config: Mapping[str, Any]) -> str:
@@ -95,7 +115,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> tuple[Any, str]:
     if sort_of(name) == "folder":
         if os.path.isfile(path / EMITTED):
             raise CanvasError(
-                "was written by Canvas", path=name, hint="Open its document.canvas.json instead of importing it."
+                "was written by Canvas", path=name, hint="Open it, or import it with canvas_rt.import_model."
             )
         if not os.path.exists(path / "config.json"):
             raise CanvasError(
@@ -136,10 +156,10 @@ def from_hub(name: str) -> tuple[Any, str]:
 
 def _downloaded(name: str) -> Path:
     """Where the hub's library keeps a model's config, fetched anew where the hub can be reached."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    offline = bool(os.environ.get("HF_HUB_OFFLINE"))
+    offline = bool(constants.HF_HUB_OFFLINE)
     if not offline:
         try:  # without a network the download itself would try for half a minute
             size = get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=10).size

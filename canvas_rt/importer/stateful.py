@@ -1,35 +1,77 @@
 """Modules that keep a state along the sequence, as one node each: what they read of the config, and what they learn."""
 
-from collections.abc import Mapping
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
+from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.learned import MODULE
 from canvas_rt.ops.modules import config_class, fields_read, source_name
 
 
-def stateful_node(module: nn.Module, name: str, config: Mapping[str, Any]) -> Node:
-    """The node that a module kept whole is, without what feeds it. `config`: the values of the model's config."""
-    source = source_name(type(module))
+def stateful_node(
+    module: nn.Module, name: str, config: Mapping[str, Any], of_layer: Mapping[str, Any] | None = None
+) -> Node:
+    """The node that a module kept whole is, without what feeds it.
+
+    `config`: the values of the model's config. `of_layer`: what stands for the module's layer in the config's lists.
+    """
+    source, own = source_name(type(module)), of_layer or {}
+    said = [field for field in fields_read(source) if field not in own and is_said(source, field, config)]
     attrs = {
         "source": source,
-        "fields": {field: config[field] for field in fields_read(source) if is_said(source, field, config)},
+        "fields": {field: config[field] for field in said},
         "keys": {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()},
     }
-    return Node(id=name, op=MODULE, attrs=freeze(attrs))
+    also = {"by_layer": own, "buffers": given_buffers(module, config)}
+    return Node(id=name, op=MODULE, attrs=freeze(attrs | {name: value for name, value in also.items() if value}))
+
+
+def given_buffers(module: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors that a module uses, is given by the model that holds it, and that no checkpoint has: by runs of one number.
+
+    A number that is one of the config's, rounded to the tensor's dtype, is that number.
+    Raises `TraceError` for one that is of another sort.
+    """
+    written = "".join(inspect.getsource(cls) for cls in type(module).__mro__ if source_name(cls))
+    found = {}
+    for name in sorted(module._non_persistent_buffers_set):
+        value = getattr(module, name)
+        if re.search(rf"self\.{name}\b[^\n=]*=[^=]|register_buffer\(\s*['\"]{name}['\"]", written):
+            continue  # it makes that itself
+        if value is None or value.numel() != value.shape[-1]:
+            raise TraceError(f"{type(module).__name__} is given a tensor '{name}' that no rule knows")
+        numbers, counts = value.detach().float().flatten().unique_consecutive(return_counts=True)
+        known = {float(torch.tensor(number, dtype=value.dtype)): number for number in _numbers_in(config)}
+        said = [known.get(number, number) for number in numbers.tolist()]
+        found[name] = {"sizes": counts.tolist(), "values": said, "rank": value.dim()}
+    return found
+
+
+def _numbers_in(value: Any) -> Iterator[float]:
+    """All fractional numbers in plain data."""
+    if isinstance(value, float) and math.isfinite(value):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers_in(part)
 
 
 def is_said(source: str, field: str, config: Mapping[str, Any]) -> bool:
-    """Whether a document says what a field is: numbers and switches always, a list only where it is unlike the class's own."""
+    """Whether a document says what a field is: a list only where it is unlike the class's own, any other value always."""
     if field not in config or config[field] is None:
         return False
     value = config[field]
-    if isinstance(value, list | tuple | Mapping):
+    if isinstance(value, list | tuple):
         return bool(value != getattr(config_class(source)(), field, None) and freeze(value) == value)
     return True
 
 
-__all__ = ["stateful_node"]
+__all__ = ["given_buffers", "stateful_node"]

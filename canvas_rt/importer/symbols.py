@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import Any
 
 from canvas_rt.ir.expressions import parse
@@ -20,8 +21,11 @@ def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
     if isinstance(first, bool) or first is None or isinstance(first, str):
         return first if all(value == first for value in values) else None
     if isinstance(first, Mapping):
+        seen = [freeze(value) for value in values]
         same = (
-            name for name in environments[0] if all(e[name] == v for e, v in zip(environments, values, strict=True))
+            name
+            for name in environments[0]
+            if all(freeze(e[name]) == v for e, v in zip(environments, seen, strict=True))
         )
         return next((f"={name}" for name in same), freeze(first) if all(value == first for value in values) else None)
     if isinstance(first, tuple):
@@ -55,14 +59,17 @@ Environments = tuple[tuple[tuple[str, float], ...], ...]
 
 @lru_cache(maxsize=4096)
 def _search(values: tuple[float, ...], environments: Environments) -> str | None:
-    """The simplest expression: a whole number's, a root of one, or either times a field that is a fraction."""
+    """The simplest expression: a whole number's, a root of one, either times a field that is a fraction, or a constant."""
     if all(isinstance(value, int) for value in values):
         return _whole(values, environments)
     fields = [name for name, value in environments[0] if isinstance(value, float)]
     for name in fields:
         if _close(_column(name, environments), values):
             return name
-    found = _root(values, environments)
+    if all(value < 0 for value in values):
+        positive = _search(tuple(-value for value in values), environments)
+        return None if positive is None else f"-{_factor(positive)}"
+    found = _root(values, environments) or _quotient(values, environments)
     if found is not None:
         return found
     for name in fields:
@@ -71,6 +78,18 @@ def _search(values: tuple[float, ...], environments: Environments) -> str | None
             rest = _root(tuple(v / c for v, c in zip(values, column, strict=True)), environments)
             if rest is not None:
                 return f"{name} * {rest}"
+    return _times_constant(values, environments)
+
+
+def _times_constant(values: tuple[float, ...], environments: Environments) -> str | None:
+    """A number that no probe changes times an inverse root, as YaRN's factor on the scale of scores."""
+    fields = {text: numbers for numbers, text in _singles(environments).items() if text.isidentifier()}
+    sums = {f"({a} + {b})": tuple(map(sum, zip(fields[a], fields[b], strict=True))) for a, b in combinations(fields, 2)}
+    for text, numbers in {**fields, **sums}.items():
+        constants = [value * number**0.5 for value, number in zip(values, numbers, strict=True)]
+        if _close(constants, constants[:1] * len(constants)):
+            # The last digits are what rounding left: without them a trace of the emitted code finds the same constant.
+            return f"{float(f'{constants[0]:.14g}')!r} * {text} ** -0.5"
     return None
 
 
@@ -86,6 +105,16 @@ def _root(values: tuple[float, ...], environments: Environments) -> str | None:
             if found is not None:
                 inner = found if found.isidentifier() else f"({found})"
                 return text.format(inner)
+    return None
+
+
+def _quotient(values: tuple[float, ...], environments: Environments) -> str | None:
+    """A number that is one whole field over another."""
+    for text_under, under in ((text, numbers) for numbers, text in _singles(environments).items()):
+        over = tuple(value * number for value, number in zip(values, under, strict=True))
+        whole = tuple(round(value) for value in over)
+        if all(whole) and _close(whole, over) and whole in _singles(environments):
+            return f"{_factor(_singles(environments)[whole])} / {_factor(text_under)}"
     return None
 
 
@@ -116,15 +145,26 @@ def _whole(values: tuple[float, ...], environments: Environments) -> str | None:
         times = {value / number for value, number in zip(values, numbers, strict=True)}
         if len(times) == 1 and next(iter(times)).is_integer():
             return f"{int(next(iter(times)))} * {_factor(text)}"
+    for numbers, text in _singles(environments).items():
+        for step in (4, 8, 16, 32, 64, 128, 256):
+            if all(-(-number // step) == value for value, number in zip(values, numbers, strict=True)):
+                return f"({text} + {step - 1}) // {step}"
     found = _sum(values, terms, terms)
     if found is not None:
         return found
     for numbers, text in _singles(environments).items():
         if all(number > 1 and value % number == 0 for value, number in zip(values, numbers, strict=True)):
             quotient = tuple(value // number for value, number in zip(values, numbers, strict=True))
-            inner = _sum(quotient, _multiples(environments), terms)
+            inner = _sum(quotient, _multiples(environments), terms) or _sum_of_three(quotient, environments)
             if inner is not None:
                 return f"({inner}) * {_factor(text)}"
+    for numbers, text in _singles(environments).items():
+        over = terms.get(tuple(value * number for value, number in zip(values, numbers, strict=True)))
+        if over is not None and "//" not in text:
+            return f"({over}) // {text}"
+    rounded = _rounded_up(values, environments)
+    if rounded is not None:
+        return rounded
     for numbers, text in terms.items():
         beyond = {value - number for value, number in zip(values, numbers, strict=True)}
         if len(beyond) == 1:  # a number that no probe changes
@@ -139,6 +179,23 @@ def _whole(values: tuple[float, ...], environments: Environments) -> str | None:
     return None
 
 
+def _rounded_up(values: tuple[float, ...], environments: Environments) -> str | None:
+    """A term, or two or eight thirds of a field, rounded up to a multiple of a field or of a power of two."""
+    singles = _singles(environments)
+    parts = dict(_multiples(environments))
+    for factor in (2, 8):
+        for numbers, text in singles.items():
+            parts.setdefault(tuple(factor * n // 3 for n in numbers), f"{factor} * {_factor(text)} // 3")
+    steps = {(step,) * len(values): str(step) for step in (8, 16, 32, 64, 128, 256)} | dict(singles)
+    for step, unit in steps.items():
+        if any(n < 2 or value % n for value, n in zip(values, step, strict=True)):
+            continue
+        for numbers, text in parts.items():
+            if all(-(-n // m) * m == value for n, m, value in zip(numbers, step, values, strict=True)):
+                return f"({text} + {unit} - 1) // {_factor(unit)} * {_factor(unit)}"
+    return None
+
+
 Terms = Mapping[tuple[float, ...], str]
 
 
@@ -150,6 +207,17 @@ def _sum(values: tuple[float, ...], first: Terms, second: Terms) -> str | None:
         negative = tuple(-number for number in rest)
         if negative in second:
             return f"{text} - {_factor(second[negative])}"
+    return None
+
+
+def _sum_of_three(values: tuple[float, ...], environments: Environments) -> str | None:
+    """Three fields, or small multiples of them."""
+    for numbers, text in _singles(environments).items():
+        rest = tuple(value - number for value, number in zip(values, numbers, strict=True))
+        if all(number > 0 for number in rest):
+            inner = _sum(rest, _multiples(environments), _multiples(environments))
+            if inner is not None:
+                return f"{inner} + {text}"
     return None
 
 

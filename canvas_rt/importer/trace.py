@@ -2,18 +2,20 @@
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from canvas_rt.importer.forms import form_of
+from canvas_rt.importer.forms import USUAL, form_of
 from canvas_rt.importer.rotary import rotary_as_one_node
 from canvas_rt.importer.seen import Visible, read
+from canvas_rt.importer.whole import Gives, as_one_node, observed
 from canvas_rt.ops.modules import keeps_state
 
 TRACED = "canvas"
@@ -31,7 +33,7 @@ _library.define("stateful(Tensor x) -> Tensor")
 
 
 def _attention_shape(q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
-    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
+    return q.new_ones(q.shape[0], q.shape[2], q.shape[1], v.shape[-1])
 
 
 def _mask_shape(shape: list[int], kind: str, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -52,9 +54,18 @@ _library.impl("stateful", _like_first, "CompositeExplicitAutograd")
 class TraceError(Exception):
     """The model cannot be traced as it is."""
 
+    module: str | None = None
+    """The path of the module at fault, where that is known."""
+
 
 _GRID = 640
 """Positions at which a mask is looked at: more than any window of a probe."""
+
+_observing: list[bool] = []
+"""Not empty while a model only runs to show what its modules give: whether masks must be those that Canvas makes."""
+
+_looked: list[Visible] = []
+"""What masks let through, in the order in which the model at hand made them when it ran: a trace has no numbers to tell by."""
 
 _visible: dict[int, tuple[Tensor, Visible]] = {}
 """What each mask made during the trace at hand lets through, by the tensor's identity."""
@@ -82,15 +93,19 @@ def _traced_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     effective = {name for name, given in kwargs.items() if given is not None and name not in _KNOWN_KEYWORDS}
-    if effective:
+    if effective and not _observing:
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     seen = _seen(attention_mask, Visible(bool(causal), sliding_window))
     # A model in eval mode passes dropout 0: the module knows what it passes in training.
-    trained = float(getattr(module, "attention_dropout", 0.0) or 0.0)
+    dropout_of = getattr(module, "attention_dropout", None)
+    trained = float((dropout_of.p if isinstance(dropout_of, nn.Dropout) else dropout_of) or 0.0)
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
     cap = None if softcap is None else float(softcap)
-    settings = scale, seen.causal, seen.window, seen.chunk, cap, trained, *form_of(module)
+    form = form_of(module)
+    if form is None and not _observing:
+        raise TraceError(f"the attention of {type(module).__name__} computes its scores or shares in a way of its own")
+    settings = scale, seen.causal, seen.window, seen.chunk, cap, trained, *(form or USUAL)
     return torch.ops.canvas_rt.attention(query, key, value, s_aux, bias, *settings), None
 
 
@@ -101,6 +116,8 @@ def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
     known = _visible.get(id(mask))
     if known is not None:
         return known[1]
+    if True in _observing and (not mask.is_floating_point() or bool(mask.any())):
+        raise TraceError("attention takes a mask that the model made of its values")
     kinds = {visible for _, visible in _visible.values()}
     if len(kinds) != 1:
         raise TraceError("attention takes a mask that the model made by itself")
@@ -117,7 +134,9 @@ def _traced_mask(
     **kwargs: Any,
 ) -> Tensor:
     """A mask as one node: what it lets through is told by looking."""
-    visible = _look(mask_function)
+    visible = _look(mask_function, kv_length) if _observing or not _looked else _looked.pop(0)
+    if _observing:
+        _looked.append(visible)
     kind, size = visible.named
     shape = [batch_size, 1, int(q_length), int(kv_length)]
     mask: Tensor = torch.ops.canvas_rt.mask(shape, kind, size, dtype, torch.device(device or "cpu"))
@@ -125,21 +144,27 @@ def _traced_mask(
     return mask
 
 
-def _look(mask_function: Callable[..., Tensor]) -> Visible:
-    """What a mask function lets through, told by what it says of every pair of the first positions."""
+def _look(mask_function: Callable[..., Tensor], length: int) -> Visible:
+    """What a mask function lets through, told by what it says of every pair of the first positions.
+
+    Where it knows of no more than those of the sequence at hand, of these.
+    """
     # A thread of its own has none of the modes under which the trace runs: there these are plain numbers.
     with ThreadPoolExecutor(max_workers=1) as apart:
-        found = apart.submit(_read_mask, mask_function).result()
+        try:
+            found = apart.submit(_read_mask, mask_function, _GRID).result()
+        except IndexError:
+            found = apart.submit(_read_mask, mask_function, int(length)).result()
     if found is None:
         raise TraceError("a mask lets through what is neither causal, a window nor a chunk")
     return found
 
 
-def _read_mask(mask_function: Callable[..., Tensor]) -> Visible | None:
-    place = torch.arange(_GRID)
+def _read_mask(mask_function: Callable[..., Tensor], length: int) -> Visible | None:
+    place = torch.arange(length)
     zero = torch.zeros((), dtype=torch.long)
     query, key = place[:, None], place[None, :]
-    seen = torch.broadcast_to(torch.as_tensor(mask_function(zero, zero, query, key)), (_GRID, _GRID))
+    seen = torch.broadcast_to(torch.as_tensor(mask_function(zero, zero, query, key)), (length, length))
     return read(seen)
 
 
@@ -176,9 +201,10 @@ def register_functions() -> None:
 def quiet() -> Iterator[None]:
     """Keep the chatter of torch and transformers about small random models from the user."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # torch reports as errors what it then raises
+    nothing = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -198,26 +224,73 @@ def _stateful_as_one_node(model: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def trace(model: nn.Module, batch: int, sequence: int) -> nn.Module:
+@contextlib.contextmanager
+def _entered(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """The modules that a run is in, the innermost last."""
+    within: list[nn.Module] = []
+    handles = []
+    for module in model.modules():
+        handles.append(module.register_forward_pre_hook(lambda m, args: within.append(m)))
+        handles.append(module.register_forward_hook(lambda m, args, result: _left(within, m)))
+    try:
+        yield within
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _left(within: list[nn.Module], module: nn.Module) -> None:
+    while within and within.pop() is not module:
+        pass
+
+
+def _observed(model: nn.Module, whole: Collection[type], given: dict[str, Any]) -> dict[nn.Module, Gives]:
+    """What modules that are kept whole give, told by running the model. Masks are zeros then: no other may be attended by."""
+    _looked.clear()
+    _observing.append(not whole)  # what is kept whole may make what it wants
+    try:
+        return observed(model, whole, given)
+    except TraceError:
+        raise
+    except Exception:  # numbers are not those of a real run
+        _looked.clear()
+        if whole:
+            raise
+        return {}
+    finally:
+        _observing.pop()
+        _visible.clear()
+
+
+def trace(model: nn.Module, batch: int, sequence: int, whole: Collection[type] = ()) -> nn.Module:
     """The model as `torch.export` sees it, unflattened into its module hierarchy: every module has its own graph.
 
+    Modules of the classes in `whole` are one op each, whatever they do.
     Raises `TraceError` with torch's own reason where the model's control flow depends on data.
     """
     ids = torch.zeros(batch, sequence, dtype=torch.long, device=next(model.parameters()).device)
     previous = torch.get_default_dtype()
     given: dict[str, Any] = {"input_ids": ids}
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    taken = inspect.signature(model.forward).parameters.values()
+    if any(argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken):
         given["use_cache"] = False
+    within: list[nn.Module] = []
     try:
         with quiet(), torch.no_grad(), rotary_as_one_node(model), _stateful_as_one_node(model), _one_sequence_each():
             torch.set_default_dtype(next(model.parameters()).dtype)
-            program = torch.export.export(model, (), kwargs=given, strict=False)
+            with _entered(model) as within:
+                gives = _observed(model, whole, given)
+                within.clear()
+                with as_one_node(gives, _seen):
+                    program = torch.export.export(model, (), kwargs=given, strict=False)
             return torch.export.unflatten(program)
-    except TraceError:
-        raise
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise TraceError(f"torch.export: {reason[0][:300]}") from error
+        failed = error if isinstance(error, TraceError) else TraceError(f"torch.export: {reason[0][:300]}")
+        paths = {module: path for path, module in model.named_modules()}
+        failed.module = paths.get(within[-1]) if within else None
+        raise failed from error
     finally:
         _visible.clear()
+        _looked.clear()
         torch.set_default_dtype(previous)

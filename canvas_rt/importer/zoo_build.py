@@ -1,4 +1,4 @@
-"""Regenerate the zoo: trace each family once, and bind each published config through transformers' own config class."""
+"""Regenerate the zoo: import every published config, and keep one document for those that differ in values alone."""
 
 import argparse
 import json
@@ -7,45 +7,75 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from canvas_rt.errors import CanvasError
 from canvas_rt.importer.architecture import ArchitectureImport
-from canvas_rt.importer.config import check_config
-from canvas_rt.importer.factory import StockFactory, make_config
-from canvas_rt.importer.zoo import DOCUMENT, MODELS, zoo_folder
+from canvas_rt.importer.factory import StockFactory
+from canvas_rt.importer.source import import_model
+from canvas_rt.importer.zoo import DOCUMENT, MODELS, bind, zoo_folder, zoo_model
 from canvas_rt.ir.document import Document
-from canvas_rt.ir.expressions import is_expression
-from canvas_rt.ir.files import dumps, read_json, write_whole
+from canvas_rt.ir.files import SUFFIX, dumps, write_whole
 from canvas_rt.ir.frozen import thaw
 
 
-def family_document(model_type: str) -> Document:
-    """The architecture as its config class defines it, every size symbolic, at the class's default sizes."""
-    document, _ = ArchitectureImport(StockFactory(model_type), {"model_type": model_type}, model_type).run()
-    return document
+def bindings(document: Document, imported: Document, file: str) -> dict[str, Any]:
+    """What makes of a document, which is in `file`, the one that was imported, if values alone can."""
+
+    def differing(known: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: thaw(value) for name, value in own.items() if name not in known or value != known[name]}
+
+    return {
+        "document": file,
+        "sizes": differing(document.sizes, imported.sizes),
+        "config": differing(document.config, imported.config),
+        "patterns": differing(document.origin.patterns, imported.origin.patterns),
+    }
 
 
-def bindings(family: Document, raw: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a published config sets: values by transformers' own reading of it, where they differ from the family's."""
-    config = make_config(StockFactory(raw["model_type"]), check_config(raw, name), name).to_dict()
-    sizes: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    for field, known in {**family.config, **family.sizes}.items():
-        if is_expression(known) and raw.get(field) is None:
-            continue  # left open: it follows from other sizes
-        value = config[field]
-        if field in family.sizes and value is not None:
-            if value != known:
-                sizes[field] = value
-        elif value != thaw(known):
-            others[field] = value
-    return {"sizes": sizes, "config": others}
+def family_document(model_type: str) -> Document | None:
+    """The architecture as its config class defines it, at the class's default sizes; None where those cannot be traced."""
+    try:
+        return ArchitectureImport(StockFactory(model_type), {"model_type": model_type}, model_type).run()[0]
+    except CanvasError:
+        return None
 
 
 def build(folder: Path) -> dict[str, str]:
     """The text of every generated file of one family, by name."""
-    configs = {path.stem: read_json(path) for path in sorted(folder.glob("configs/*.json"))}
+    imports = {path.stem: import_model(path)[0] for path in sorted(folder.glob("configs/*.json"))}
     family = family_document(folder.name)
-    models = {name: bindings(family, raw, name) for name, raw in configs.items()}
-    return {DOCUMENT: dumps(family), MODELS: json.dumps(models, indent=1) + "\n"}
+    documents, models = shared({} if family is None else {DOCUMENT: family}, folder.name, imports)
+    if family is not None and DOCUMENT not in {own["document"] for own in models.values()}:
+        documents, models = shared({}, folder.name, imports)  # no published model has the default structure
+    texts = {file: dumps(document) for file, document in documents.items()}
+    return {**texts, MODELS: json.dumps(models, indent=1) + "\n"}
+
+
+def shared(
+    known: Mapping[str, Document], family: str, imports: Mapping[str, Document]
+) -> tuple[dict[str, Document], dict[str, Any]]:
+    """Documents, by their files, to which all that was imported can be bound, and what each model binds."""
+    documents = dict(known)
+    models: dict[str, Any] = {}
+    for name, imported in imports.items():
+        offers = [bindings(document, imported, file) for file, document in documents.items()]
+        fitting = (own for own in offers if bind(documents[own["document"]], zoo_model(name, family, own)) == imported)
+        own = next(fitting, None)
+        if own is None:
+            file = f"{name}{SUFFIX}" if documents else DOCUMENT
+            documents[file] = imported
+            own = bindings(imported, imported, file)
+        models[name] = own
+    return documents, models
+
+
+def write(folder: Path) -> None:
+    """Generate a family's files anew, and remove documents that no model has any more."""
+    texts = build(folder)
+    for name, text in texts.items():
+        write_whole(folder / name, text)
+    for path in folder.glob(f"*{SUFFIX}"):
+        if path.name not in texts:
+            path.unlink()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,9 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments).families
     for folder in sorted(path.parent for path in zoo_folder().glob("*/configs")):
         if not chosen or folder.name in chosen:
-            for name, text in build(folder).items():
-                write_whole(folder / name, text)
-            print(f"built {folder.name}")
+            write(folder)
+            print(f"built {folder.name}", flush=True)
     return 0
 
 

@@ -37,7 +37,7 @@ def read_json(path: Path) -> Any:
     return parse_json(text, str(path))
 
 
-def read_regular(path: Path) -> bytes:
+def read_regular(path: Path, most: int = LARGEST_FILE) -> bytes:
     """A file's bytes. Only a regular file is read: a pipe would wait for ever, a device never end."""
     try:
         # Opening a pipe waits for its other end, unless told not to.
@@ -46,14 +46,14 @@ def read_regular(path: Path) -> bytes:
             state = os.fstat(handle)
             if not stat.S_ISREG(state.st_mode):
                 raise CanvasError("is not a regular file", path=str(path), hint="Save what it gives in a file first.")
-            data = b"" if state.st_size > LARGEST_FILE else stream.read(LARGEST_FILE + 1)
+            data = b"" if state.st_size > most else stream.read(most + 1)
     except OSError as error:
         raise CanvasError(f"cannot be read: {error.strerror}", path=str(path)) from error
     except ValueError as error:
         raise CanvasError(f"is no file name: {error}", path=repr(str(path))) from error
-    if state.st_size > LARGEST_FILE or len(data) > LARGEST_FILE:
+    if state.st_size > most or len(data) > most:
         raise CanvasError(
-            f"is larger than {LARGEST_FILE // 2**20} MiB", path=str(path), hint="No document or config is that large."
+            f"is larger than {most // 2**20} MiB", path=str(path), hint="No document or config is that large."
         )
     return data
 

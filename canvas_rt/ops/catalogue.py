@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Node
+from canvas_rt.ir.document import Node, identifier
 from canvas_rt.ir.expressions import display
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.functions import function_op, is_function
@@ -330,6 +330,7 @@ _ROTATION: Mapping[str, Setting] = {
     "tail": Setting("flag", "whether the last channels are turned where not all are", False),
     "wide": Setting("flag", "whether it computes in fp32", False),
     "tokens_first": Setting("flag", "whether it takes [batch, seq, heads, head_dim]", False),
+    "joined": Setting("flag", "whether channels that are not turned are joined on, though there be none", False),
 }
 
 SEMANTIC: Mapping[str, Op] = {
@@ -362,6 +363,7 @@ SEMANTIC: Mapping[str, Op] = {
                 "num_embeddings": Setting("size", "vectors in all: positions, and those that the offset skips"),
                 "embedding_dim": Setting("size", "width of a vector"),
                 "offset": Setting("number", "where the first position's vector stands", 0),
+                "learned": Setting("flag", "whether it is trained, or only kept in the checkpoint", True),
             },
             parameters=lambda a: (ParameterSpec("weight", (a["num_embeddings"], a["embedding_dim"]), "normal"),),
             recover=lambda facts: ((*facts.shapes["position_ids"], facts.attrs["embedding_dim"]),),
@@ -483,6 +485,7 @@ SEMANTIC: Mapping[str, Op] = {
                 "zero_centred": Setting("flag", "whether the weight is kept around zero: one is added to it", False),
                 "heads": Setting("size", "heads that have a weight each (null: one for all)", optional=True),
                 "form": Setting("choice", "where it rounds", RMS_FORMS[0], options=RMS_FORMS),
+                "power": Setting("flag", "whether the root is a power of -0.5, whose gradient rounds otherwise", False),
             },
             parameters=_norm_parameters,
             problems=_norm,
@@ -518,6 +521,7 @@ SEMANTIC: Mapping[str, Op] = {
                 "bias": Setting("flag", "whether it adds a learned vector", True),
                 "weight": Setting("flag", "whether it has a learned weight, and may have a bias", True),
                 "heads": Setting("size", "heads that have a weight each (null: one for all)", optional=True),
+                "zero_centred": Setting("flag", "whether the weight is kept around zero: one is added to it", False),
                 "form": Setting("choice", "how it is computed", LAYER_FORMS[0], options=LAYER_FORMS),
             },
             parameters=_norm_parameters,
@@ -650,6 +654,7 @@ SEMANTIC: Mapping[str, Op] = {
                 ),
                 "wide_weights": Setting("flag", "whether weights stay as wide as scores", False),
                 "sorted": Setting("flag", "whether the best expert comes first", True),
+                "in_a_row": Setting("flag", "whether it takes the very row of tokens that the experts take", False),
             },
             parameters=_router_parameters,
             problems=_router,
@@ -798,6 +803,16 @@ def setting_problems(op: Op, attrs: Mapping[str, Any], written: Mapping[str, str
             yield f"{name} = {text}{_equals(text, value)} is no dtype", suggest(str(value), DTYPES)
         elif setting.kind == "text" and not isinstance(value, str):
             yield f"{name} = {text}{_equals(text, value)} must be text", f"It is: {setting.summary}."
+        elif setting.kind == "name" and not is_name(value):
+            yield f"{name} = {text}{_equals(text, value)} must be a name", f"It is: {setting.summary}."
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value may be an attribute of a module, or is empty."""
+    try:
+        return value == "" or bool(identifier(value))
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def _is_integer(value: Any) -> bool:
@@ -830,6 +845,7 @@ __all__ = [
     "Setting",
     "Shape",
     "complete",
+    "is_name",
     "op_named",
     "parameter_shapes",
     "rotary_channels",

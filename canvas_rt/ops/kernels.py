@@ -136,6 +136,8 @@ def _probabilities(scores: Tensor, sinks: Tensor | None, q: Tensor, precision: s
         return shares_of(scores, q.dtype, precision)
     column = sinks.reshape(1, -1, 1, 1).expand(q.shape[0], -1, q.shape[-2], -1)
     scores = torch.cat([scores, column], dim=-1)
+    if precision == "scores":  # wide enough as they are
+        return shares_of(scores, q.dtype, precision)[..., :-1]
     scores = scores - scores.max(dim=-1, keepdim=True).values
     return F.softmax(scores, dim=-1, dtype=scores.dtype)[..., :-1].to(q.dtype)
 
@@ -185,11 +187,15 @@ def _masked(q: Tensor, k: Tensor, v: Tensor, run: Callable[[Tensor, Tensor, Tens
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, attrs: Mapping[str, Any], context: Context) -> Tensor:
-    # The kernel serves grouped heads as they are, and windows without a mask.
-    aten = torch.ops.aten
-    return aten._scaled_dot_product_flash_attention(  # type: ignore[no-any-return]
+    # The kernel serves grouped heads as they are, and windows without a mask. Narrower values, as in latent attention, are
+    # filled up with zeros, as those who call it do.
+    width = v.shape[-1]
+    if width < q.shape[-1]:
+        v = F.pad(v, (0, q.shape[-1] - width))
+    out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
         q, k, v, 0.0, attrs["causal"] and q.shape[2] > 1, False, scale=attrs["scale"]
     )[0]
+    return out[..., :width] if width < q.shape[-1] else out
 
 
 def _bias(q: Tensor, visible: Tensor) -> Tensor:

@@ -1,13 +1,16 @@
 """Ops that hold tensors of their own: a learned one, a constant one, and a module of transformers kept whole. Needs no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from canvas_rt.ops.op import Facts, Op, ParameterSpec, Setting, Shape
+from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ops.op import Facts, Op, ParameterSpec, Problem, Setting, Shape
 
 PARAMETER = "parameter"
 CONSTANT = "constant"
 MODULE = "module"
+MODULE_PORTS = ("x", *(f"x_{index}" for index in range(1, 8)))
+"""What a module kept whole may be given, in the order of its `arguments`."""
 
 
 def _learned(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
@@ -16,6 +19,15 @@ def _learned(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
 
 def _inside(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
     return tuple(ParameterSpec(key, tuple(shape), "normal") for key, shape in attrs["keys"].items())
+
+
+def _kept_whole(facts: Facts) -> Iterator[Problem]:
+    """What forbids to make a module: its class, and the fields of its config, must be those that transformers has."""
+    from canvas_rt.ops.modules import flaw
+
+    found = flaw(facts.attrs)
+    if found is not None:
+        yield found
 
 
 def _as_it_came(facts: Facts) -> tuple[Shape, ...]:
@@ -31,7 +43,7 @@ LEARNED: tuple[Op, ...] = (
         inputs=(),
         settings={
             "shape": Setting("integers", "its dimensions"),
-            "key": Setting("text", "what its key adds to the node's id, as in `weight`", ""),
+            "key": Setting("name", "what its key adds to the node's id, as in `weight`", ""),
             "learned": Setting("flag", "whether it is trained, or only kept in the checkpoint", True),
         },
         parameters=_learned,
@@ -53,16 +65,36 @@ LEARNED: tuple[Op, ...] = (
         name=MODULE,
         title="Module",
         group="function",
-        summary="A module of transformers that carries a state of its own along the sequence, kept whole.",
-        inputs=("x",),
+        summary="A module of transformers that no graph can say, kept whole: it runs the original's own code.",
+        inputs=MODULE_PORTS,
+        optional=frozenset(MODULE_PORTS[1:]),
         settings={
             "source": Setting("text", "its class, as in `mamba2.Mamba2Mixer`"),
             "fields": Setting("table", "the fields of the config that it reads"),
+            "by_layer": Setting(
+                "table", "the fields of the config that differ by layer, as they are for this one", FrozenMap()
+            ),
             "keys": Setting("table", "the shape of each tensor that it learns"),
+            "buffers": Setting(
+                "table",
+                "tensors that the model gives it: for each `sizes` and `values` of its parts, `rank` dimensions in all",
+                FrozenMap(),
+            ),
+            "arguments": Setting("text", "the arguments that it is given, as in `hidden_states,position_ids`", ""),
+            "mask": Setting("text", "the argument that takes attention's mask (empty: it attends to nothing)", ""),
+            "place": Setting(
+                "integer", "where its value stands among those that it gives (-1: it is the only one)", -1
+            ),
+            "causal": Setting("flag", "whether a query sees only keys before it", True),
+            "window": Setting("size", "how many of the nearest keys a query sees (null: all)", optional=True),
+            "chunk": Setting(
+                "size", "how long the parts are that see only themselves (null: there are none)", optional=True
+            ),
         },
         parameters=_inside,
+        problems=_kept_whole,
         recover=_as_it_came,
     ),
 )
 
-__all__ = ["CONSTANT", "LEARNED", "MODULE", "PARAMETER"]
+__all__ = ["CONSTANT", "LEARNED", "MODULE", "MODULE_PORTS", "PARAMETER"]

@@ -1,4 +1,4 @@
-"""Modules of transformers that are kept whole: those that carry a state of their own along the sequence."""
+"""Modules of transformers that are kept whole: those with a state of their own, and those that no trace can follow."""
 
 import importlib
 import inspect
@@ -13,7 +13,9 @@ from torch.func import functional_call
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
-from canvas_rt.ops.kernels import Context, Values
+from canvas_rt.ops.kernels import Context, Values, attention_mask
+from canvas_rt.ops.learned import MODULE_PORTS
+from canvas_rt.ops.op import Problem
 
 STATES = ("update_conv_state(", "update_recurrent_state(")
 """What a module calls that keeps a state in transformers' cache."""
@@ -53,19 +55,31 @@ def _keeps_state(cls: type) -> bool:
     return any(call in text for call in STATES) and len(required) == 2  # itself, and one value
 
 
+def is_keepable(cls: type) -> bool:
+    """Whether a module of a class can be made from a config alone, and so be kept whole."""
+    if not source_name(cls) or not issubclass(cls, nn.Module) or hasattr(cls, "from_pretrained"):
+        return False
+    _, *taken = inspect.signature(cls.__init__).parameters.values()
+    if not taken or taken[0].name != "config":
+        return False
+    named = {p.name for p in taken[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
+    return named <= {"layer_idx"}
+
+
 @lru_cache(maxsize=128)
 def module_class(source: str) -> type[nn.Module]:
-    """The class behind a name. Raises `CanvasError` for what is no module of transformers that keeps a state."""
+    """The class behind a name. Raises `CanvasError` for what is no module of transformers that can be kept whole."""
     folder, _, name = source.partition(".")
     if folder.isidentifier() and name.isidentifier():
         try:
-            found = getattr(importlib.import_module(f"{PACKAGE}.{folder}.modeling_{folder}"), name, None)
+            found: Any = getattr(importlib.import_module(f"{PACKAGE}.{folder}.modeling_{folder}"), name, None)
         except ImportError:
             found = None
-        if isinstance(found, type) and issubclass(found, nn.Module) and keeps_state(found):
-            return found
+        named = isinstance(found, type) and issubclass(found, nn.Module) and source_name(found) == source
+        if named and (keeps_state(found) or is_keepable(found)):
+            return found  # type: ignore[no-any-return]
     raise CanvasError(
-        f"'{source[:80]}' is no module of transformers that keeps a state", hint="As in `mamba2.Mamba2Mixer`."
+        f"{source[:80]!r} is no module of transformers that can be kept whole", hint="As in `mamba2.Mamba2Mixer`."
     )
 
 
@@ -75,8 +89,7 @@ def config_class(source: str) -> Any:
     from transformers import PretrainedConfig
 
     folder = source.partition(".")[0]
-    text = inspect.getsource(module_class(source))
-    read = set(re.findall(r"config\.([a-z]\w*)", text))
+    read = _read(source)
     module = importlib.import_module(f"{PACKAGE}.{folder}.configuration_{folder}")
     classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, PretrainedConfig)]
     own = [cls for cls in classes if cls.__module__ == module.__name__]
@@ -85,9 +98,23 @@ def config_class(source: str) -> Any:
 
 @lru_cache(maxsize=128)
 def cache_argument(source: str) -> str:
-    """What a module calls the cache that it is given."""
+    """What a module calls the cache that it is given; empty where it takes none."""
+    return next((name for name in CACHES if name in arguments_of(source)), "")
+
+
+@lru_cache(maxsize=128)
+def arguments_of(source: str) -> tuple[str, ...]:
+    """What a module's `forward` may be given by name."""
     forward: Any = module_class(source).forward
-    return next(name for name in CACHES if name in inspect.signature(forward).parameters)
+    taken = list(inspect.signature(forward).parameters.values())[1:]
+    return tuple(p.name for p in taken if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+
+
+@lru_cache(maxsize=128)
+def made_with(source: str) -> tuple[str, ...]:
+    """What beside its config a module is made with: its place among the layers, and a flag against initialising twice."""
+    known = inspect.signature(module_class(source).__init__).parameters
+    return tuple(name for name in ("layer_idx", "initialize_mixer_weights") if name in known)
 
 
 def _fields(cls: type) -> set[str]:
@@ -95,38 +122,178 @@ def _fields(cls: type) -> set[str]:
 
 
 @lru_cache(maxsize=128)
+def _code(source: str) -> str:
+    """A module's code, with that of the classes and functions of its file which it uses."""
+    cls = module_class(source)
+    known = vars(importlib.import_module(cls.__module__))
+    texts: dict[str, str] = {}
+    todo = [cls.__name__]
+    while todo:
+        name = todo.pop()
+        found = known.get(name)
+        if name not in texts and (isinstance(found, type) or inspect.isfunction(found)):
+            texts[name] = inspect.getsource(found) if found.__module__ == cls.__module__ else ""
+            todo += re.findall(r"\b[A-Za-z_]\w+\b", texts[name])
+    return "".join(texts.values())
+
+
+def _read(source: str) -> set[str]:
+    """The names that a module's code reads from a config."""
+    return set(re.findall(r"config(?:\.|, \")([a-z]\w*)", _code(source)))
+
+
+def keeps_index(source: str) -> bool:
+    """Whether a module keeps keys by which it chooses tokens in the cache, beside those that it attends to."""
+    return "update_indexer(" in _code(source)
+
+
+@lru_cache(maxsize=128)
 def fields_read(source: str) -> tuple[str, ...]:
     """The fields of its config that a module reads, as its class says."""
-    text = inspect.getsource(module_class(source))
-    read = set(re.findall(r"config\.([a-z]\w*)", text)) - NOT_ITS_OWN
-    known = _fields(config_class(source))
-    through = {name for name in read - known if isinstance(getattr(config_class(source), name, None), property)}
+    config = config_class(source)
+    read = {config.attribute_map.get(name, name) for name in _read(source)} - NOT_ITS_OWN
+    known = _fields(config)
+    through = {name for name in read - known if isinstance(getattr(config, name, None), property)}
     for name in through:
-        read |= set(re.findall(r"self\.([a-z]\w*)", inspect.getsource(getattr(config_class(source), name).fget)))
-    if read - known - through:  # what the config works out when it is made
-        read |= set(re.findall(r"self\.([a-z]\w*)", inspect.getsource(config_class(source).__post_init__)))
+        read |= set(re.findall(r"self\.([a-z]\w*)", inspect.getsource(getattr(config, name).fget)))
+    made = inspect.getsource(config.__post_init__)
+    if read - known - through or read & set(
+        re.findall(r"self\.(\w+) = ", made)
+    ):  # what the config works out when it is made
+        read |= set(re.findall(r"self\.([a-z]\w*)", made))
     return tuple(sorted((read & known) - NOT_ITS_OWN))
+
+
+@lru_cache(maxsize=128)
+def read_by_layer(source: str) -> tuple[str, ...]:
+    """The lists in its config of which a module reads what stands for its own layer: a document says that alone."""
+    found = set(re.findall(r"config\.([a-z]\w*)\[(?:self\.)?layer_idx\]", _code(source)))
+    return tuple(sorted((found & _fields(config_class(source))) - {"per_layer_config"}))
 
 
 NOT_ITS_OWN = frozenset({"layer_types", "num_hidden_layers", "dtype"})
 """What a module reads of the model at large."""
 
 
+def flaw(attrs: Mapping[str, Any]) -> Problem | None:
+    """What is wrong with the settings of a module kept whole, and a way out: a document may come from a stranger."""
+    source, fields = attrs["source"], attrs["fields"]
+    try:
+        known, taken = fields_read(source), arguments_of(source)
+    except CanvasError as error:
+        return error.message, error.hint
+    strange = next((name for name in fields if name not in known), None)
+    strange = strange or next((n for n in attrs["by_layer"] if n not in (*known, *read_by_layer(source))), None)
+    if strange is not None:
+        return f"{source} reads no field '{strange[:60]}'", f"It reads: {', '.join(known)}."
+    given = [*named_arguments(attrs), *([(attrs["mask"], None)] if attrs["mask"] else [])]
+    strange = next((name for name, _ in given if name not in taken), None)
+    if strange is not None:
+        return f"{source} takes no argument '{strange[:60]}'", f"It takes: {', '.join(taken)}."
+    for name, parts in attrs["buffers"].items():
+        known_parts = isinstance(parts, Mapping) and parts.keys() == {"sizes", "values", "rank"}
+        if not name.isidentifier() or not known_parts or len(parts["sizes"]) != len(parts["values"]):
+            return (
+                f"the tensor {name[:60]!r} is not said in parts",
+                "Give `sizes` and `values` of its parts, and `rank`.",
+            )
+    for key, shape in attrs["keys"].items():
+        if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
+            return f"the shape of {key[:60]} must be a list of sizes", "Write the size of each dimension."
+    return None
+
+
+@lru_cache(maxsize=128)
+def attends_by(source: str) -> Mapping[str, bool]:
+    """Which implementations of attention the models have that a module is of, and whether they always make a mask."""
+    module = importlib.import_module(module_class(source).__module__)
+    bases = [c for n, c in vars(module).items() if n.endswith("PreTrainedModel") and c.__module__ == module.__name__]
+    names = ("_supports_flash_attn", "_supports_sdpa", "_supports_flex_attn")
+    found = {name: all(getattr(base, name, False) for base in bases) for name in names}
+    return {**found, "always": "allow_is_causal_skip" in inspect.getsource(module)}
+
+
+def named_arguments(attrs: Mapping[str, Any]) -> tuple[tuple[str, int | None], ...]:
+    """What a module is given, in the order of its ports: an argument's name, and a place where it takes several values."""
+    found = []
+    for text in attrs["arguments"].split(",") if attrs["arguments"] else ():
+        name, _, place = text.partition(".")
+        found.append((name, int(place) if place.isdecimal() else None))
+    return tuple(found)
+
+
 @lru_cache(maxsize=64)
-def _made(source: str, fields: FrozenMap[str, Any], device: str) -> nn.Module:
+def _made(source: str, fields: FrozenMap[str, Any], by_layer: FrozenMap[str, Any], device: str) -> nn.Module:
     cls: Any = module_class(source)
-    config = config_class(source)(**thaw(fields))
+    # As if it stood in a model of one layer.
+    alone = {name: [value] for name, value in thaw(by_layer).items()}
+    config = config_class(source)(**thaw(fields), **(alone | {"num_hidden_layers": 1} if alone else {}))
+    config._attn_implementation = "eager"
+    own = {"layer_idx": 0, "initialize_mixer_weights": False}
     with torch.device(device):
-        made: nn.Module = cls(config, layer_idx=0)
+        made: nn.Module = cls(config, **{name: own[name] for name in made_with(source)})
     return made.eval().requires_grad_(False)
 
 
 def run_module(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
-    """What the module gives without a state before it: x [batch, seq, size] to the same shape."""
-    if context.backend == "shape":
-        return (torch.empty_like(inputs["x"]),)
-    module = _made(attrs["source"], freeze(attrs["fields"]), context.device.type)
-    return (functional_call(module, dict(parameters), (inputs["x"],)),)
+    """What the module gives without a state before it, in the shape of what it is given first."""
+    x = inputs["x"]
+    if context.backend == "shape" and not attrs["arguments"]:
+        return (torch.empty_like(x),)
+    found = flaw({**attrs, "keys": {}})
+    if found is not None:
+        raise CanvasError(found[0], hint=found[1])
+    try:
+        tables = freeze(attrs["fields"]), freeze(attrs["by_layer"])
+        module = _made(attrs["source"], *tables, context.device.type)
+        for name, parts in attrs["buffers"].items():
+            module.register_buffer(name, buffer_of(parts, context.device), persistent=False)
+    except Exception as error:  # what a class has to say against such sizes, it says in its own way
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CanvasError(f"{attrs['source']} cannot be made: {reason}", hint="Set its sizes otherwise.") from error
+    if not attrs["arguments"]:
+        return (functional_call(module, dict(parameters), (x,)),)
+    given: dict[str, Any] = {}
+    fed = [inputs[port] for port in MODULE_PORTS if port in inputs]
+    for (name, place), value in zip(named_arguments(attrs), fed, strict=True):
+        given[name] = value if place is None else (*given.get(name, ()), value)
+    if attrs["mask"]:
+        given[attrs["mask"]] = _mask(x, attrs)
+    result = functional_call(module, dict(parameters), (), given)
+    return (result if attrs["place"] < 0 else result[attrs["place"]],)
 
 
-__all__ = ["CACHES", "config_class", "fields_read", "keeps_state", "module_class", "run_module", "source_name"]
+def buffer_of(parts: Mapping[str, Any], device: torch.device) -> Tensor:
+    """A tensor that holds each number as often as its part is long, along the last of its dimensions."""
+    sizes = torch.tensor(parts["sizes"], device=device)
+    numbers = torch.tensor(parts["values"], dtype=torch.float32, device=device).repeat_interleave(sizes)
+    return numbers.view(*[1] * (parts["rank"] - 1), -1)
+
+
+def _mask(x: Tensor, attrs: Mapping[str, Any]) -> Tensor:
+    """What eager attention adds to its scores. [batch, 1, seq, seq]"""
+    causal, window, chunk = attrs["causal"], attrs["window"], attrs["chunk"]
+    seen = attention_mask(x.shape[1], x.shape[1], window, x.device, causal=causal, chunk=chunk)
+    hidden = torch.zeros(seen.shape, dtype=x.dtype, device=x.device).masked_fill(~seen, torch.finfo(x.dtype).min)
+    return hidden.expand(x.shape[0], -1, -1, -1)
+
+
+__all__ = [
+    "CACHES",
+    "arguments_of",
+    "attends_by",
+    "buffer_of",
+    "cache_argument",
+    "config_class",
+    "fields_read",
+    "flaw",
+    "is_keepable",
+    "keeps_index",
+    "keeps_state",
+    "made_with",
+    "module_class",
+    "named_arguments",
+    "read_by_layer",
+    "run_module",
+    "source_name",
+]

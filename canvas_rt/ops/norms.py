@@ -18,18 +18,19 @@ def rms_norm(x: Tensor, weight: Tensor | None, attrs: Mapping[str, Any]) -> Tens
             F.rms_norm(x, x.shape[-1:], None if centred else weight, eps), weight if centred else None, centred
         )
     if form == "uncast":
-        return _weigh(x * _inverse_root(x, eps), weight, centred)
+        return _weigh(x * _inverse_root(x, attrs), weight, centred)
     wide = x.to(torch.float32)
     if form == "factor_cast":
-        return _weigh(x * _inverse_root(wide, eps).to(x.dtype), weight, centred)
-    wide = wide * _inverse_root(wide, eps)
+        return _weigh(x * _inverse_root(wide, attrs).to(x.dtype), weight, centred)
+    wide = wide * _inverse_root(wide, attrs)
     if form == "weight_then_cast":
         return _weigh(wide, None if weight is None else weight.float(), centred).to(x.dtype)
     return _weigh(wide.to(x.dtype), weight, centred)
 
 
-def _inverse_root(x: Tensor, eps: float) -> Tensor:
-    return torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+def _inverse_root(x: Tensor, attrs: Mapping[str, Any]) -> Tensor:
+    square = x.pow(2).mean(-1, keepdim=True) + attrs["eps"]
+    return torch.pow(square, -0.5) if attrs.get("power") else torch.rsqrt(square)
 
 
 def _weigh(x: Tensor, weight: Tensor | None, zero_centred: bool) -> Tensor:
@@ -56,6 +57,8 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, attrs: Mapping[str, 
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, attrs: Mapping[str, Any]) -> Tensor:
     """Each vector centred and at unit variance, times a weight, plus a bias."""
     form, eps = attrs["form"], attrs["eps"]
+    if attrs.get("zero_centred") and weight is not None:
+        weight = weight + 1.0
     if form == "fused":
         return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
     wide = x.to(torch.float32)

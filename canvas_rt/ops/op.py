@@ -15,9 +15,10 @@ Problem = tuple[str, str]
 class Setting:
     """One attribute of an op."""
 
-    kind: Literal["size", "number", "flag", "choice", "table", "integer", "integers", "dtype", "text"]
+    kind: Literal["size", "number", "flag", "choice", "table", "integer", "integers", "dtype", "text", "name"]
     """`size`: a positive integer. `number`: finite. `flag`: true or false. `choice`: one of `options`. `table`: JSON.
-    `integer`: any whole number. `integers`: a list of them. `dtype`: a dtype's name, or `model` for the model's own."""
+    `integer`: any whole number. `integers`: a list of them. `dtype`: a dtype's name, or `model` for the model's own.
+    `name`: a Python identifier, or nothing."""
 
     summary: str
     """What it sets, in a few words."""

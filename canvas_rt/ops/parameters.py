@@ -110,6 +110,12 @@ def parameter_keys(document: Document) -> dict[str, Shape]:
     return {key: row.shape for row in parameter_table(document) for key in expand(row.key)}
 
 
+def frozen_keys(document: Document) -> frozenset[str]:
+    """Keys of tensors that no training changes: they are only kept in the checkpoint."""
+    kept = {v.path for v in walk(document) if isinstance(v.item, Node) and complete(v.item).get("learned") is False}
+    return frozenset(key for row in parameter_table(document) if row.path in kept for key in expand(row.key))
+
+
 def expand(key: str) -> Iterator[str]:
     """A key with ranges of layers as one key for each layer."""
     head, *rest = key.split(".")

@@ -71,7 +71,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, attrs: Mapping[str, Any]) -> Ten
     """A value turned by position: as many of its channels as the tables are wide, the others as they are."""
     cos, sin = (_spread(table, attrs) for table in (cos, sin))
     width = cos.shape[-1]
-    if width == x.shape[-1]:
+    if width == x.shape[-1] and not attrs.get("joined"):
         return _turn(x, cos, sin, attrs)
     if attrs["tail"]:
         return torch.cat((x[..., :-width], _turn(x[..., -width:], cos, sin, attrs)), dim=-1)

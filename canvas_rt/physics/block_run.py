@@ -17,6 +17,7 @@ from canvas_rt.ops.catalogue import OPS, Facts, Op, Shape, complete, parameter_s
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.functions import RUN_TIME, is_function
 from canvas_rt.ops.kernels import Context
+from canvas_rt.ops.learned import MODULE
 from canvas_rt.physics import labels
 from canvas_rt.physics.keys import Blocks, Environment, below, relevant, stand_in
 from canvas_rt.physics.meta import FastMeta
@@ -180,6 +181,9 @@ class _Run:
         try:
             learned = {spec.name: torch.empty(spec.shape, device=META) for spec in parameter_shapes(node, attrs)}
             return kernel(node.op)(values, attrs, learned, self.context)
+        except CanvasError as refusal:
+            self.findings.append(error(node.id, refusal.message, refusal.hint))
+            return _recovered(op, facts)
         except REFUSALS as refusal:
             arrived = ", ".join(f"{port} {facts.show(port)}" for port in shapes)
             message = f"PyTorch refuses {arrived}: {_first_line(refusal)}"
@@ -323,7 +327,7 @@ def _both(symbolic: tuple[str, ...], actual: Shape) -> str:
 
 def _fractions(op: Op, values: Mapping[str, Tensor], facts: Facts) -> Iterator[tuple[str, str]]:
     """On meta, PyTorch would look up anything, and multiply whole numbers as if they were fractions."""
-    if is_function(op.name):
+    if is_function(op.name) or op.name == MODULE:
         return
     for port in op.fed(values):
         if port not in op.whole and op.name not in ARITHMETIC and not values[port].is_floating_point():

@@ -89,11 +89,11 @@ class Setup:
         past = self.sequence if self.mode == "decode" else 0
         return Context(self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, grouped=True)
 
-    def backend(self, q: Tensor, k: Tensor, window: int | None) -> Backend:
-        """The kernel that attention runs as, for these queries and all keys, those of the cache among them.
+    def backend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Backend:
+        """The kernel that attention runs as, for these queries and all keys and values, those of the cache among them.
 
         `auto` is `scaled_dot_product_attention` as transformers calls it. Sources: `sdp_utils.cpp` of PyTorch, where the
-        memory-efficient kernel refuses grouped heads and flash refuses masks, fp32 and wide heads;
+        memory-efficient kernel refuses grouped heads and flash refuses masks, fp32, wide heads and values of another width;
         `sdpa_attention_forward` of transformers, which repeats heads only where there is a mask.
         """
         if self.attention != "auto":
@@ -106,7 +106,7 @@ class Setup:
             return "cpu"
         if masked:
             return "efficient"
-        if self.product_dtype is not torch.float32 and q.shape[3] <= WIDEST_FLASH:
+        if self.product_dtype is not torch.float32 and q.shape[3] == v.shape[3] <= WIDEST_FLASH:
             return "flash"
         return "math" if grouped else "efficient"
 

@@ -307,7 +307,7 @@ class Tracer(Interpreter):
         inputs.clear()  # type: ignore[attr-defined]
         if not self.setup.train:
             values["k"], values["v"] = self.cache(values["k"], values["v"])
-        self.context.backend = self.setup.backend(values["q"], values["k"], window)
+        self.context.backend = self.setup.backend(values["q"], values["k"], values["v"], window)
         if self.autocast is not None and self.context.backend != "eager":
             values = {port: self.autocast.narrow(value) for port, value in values.items()}
         if self.setup.context_ranks > 1:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.package import config_json
-from canvas_rt.errors import CanvasError
 from canvas_rt.importer.architecture import ArchitectureImport
+from canvas_rt.importer.config.classes import model_class_name
 from canvas_rt.importer.factory import ClassFactory, StockFactory
 from canvas_rt.importer.probes import probe_assignments
 from canvas_rt.importer.trace import quiet
@@ -24,11 +24,15 @@ from canvas_rt.ir.graph import walk
 from canvas_rt.ops.compare import difference
 from canvas_rt.ops.interpret import random_parameters
 from canvas_rt.ops.kernels import Context
-from canvas_rt.ops.parameters import parameter_keys
+from canvas_rt.ops.parameters import frozen_keys, parameter_keys
 from canvas_rt.ops.routing import routes
 from canvas_rt.verifier.certificate import Certificate, Finding
+from canvas_rt.verifier.emitted import load_classes
 from canvas_rt.verifier.runs import Recorder, Result, fill, first_difference, largest, loss_of, recording
 from canvas_rt.verifier.shrink import small_enough, small_form
+
+BY_LAYER = "per_layer_config"
+"""What a config says of sizes that layers have for themselves."""
 
 BATCH, SEQUENCE = 2, 40
 PROMPT, GENERATED = 6, 18
@@ -68,18 +72,7 @@ class Verification:
     @cached_property
     def classes(self) -> tuple[type, type]:
         """The config class and the model class that `model.py` defines."""
-        from transformers.dynamic_module_utils import get_class_from_dynamic_module
-
-        names = self.raw.get("auto_map", {})
-        try:
-            with quiet():
-                found = [
-                    get_class_from_dynamic_module(names[auto], str(self.folder))
-                    for auto in ("AutoConfig", "AutoModelForCausalLM")
-                ]
-        except Exception as error:
-            raise CanvasError(f"cannot be loaded: {type(error).__name__}: {error}", path="model.py") from error
-        return found[0], found[1]
+        return load_classes(self.folder, self.raw)
 
     @cached_property
     def attentions(self) -> tuple[str, ...]:
@@ -88,10 +81,7 @@ class Verification:
             return ("eager",)
         if not self.stock:
             return ("sdpa",)
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-        config = type(StockFactory(self.origin.model_type).config(self.small_values))
-        supported = getattr(MODEL_FOR_CAUSAL_LM_MAPPING[config], "_supports_sdpa", False)
+        supported = getattr(StockFactory(self.origin.model_type).model_class, "_supports_sdpa", False)
         return ("sdpa", "eager") if supported else ("eager",)
 
     @property
@@ -119,36 +109,45 @@ class Verification:
         return fill(model, self.weights, document.tied)
 
     @property
+    def known(self) -> bool:
+        """Whether transformers has the class that was imported: not where it was emitted, or is a user's own."""
+        return bool(self.origin.architecture) and model_class_name(self.origin.model_type) == self.origin.architecture
+
+    @property
     def stock(self) -> bool:
         """Whether the graph is still that of the architecture that was imported."""
-        known = self.origin.model_type and not self.origin.model_type.startswith("canvas_")
         kinds = [
             kind
             for block in self.document.blocks.values()
             for item in block.nodes
             for kind in getattr(item, "kinds", ())
         ]
-        return (
-            bool(known) and structure(self.document) == self.origin.structure and not any(kind.sizes for kind in kinds)
-        )
+        by_layer = any(kind.sizes for kind in kinds) and BY_LAYER not in self.origin.patterns
+        return self.known and structure(self.document) == self.origin.structure and not by_layer
 
     def original(self, document: Document, attention: str | None = None) -> nn.Module:
         """The class of transformers at a document's sizes, with the same weights."""
-        values = {name: thaw(value) for name, value in document.environment.items()}
-        model = self.transformers_model({**values, **thaw(self.origin.patterns)}, attention)
+        model = self.transformers_model(self.original_values(document), attention)
         return fill(model, self.weights, document.tied)
+
+    def original_values(self, document: Document) -> dict[str, Any]:
+        """A document's config, as transformers takes it."""
+        values: dict[str, Any] = {name: thaw(value) for name, value in document.environment.items()}
+        values |= thaw(self.origin.patterns)
+        if BY_LAYER in values:
+            values[BY_LAYER] = config_json(Plan(document)).get(BY_LAYER)
+        return values
 
     def transformers_model(self, values: Mapping[str, Any], attention: str | None = None) -> nn.Module:
         """What was imported, as transformers has it."""
-        from transformers import AutoModelForCausalLM
-
-        config = StockFactory(self.origin.model_type).config({n: v for n, v in values.items() if n != "dtype"})
+        factory = StockFactory(self.origin.model_type)
+        config = factory.config({n: v for n, v in values.items() if n != "dtype"})
         with quiet():
-            made = AutoModelForCausalLM.from_config(
+            made = factory.build(
                 config, attn_implementation=attention or self.attentions[0], experts_implementation="eager"
             )
-            model: nn.Module = made.float().eval()
-        tied: Any = model._tied_weights_keys if config.tie_word_embeddings else {}
+            model: Any = made.float().eval()
+        tied: Any = (model._tied_weights_keys if config.tie_word_embeddings else None) or {}
         return fill(model, self.weights, tied)
 
     # runs
@@ -229,21 +228,21 @@ class Verification:
         return Finding(True, f"{len(emitted)} parameters are {compared}; {saved}", 0.0)
 
     def original_on_meta(self) -> nn.Module:
-        from transformers import AutoModelForCausalLM
-
-        values = {name: thaw(value) for name, value in self.document.environment.items()}
-        values |= thaw(self.origin.patterns)
+        factory = StockFactory(self.origin.model_type)
         with quiet():
-            return AutoModelForCausalLM.from_config(StockFactory(self.origin.model_type).config(values))  # type: ignore[no-any-return]
+            return factory.build(factory.config(self.original_values(self.document)))
 
     def layers_flaw(self, model: Any) -> str:
         """The silent traps of surgery: layers that never run, and layers that share a place in the cache."""
         layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
         if len(layers) != model.config.num_hidden_layers:
             return f"{len(layers)} layers, but num_hidden_layers is {model.config.num_hidden_layers}: the rest would never run"
-        attending: list[Any] = [module for module in layers.modules() if hasattr(module, "layer_idx")]
-        places = [module.layer_idx for module in attending]
-        if sorted(places) != list(range(len(places))):
+        own: list[list[Any]] = [list({getattr(m, "layer_idx", None): 0 for m in layer.modules()}) for layer in layers]
+        own = [[place for place in found if place is not None] for found in own]
+        places = [place for found in own for place in found]  # all that keeps something in a layer shares its place
+        dense = sorted(places) == list(range(len(places)))
+        as_layers = all(found in ([], [index]) for index, found in enumerate(own))
+        if not (dense or as_layers) or any(len(found) > 1 for found in own):
             return f"layers take places {sorted(places)} in the cache: cached decoding would mix them up"
         return ""
 
@@ -266,7 +265,7 @@ class Verification:
             ours = self.run(self.emitted(self.small, attention))
             theirs = self.run(self.original(self.small, attention)) if self.stock else self.interpret(self.small)
             worst = max(worst, largest(ours.logits, theirs.logits))
-            counted = parameter_keys(self.small).keys()
+            counted = parameter_keys(self.small).keys() - frozen_keys(self.small)
             missing = (ours.gradients.keys() ^ theirs.gradients.keys()) & counted
             if missing:
                 return Finding(True, "", worst), Finding(
@@ -280,6 +279,8 @@ class Verification:
         exact = (
             largest(self.run(self.emitted(self.small)).logits, self.interpret(self.small).logits) if self.stock else 0.0
         )
+        if Plan(self.document).whole:
+            exact = 0.0  # node by node such a module is run with eager attention, and as if in the first layer
         if exact and not worst and not self.dynamic:
             worst, first = exact, "the document, run node by node"
         tolerance = 0.0 if self.stock else INTERPRETER_TOLERANCE
@@ -305,22 +306,26 @@ class Verification:
         model: Any = self.emitted(self.small)
         length = PROMPT + GENERATED
         ids = self.ids[:, :length]
-        whole = model(input_ids=ids, use_cache=False).logits
-        step = model(input_ids=ids[:, :PROMPT], use_cache=True)
-        worst = largest(step.logits, whole[:, :PROMPT])
-        for position in range(PROMPT, length):
-            step = model(
-                input_ids=ids[:, position : position + 1], past_key_values=step.past_key_values, use_cache=True
-            )
-            worst = max(worst, largest(step.logits[:, 0], whole[:, position]))
+        whole, cached = model(input_ids=ids, use_cache=False).logits, self.step_by_step(model, ids)
+        worst, told = largest(cached, whole), ""
+        originals = [self.original(self.small)] if self.stock else []
         # Large logits have fewer digits behind the point.
         if worst > CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-            return Finding(False, f"with the cache logits differ by {worst:.1e} from those without it", worst)
-        greedy, told = self.greedy(model), ""
-        models = [
-            ("the emitted model", model),
-            *([(type(o).__name__, o) for o in [self.original(self.small)]] if self.stock else []),
-        ]
+            apart = f"with the cache logits differ by {worst:.1e} from those without it"
+            if not originals:
+                return Finding(False, apart, worst)
+            other, name = self.step_by_step(originals[0], ids), type(originals[0]).__name__
+            if torch.equal(cached, other):  # what it gives step by step is another thing, in the original too
+                same = torch.equal(*(self.generate(candidate, ids[:, :PROMPT]) for candidate in (model, originals[0])))
+                return Finding(
+                    same, f"{apart}, as in {name}: both give the same to the last bit, and generate alike", 0.0
+                )
+            theirs = largest(other, originals[0](input_ids=ids, use_cache=False).logits)
+            if worst > 2 * theirs or theirs > 100 * CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
+                return Finding(False, apart, worst)
+            told = f"; with the cache logits differ by {worst:.1e}, those of {name} by {theirs:.1e}"
+        greedy = self.greedy(model)
+        models = [("the emitted model", model), *((type(original).__name__, original) for original in originals)]
         for name, candidate in models:
             tokens = self.generate(candidate, ids[:, :PROMPT])
             if candidate is not model and not torch.equal(tokens, self.greedy(candidate)):
@@ -333,6 +338,17 @@ class Verification:
         if not torch.equal(static, greedy):
             return Finding(False, "generate with a static cache gives other tokens", worst)
         return Finding(True, f"{GENERATED} tokens agree with and without the cache, and in generate{told}", worst)
+
+    @staticmethod
+    def step_by_step(model: Any, ids: Tensor) -> Tensor:
+        """The logits of a prompt, and then of one token after the other, with the cache."""
+        step = model(input_ids=ids[:, :PROMPT], use_cache=True)
+        logits = [step.logits]
+        for position in range(PROMPT, ids.shape[1]):
+            one = ids[:, position : position + 1]
+            step = model(input_ids=one, past_key_values=step.past_key_values, use_cache=True)
+            logits.append(step.logits)
+        return torch.cat(logits, dim=1)
 
     @staticmethod
     def generate(model: Any, prompt: Tensor, **options: Any) -> Tensor:
@@ -378,7 +394,7 @@ class Verification:
         # The digest is the document's own word: it counts once the numbers are held against transformers' class.
         if self.stock and fingerprint(self.document) == self.origin.fingerprint:
             return "identical", "nothing was edited since the import"
-        if not self.origin.model_type or self.origin.model_type.startswith("canvas_"):
+        if not self.known:
             return "changed", "its origin is not at hand to run beside it"
         count = len(self.document.log)
         edits = f"{count} edit{'s' * (count != 1)}" if count else "edited"

@@ -1,28 +1,45 @@
-"""The process that verifies: reads one emitted folder, writes one certificate as JSON."""
+"""The process that runs emitted code: reads one folder, does one job, writes one answer as JSON."""
 
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 
+def verification(folder: Path) -> dict[str, Any]:
+    from canvas_rt.verifier.checks import Verification
+
+    return {"certificate": Verification(folder).certificate(progress).to_json()}
+
+
+def code_import(folder: Path) -> dict[str, Any]:
+    from canvas_rt.verifier.emitted import import_code
+
+    progress("running its code")
+    document, report = import_code(folder)
+    return {"document": document.model_dump(mode="json"), "report": report.to_json()}
+
+
+JOBS: Mapping[str, Callable[[Path], dict[str, Any]]] = {"verification": verification, "import": code_import}
+
+
+def progress(name: str) -> None:
+    print(name, flush=True)
+
+
 def main() -> int:
-    folder, answer = Path(sys.argv[1]), Path(sys.argv[2])
+    job, folder, answer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 
     torch.set_num_threads(1)  # one order of summation
     sys.setrecursionlimit(20_000)  # a block is read from its outputs backwards, as deep as its longest chain
     from canvas_rt.errors import CanvasError
-    from canvas_rt.verifier.checks import Verification
 
-    def progress(name: str) -> None:
-        print(name, flush=True)
-
-    result: dict[str, Any]
     try:
-        result = {"certificate": Verification(folder).certificate(progress).to_json()}
+        result = JOBS[job](folder)
     except CanvasError as error:
         result = {"error": error.message, "path": error.path, "hint": error.hint}
     answer.write_text(json.dumps(result), encoding="utf-8")

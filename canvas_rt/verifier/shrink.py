@@ -20,6 +20,7 @@ KEPT = ("num_hidden_layers", "sliding_window")
 """Depth is part of what is verified."""
 
 WINDOW = 7
+TRAINED = "original_max_position_embeddings"
 LONGEST = 32
 """Positions of the small model. Logits are compared beyond it, where dynamic scalings change; decoding stays within."""
 
@@ -76,7 +77,7 @@ def _as_probed(document: Document) -> tuple[Document, Table] | None:
     others = {
         name: freeze(found[name]) for name in document.config if name in found and not isinstance(found[name], float)
     }
-    config = _config(document.config.with_items(others))
+    config = _config(document, document.config.with_items(others))
     small = document.replace(sizes=document.sizes.with_items(sizes), config=config)
     if not check(small, sequence=4).ok:
         return None
@@ -132,12 +133,14 @@ def shrink(
     """
     values = _values(document, also)
     few = _few_experts(document, values, kept)
-    table = {
+    table: dict[str, Mapping[int, int]] = {
         name: {value: value for value in found}
         if name in kept
         else few.get(name) or _small(name, sorted(found), values)
         for name, found in values.items()
     }
+    for width in _turned_widths(document) & table.get("head_dim", {}).keys():
+        table["head_dim"] = {**table["head_dim"], width: width}  # code outside the layers holds it as a number
     if _learns_positions(document) and "max_position_embeddings" not in kept:
         longer = table.get("max_position_embeddings", {})
         table["max_position_embeddings"] = {real: small + LONGEST for real, small in longer.items()}
@@ -147,8 +150,14 @@ def shrink(
 
     blocks = {name: _changed(block, size) for name, block in document.blocks.items()}
     sizes = FrozenMap({name: size(name, value) for name, value in document.sizes.items()})
-    small = document.replace(sizes=sizes, blocks=FrozenMap(blocks), config=_config(document.config))
+    small = document.replace(sizes=sizes, blocks=FrozenMap(blocks), config=_config(document, document.config))
     return small, table
+
+
+def _turned_widths(document: Document) -> set[int]:
+    """Widths of heads that rotary tables have as numbers: of layers that have one for themselves."""
+    nodes = (i for b in document.blocks.values() for i in b.nodes if isinstance(i, Node) and i.op == "rotary_embedding")
+    return {node.attrs["head_dim"] for node in nodes if isinstance(node.attrs.get("head_dim"), int)}
 
 
 def _learns_positions(document: Document) -> bool:
@@ -157,16 +166,21 @@ def _learns_positions(document: Document) -> bool:
     return any("max_position_embeddings" in names_in(node.attrs) for node in nodes)
 
 
-def _config(config: Mapping[str, Any]) -> FrozenMap[str, Any]:
-    """Token ids must stay inside the small vocabulary, scalings inside the small range of positions."""
+def _config(document: Document, config: Mapping[str, Any]) -> FrozenMap[str, Any]:
+    """Token ids must stay inside the small vocabulary, scalings inside the small range of positions.
+
+    What the graph holds as a number stays as it is.
+    """
     changed: dict[str, Any] = {}
+    held = {v for b in document.blocks.values() for i in b.nodes if isinstance(i, Node) for v in i.attrs.values()}
+    numbers = {value for value in held if isinstance(value, int | float)}
     for name, value in config.items():
         if name == "pad_token_id" and isinstance(value, int) and value >= 0:
             changed[name] = 5
         elif name.endswith("_token_id") and isinstance(value, int):
             changed[name] = min(value, 4)
-        elif name == "rope_parameters" and isinstance(value, Mapping) and "original_max_position_embeddings" in value:
-            changed[name] = FrozenMap({**value, "original_max_position_embeddings": LONGEST // 2})
+        elif name == "rope_parameters" and isinstance(value, Mapping) and value.get(TRAINED, 0) not in {0, *numbers}:
+            changed[name] = FrozenMap({**value, TRAINED: LONGEST // 2})
         elif name == "attention_dropout":
             changed[name] = 0.0
     return FrozenMap({**config, **changed})

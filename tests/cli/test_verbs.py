@@ -30,19 +30,48 @@ def test_zoo_lists_what_can_be_opened(run: Any) -> None:
     listed = run("zoo", "--json")
     assert listed.code == 0
     assert {"name": "llama-3.1-8b", "family": "llama", "parameters": 8_030_261_248} in listed.json
-    assert "llama-3.1-8b       llama       8,030,261,248 parameters" in run("zoo").out
+    families = run("zoo").out.split("\nmistral\n")
+    assert "  llama-3.1-8b         8,030,261,248 parameters" in families[0].splitlines()
+    assert "  mistral-7b-v0.1      7,241,732,096 parameters" in families[1].splitlines()
 
 
 def test_import_writes_a_document_and_reports(run: Any) -> None:
     Path("mine").mkdir()
     Path("mine/config.json").write_text(json.dumps({**CONFIG, "my_field": 1}))
+    Path("mine/pytorch_model.bin").write_bytes(b"")
     ran = run("import", "mine", "-o", "mine.canvas.json", "--set", "num_hidden_layers=3", "--json")
     assert (ran.code, ran.made) == (0, {"mine.canvas.json"})
-    assert ran.json.keys() == {"nodes", "recognised", "symbols", "literals", "without_effect", "unused", "structural"}
+    assert ran.json.keys() == {
+        "nodes",
+        "recognised",
+        "symbols",
+        "literals",
+        "without_effect",
+        "unused",
+        "structural",
+        "not_in_model",
+        "notes",
+    }
     assert "my_field" in ran.json["without_effect"]
+    assert ran.json["notes"] == ["weights in pytorch_model.bin were not compared: Canvas reads safetensors alone"]
     document = load("mine.canvas.json")
     assert (document.name, document.sizes["num_hidden_layers"]) == ("mine", 3)
     assert str(Path.cwd()) not in Path("mine.canvas.json").read_text()
+
+
+def test_import_takes_a_folder_that_emit_wrote_and_runs_no_code_unless_told_to(run: Any) -> None:
+    run("emit", "d.canvas.json", "-o", "out")
+    ran = run("import", "out", "-o", "o.canvas.json")
+    assert (ran.code, load("o.canvas.json")) == (0, load("d.canvas.json"))
+    assert ran.out.endswith("\nits code is what its document emits: nothing ran\n")
+    Path("out/model.py").write_text("1 / 0")
+    told = run("import", "out", "-o", "p.canvas.json")
+    assert (told.code, told.made) == (1, frozenset())
+    assert "out: holds code that its document does not emit: model.py differs in line 1. Canvas runs no" in told.err
+    assert "add --trust-code (trust_code=True): it runs in a process of its own" in told.err
+    told = run("import", "out", "-o", "p.canvas.json", "--trust-code")
+    assert (told.code, told.made) == (1, frozenset())
+    assert "model.py: cannot be loaded: ZeroDivisionError: division by zero" in told.err
 
 
 def test_show_prints_the_graph(run: Any) -> None:

@@ -31,10 +31,12 @@ def test_a_failing_write_leaves_nothing(small_llama: Document, tmp_path: Path, m
 
 
 @pytest.mark.parametrize("name", ["LlamaConfig", "LlamaRMSNorm", "LlamaRotaryEmbedding", "LlamaPreTrainedModel"])
-def test_a_block_cannot_take_the_place_of_a_class_that_every_model_has(name: str, small_llama: Document) -> None:
+def test_a_block_does_not_take_the_place_of_a_class_that_every_model_has(name: str, small_llama: Document) -> None:
     edited = apply(small_llama, GroupNodes(MLP, ("act_fn", "gated"), name, "gate"))
-    with pytest.raises(CanvasError, match=f"{name}: would be emitted as Canvas{name}"):
-        emit(edited)
+    assert f"class Canvas{name}Block(nn.Module):" in emit(edited).files["model.py"]
+    both = apply(edited, GroupNodes(MLP, ("gate",), f"{name}Block", "outer"))
+    with pytest.raises(CanvasError, match=f"would be emitted as Canvas{name}Block, as {name} is"):
+        emit(both)
 
 
 def test_a_module_cannot_be_called_as_every_module_is(small_llama: Document) -> None:

@@ -386,7 +386,7 @@ def test_a_circle_of_sizes_can_be_mended(document: Document) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"restore"}))
-def test_every_kind_of_edit_is_tried(kind: str) -> None:
+def test_every_kind_of_edit_is_tried(kind: str, document: Document) -> None:
     def possible(edit: Edit) -> bool:
         try:
             return bool(apply(document, edit))
@@ -395,7 +395,7 @@ def test_every_kind_of_edit_is_tried(kind: str) -> None:
 
     unread = Node(id="unread", op="dropout", inputs=FrozenMap({"x": "model"}))
     document = apply(
-        sample(0),
+        document,
         SetAttr("model.layers.3.mlp.act_fn", "fn", "relu"),
         AddNode("", unread),
         AddSize("rank", 8),

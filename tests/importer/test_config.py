@@ -175,6 +175,11 @@ def test_the_hidden_size_is_a_multiple_of_the_heads_where_nothing_else_says_how_
     assert check_config({**MISTRAL, "hidden_size": 66})["hidden_size"] == 66
 
 
+def test_the_width_of_a_bloom_may_have_its_old_name() -> None:
+    config = {"model_type": "bloom", "vocab_size": 128, "n_layer": 2, "n_head": 4}
+    assert check_config({**config, "n_embed": 64}) == check_config({**config, "hidden_size": 64})
+
+
 def test_rope_theta_is_given_once() -> None:
     assert "rope_theta: is 500.0, but rope_parameters has 10000.0" in refusal({**MISTRAL, "rope_theta": 500.0})
     assert check_config({**MISTRAL, "rope_theta": 10000.0})["rope_parameters"] == YARN

@@ -68,7 +68,7 @@ def emitted(attrs: dict[str, Any], config: Any) -> nn.Module:
     settings = complete(Node(id="rotary_emb", op="rotary_embedding", attrs=freeze(attrs)))
     names: dict[str, Any] = {"torch": torch, "nn": nn, "copy": copy, "Any": Any, "Config": object}
     names |= {"ROPE_INIT_FUNCTIONS": ROPE_INIT_FUNCTIONS, "dynamic_rope_update": dynamic_rope_update}
-    exec(WITH_VALUES.format(config="Config"), names)
+    exec(WITH_VALUES.format(config="Config", heterogeneous=""), names)
     exec(rotary_class("RotaryEmbedding", "Config", settings, True), names)
     config = names["with_values"](config, head_dim=attrs["head_dim"])
     layer_type = [settings["layer_type"]] if settings["layer_type"] else []
@@ -102,8 +102,9 @@ def test_a_module_called_for_two_types_of_layer_is_traced_as_two_calls() -> None
 ROTATIONS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("llama", "apply_rotary_pos_emb", {}, {}),
     ("llama", "apply_rotary_pos_emb", {"tokens_first": True}, {"tokens_first": True}),
-    ("gpt_neox", "apply_rotary_pos_emb", {"width": 8}, {}),
-    ("phi3", "apply_rotary_pos_emb", {"width": 8}, {}),
+    ("gpt_neox", "apply_rotary_pos_emb", {"width": 8}, {"joined": True}),
+    ("phi3", "apply_rotary_pos_emb", {"width": 8}, {"joined": True}),
+    ("phi3", "apply_rotary_pos_emb", {}, {"joined": True}),
     (
         "deepseek_v3",
         "apply_rotary_pos_emb_interleave",
@@ -113,14 +114,14 @@ ROTATIONS: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ("olmo2", "apply_rotary_pos_emb", {"tables": torch.float32}, {"wide": True}),
     ("cohere", "apply_rotary_pos_emb", {}, {"style": "interleaved", "wide": True}),
     ("ernie4_5", "apply_rotary_pos_emb", {}, {"style": "interleaved", "tables": "first_half", "wide": True}),
-    ("glm", "apply_rotary_pos_emb", {"width": 8}, {"style": "interleaved", "tables": "first_half"}),
+    ("glm", "apply_rotary_pos_emb", {"width": 8}, {"style": "interleaved", "tables": "first_half", "joined": True}),
     ("nanochat", "apply_rotary_pos_emb", {}, {"style": "backwards"}),
     ("gpt_oss", "apply_rotary_pos_emb", {"width": 8}, {"tables": "once"}),
     (
         "deepseek_v4",
         "apply_rotary_pos_emb",
         {"width": 4, "one": True},
-        {"style": "interleaved", "tables": "once", "tail": True, "wide": True},
+        {"style": "interleaved", "tables": "once", "tail": True, "wide": True, "joined": True},
     ),
     ("gemma4", "apply_rotary_pos_emb", {"one": True}, {}),
 ]
@@ -166,3 +167,19 @@ def test_an_emitted_rotation_is_the_same_to_the_last_bit(settings: dict[str, Any
     for dtype in (torch.float32, torch.bfloat16):
         x, cos, sin = (torch.randn(2, 3, 3, 16).to(dtype), *(torch.randn(2, 3, width).to(dtype) for _ in range(2)))
         assert torch.equal(names[f"rotate{rotation_suffix(attrs)}"](x, cos, sin), rotate(x, cos, sin, attrs))
+
+
+def test_pairs_that_are_brought_into_halves_are_a_step_of_the_rotation() -> None:
+    settings = {"style": "pairs_to_halves"}
+    names: dict[str, Any] = {"torch": torch}
+    for text in (ROTATE_HALF, rotate_function("_pairs", {**DEFAULTS, **settings}, False)):
+        exec(text, names)
+
+    def turn(x: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int) -> Tensor:
+        turned: Tensor = names["rotate_pairs"](x, cos, sin)
+        return turned
+
+    given = [torch.zeros(2, 5, width, dtype=HALF) for width in (64, 48, 16, 16)]
+    program = torch.export.export(Turns(turn, False, True), tuple(given), strict=False)
+    (bound,) = find_rotations(program.graph).values()
+    assert bound["@settings"] == settings

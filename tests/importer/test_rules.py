@@ -12,10 +12,12 @@ from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4Unwei
 from transformers.models.falcon.modeling_falcon import FalconLinear
 from transformers.models.falcon_h1.modeling_falcon_h1 import FalconH1RMSNormGated
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm, Gemma2TextScaledWordEmbedding
+from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedRMSNorm
 from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearRMSNormGated
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.llama4.modeling_llama4 import Llama4TextL2Norm
 from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
+from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
 from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 from transformers.models.opt.modeling_opt import OPTLearnedPositionalEmbedding
@@ -94,7 +96,13 @@ MODULES_AND_SETTINGS: list[tuple[nn.Module, str, dict[str, Any]]] = [
         "position_embedding",
         {"num_embeddings": 22, "embedding_dim": 8, "offset": 2},
     ),
-    (MarianSinusoidalPositionalEmbedding(20, 8), "position_embedding", {"num_embeddings": 20, "embedding_dim": 8}),
+    (
+        MarianSinusoidalPositionalEmbedding(20, 8),
+        "position_embedding",
+        {"num_embeddings": 20, "embedding_dim": 8, "learned": False},
+    ),
+    (NemotronLayerNorm1P(12), "layer_norm", {"size": 12, "eps": 1e-05, "zero_centred": True, "bias": True}),
+    (Gemma4UnifiedRMSNorm(12), "rms_norm", {"size": 12, "eps": 1e-06, "form": "weight_then_cast", "power": True}),
 ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from model_types import SUPPORTED, UNSUPPORTED
+from model_types import REFUSED, SUPPORTED, UNSUPPORTED
 
 from canvas_rt.errors import UnsupportedModelError
 from canvas_rt.importer.config import check_config
@@ -51,7 +51,7 @@ def test_a_small_model_of_every_type_runs(model_type: str) -> None:
     runs(model_type)
 
 
-@pytest.mark.parametrize("model_type", UNSUPPORTED)
+@pytest.mark.parametrize("model_type", REFUSED)
 def test_what_cannot_be_imported_says_why(model_type: str) -> None:
     with pytest.raises(UnsupportedModelError, match=UNSUPPORTED[model_type]):
         check_config({"model_type": model_type})

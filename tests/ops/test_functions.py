@@ -127,6 +127,7 @@ SQUARE, IMAGE = floats(N, N), floats(2, N, N, N)
 OWN: Mapping[str, Mapping[str, Any]] = {
     "addmm": {"x": SQUARE, "a": SQUARE, "b": SQUARE},
     "t": {"x": SQUARE},
+    "contiguous": {"x": floats(N, 2, N).transpose(0, 1)},
     "numpy_t": {"x": SQUARE},
     "expand": {"x": floats(1, N), "size": (2, N)},
     "permute": {"dims": (0, -1, 1)},

@@ -13,9 +13,18 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 from canvas_rt.errors import CanvasError
 from canvas_rt.importer.stateful import stateful_node
 from canvas_rt.importer.trace import quiet
+from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.kernels import Context
-from canvas_rt.ops.modules import cache_argument, config_class, fields_read, keeps_state, module_class, source_name
+from canvas_rt.ops.modules import (
+    cache_argument,
+    config_class,
+    fields_read,
+    keeps_state,
+    module_class,
+    read_by_layer,
+    source_name,
+)
 
 FIELDS: dict[str, Any] = {
     "hidden_size": 16,
@@ -48,10 +57,10 @@ def test_a_module_is_kept_whole_if_it_updates_a_state(cls: type, source: str, ke
 
 @pytest.mark.parametrize(
     "source",
-    ["", "os.system", "llama.LlamaAttention", "mamba2.Mamba2Config", "mamba2.none", "no_model.Mixer", "mamba2", "..x"],
+    ["", "os.system", "llama.LlamaModel", "mamba2.Mamba2Config", "mamba2.none", "no_model.Mixer", "mamba2", "..x"],
 )
 def test_a_document_names_no_other_class(source: str) -> None:
-    with pytest.raises(CanvasError, match="is no module of transformers that keeps a state"):
+    with pytest.raises(CanvasError, match="is no module of transformers that can be kept whole"):
         module_class(source)
 
 
@@ -62,17 +71,22 @@ def test_a_module_reads_the_fields_that_its_class_names() -> None:
     assert config_class(MAMBA) is Mamba2Config and cache_argument(MAMBA) == "cache_params"
 
 
+def test_what_a_module_reads_of_a_list_of_layers_is_said_for_its_own_layer_alone() -> None:
+    assert read_by_layer("lfm2_moe.Lfm2MoeShortConv") == ("layer_types",)
+    assert read_by_layer(MAMBA) == ()
+
+
 def test_a_module_runs_as_transformers_has_it() -> None:
     with quiet(), torch.no_grad():
         module = Mamba2Mixer(CONFIG, layer_idx=0).eval()
         node = stateful_node(module, "mixer", CONFIG.to_dict())
         x = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
         context = Context(2, 7, x.device)
-        (given,) = kernel("module")({"x": x}, node.attrs, module.state_dict(), context)
+        (given,) = kernel("module")({"x": x}, complete(node), module.state_dict(), context)
         assert torch.equal(given, module(x))
 
 
 def test_of_a_module_only_the_shape_is_needed_to_count() -> None:
     context = Context(2, 7, torch.device("meta"), backend="shape")
-    (given,) = kernel("module")({"x": torch.empty(2, 7, 16, device="meta")}, {}, {}, context)
+    (given,) = kernel("module")({"x": torch.empty(2, 7, 16, device="meta")}, {"arguments": ""}, {}, context)
     assert given.shape == (2, 7, 16)

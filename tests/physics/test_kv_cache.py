@@ -7,9 +7,10 @@ import torch
 from transformers import DynamicCache, LlamaConfig
 
 from canvas_rt.errors import CanvasError
+from canvas_rt.importer import open_zoo
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
-from canvas_rt.physics import kv_cache_bytes
+from canvas_rt.physics import kv_cache_bytes, measure
 from canvas_rt.physics.setup import Setup
 from canvas_rt.physics.whole import model, running
 
@@ -62,3 +63,16 @@ def test_it_is_as_large_as_that_of_transformers() -> None:
 def test_an_unknown_dtype_is_refused() -> None:
     with pytest.raises(CanvasError, match=r"unknown dtype 'int3'"):
         kv_cache_bytes(document("llama"), batch=1, sequence=1, dtype="int3")
+
+
+def test_values_narrower_than_keys_are_attended_to_by_any_kernel() -> None:
+    """As latent attention has them: PyTorch's flash kernel refuses them, and who calls it himself fills them up."""
+    latent = open_zoo("deepseek-v3")
+    flops = {
+        kernel: measure(latent, mode="decode", batch=1, sequence=512, attention=kernel).flops.forward
+        for kernel in ("auto", "efficient", "eager", "math", "flash")
+    }
+    plain = flops.pop("flash")
+    assert len(set(flops.values())) == 1
+    # each query meets 513 keys in 128 heads of 61 layers; values are 128 wide, and filled up to 192
+    assert plain - flops["auto"] == 2 * 513 * 128 * 61 * (192 - 128)

@@ -52,6 +52,9 @@ UNDECLARED: Mapping[str, frozenset[str]] = {
 }
 """Fields that a class may read without declaring them: its files say so."""
 
+OLD_NAMES = {"n_embed": "hidden_size"}
+"""Names by which published files give a field that their class, by code of its own, takes for another's."""
+
 TEXT_MODELS = ("text_config", "decoder", "generator")
 """Where a class keeps its text model, as transformers looks for it."""
 
@@ -177,7 +180,8 @@ def spellings(cls: Any) -> Mapping[str, str]:
             found.setdefault(alias, found[stored])
         elif alias in found:
             found[stored] = found[alias]
-    return types.MappingProxyType({**found, **{name: name for name in fields}})
+    old = {name: field for name, field in OLD_NAMES.items() if name in _legacy(cls) and field in fields}
+    return types.MappingProxyType({**found, **{name: name for name in fields}, **old})
 
 
 def own_values(model_type: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -152,6 +152,7 @@ _CONTROLS: Mapping[str, Literal["size", "number", "flag", "choice", "text", "tab
     "integer": "number",
     "integers": "table",
     "dtype": "choice",
+    "name": "text",
 }
 """By the kind of a setting: the control that changes it."""
 

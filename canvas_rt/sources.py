@@ -1,0 +1,41 @@
+"""Import whatever a user names: all that the importer reads, and folders with code of their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from canvas_rt import importer
+from canvas_rt.importer.source import EMITTED, Importable, sort_of
+from canvas_rt.ir.document import Document
+from canvas_rt.ir.files import read_json
+from canvas_rt.verifier.emitted import import_emitted
+
+if TYPE_CHECKING:
+    from canvas_rt.importer.architecture import ImportReport
+
+
+def import_model(
+    source: Importable,
+    *,
+    trust_code: bool = False,
+    progress: Callable[[str], None] = lambda name: None,
+) -> tuple[Document, "ImportReport"]:
+    """Import an architecture as a document, and report what was made of it.
+
+    `source`: a `config.json`, a model folder, an emitted folder, a zoo name, a hub id, a config's fields, or a model of
+    transformers in memory. Safetensors in a folder must have the shapes that its config says: their headers are read,
+    never they themselves. Code in a folder runs only with `trust_code`, in a process of its own; where it is what Canvas
+    emits from the document beside it, nothing has to run. Raises `ConfigError` naming the field at fault,
+    `CheckpointError` naming the tensors, `UnsupportedModelError`, or `CanvasError`.
+    """
+    if isinstance(source, str | Path) and sort_of(str(source)) == "folder" and _has_code(Path(source), trust_code):
+        return import_emitted(Path(source), trust_code=trust_code, progress=progress)
+    return importer.import_model(source)
+
+
+def _has_code(folder: Path, trusted: bool) -> bool:
+    """Whether a folder was emitted; if its code is trusted, also whether it brings classes without a document."""
+    if (folder / EMITTED).is_file():
+        return True
+    config = read_json(folder / "config.json") if trusted and (folder / "config.json").exists() else None
+    return isinstance(config, dict) and bool(config.get("auto_map"))

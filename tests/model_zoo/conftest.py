@@ -1,0 +1,31 @@
+"""What transformers makes of each published config."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+CONFIGS = sorted((Path(__file__).parents[2] / "model_zoo").glob("*/configs/*.json"))
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem, scope="module")
+def config(request: pytest.FixtureRequest) -> Path:
+    """The file of a published config, one after another."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def original(config: Path) -> Any:
+    """The model that transformers builds by it, on meta."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**json.loads(config.read_text())))
+
+
+@pytest.fixture(scope="module")
+def elements(original: Any) -> int:
+    """How many numbers that model's checkpoint holds: parameters and persistent buffers, tied ones once."""
+    tensors = {id(tensor): tensor for tensor in original.state_dict(keep_vars=True).values()}
+    return sum(tensor.numel() for tensor in tensors.values())
