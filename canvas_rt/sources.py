@@ -1,13 +1,17 @@
 """Import whatever a user names: all that the importer reads, and folders with code of their own."""
 
-from collections.abc import Callable
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from canvas_rt import importer
 from canvas_rt.importer.source import EMITTED, Importable, sort_of
 from canvas_rt.ir.document import Document
-from canvas_rt.ir.files import read_json
+from canvas_rt.ir.files import parse_document, read_json
+from canvas_rt.verifier.apart import run_apart
 from canvas_rt.verifier.emitted import import_emitted
 
 if TYPE_CHECKING:
@@ -31,6 +35,22 @@ def import_model(
     if isinstance(source, str | Path) and sort_of(str(source)) == "folder" and _has_code(Path(source), trust_code):
         return import_emitted(Path(source), trust_code=trust_code, progress=progress)
     return importer.import_model(source)
+
+
+AT_A_TIME = 2
+_free = threading.BoundedSemaphore(AT_A_TIME)
+
+
+def import_apart(config: Mapping[str, Any], name: str, timeout_s: float = 300) -> Document:
+    """The document of a config's fields, traced in a process of its own: for a server, whose users import side by side.
+
+    A trace changes torch for its whole process, its default dtype among others. At most two run at a time, with bounded
+    time and memory. Raises what `import_model` raises, as `CanvasError`.
+    """
+    with _free, tempfile.TemporaryDirectory(prefix="canvas-") as folder:
+        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
+        answer = run_apart("import of a config", Path(folder), timeout_s=timeout_s)
+    return parse_document(answer["document"], name)
 
 
 def _has_code(folder: Path, trusted: bool) -> bool:

@@ -4,6 +4,7 @@ import inspect
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -110,6 +111,10 @@ ROPE = "rope_parameters"
 
 AT_RUN_TIME = ("use_cache", "bos_token_id", "eos_token_id", "initializer_range", "dtype", "tie_word_embeddings")
 """Fields that act when a model is made, run or saved, not in its graph."""
+
+
+_one_at_a_time = threading.RLock()
+"""A trace sets what holds for the whole process: torch's default dtype, its dispatch, what transformers calls for masks."""
 
 
 class ArchitectureImport:
@@ -294,6 +299,11 @@ class ArchitectureImport:
 
     def follow_somehow(self) -> tuple[Document, ImportReport]:
         """At unlike sizes; where some numbers do not go together in this architecture, those keep their values."""
+        with _one_at_a_time:
+            return self.import_it()
+
+    def import_it(self) -> tuple[Document, ImportReport]:
+        """The same, by a thread that has torch for itself."""
         try:
             return self.follow()
         except Exception:

@@ -14,7 +14,7 @@ from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.catalogue import VARIANTS
 from canvas_rt.ops.learned import MODULE, MODULE_PORTS
-from canvas_rt.ops.modules import CACHES, config_class, fields_read, is_keepable, read_by_layer, source_name
+from canvas_rt.ops.modules import config_class, fields_read, is_keepable, read_by_layer, source_name
 
 _library: Any = torch.library.Library("canvas_rt", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(
@@ -235,4 +235,15 @@ def ports_of(graph: fx.Graph, call: fx.Node) -> tuple[tuple[str, ...], ...]:
     )
 
 
-__all__ = ["CACHES", "Gives", "as_one_node", "call_in", "keepable_within", "observed", "ports_of", "whole_node"]
+__all__ = [
+    "Gives",
+    "as_one_node",
+    "call_in",
+    "keepable_within",
+    "noting_configs",
+    "observed",
+    "of_layer",
+    "own_config",
+    "ports_of",
+    "whole_node",
+]

@@ -2,7 +2,10 @@
 
 import importlib
 import inspect
+import keyword
+import math
 import re
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -90,9 +93,14 @@ def config_class(source: str) -> Any:
 
     folder = source.partition(".")[0]
     read = _read(source)
-    module = importlib.import_module(f"{PACKAGE}.{folder}.configuration_{folder}")
-    classes = [c for c in vars(module).values() if isinstance(c, type) and issubclass(c, PretrainedConfig)]
-    own = [cls for cls in classes if cls.__module__ == module.__name__]
+    try:
+        module = importlib.import_module(f"{PACKAGE}.{folder}.configuration_{folder}")
+    except ImportError:
+        module = None
+    classes = [c for c in vars(module or object).values() if isinstance(c, type) and issubclass(c, PretrainedConfig)]
+    own = [cls for cls in classes if cls.__module__ == f"{PACKAGE}.{folder}.configuration_{folder}"]
+    if not own:
+        raise CanvasError(f"{source} has no config of its own", hint="As in `mamba2.Mamba2Mixer`.")
     return max(own, key=lambda cls: len(read & _fields(cls)))
 
 
@@ -132,9 +140,16 @@ def _code(source: str) -> str:
         name = todo.pop()
         found = known.get(name)
         if name not in texts and (isinstance(found, type) or inspect.isfunction(found)):
-            texts[name] = inspect.getsource(found) if found.__module__ == cls.__module__ else ""
+            texts[name] = _source_of(found) if found.__module__ == cls.__module__ else ""
             todo += re.findall(r"\b[A-Za-z_]\w+\b", texts[name])
     return "".join(texts.values())
+
+
+def _source_of(found: Any) -> str:
+    try:
+        return inspect.getsource(found)
+    except OSError:  # it is defined where `inspect` does not find it
+        return ""
 
 
 def _read(source: str) -> set[str]:
@@ -186,21 +201,44 @@ def flaw(attrs: Mapping[str, Any]) -> Problem | None:
     strange = strange or next((n for n in attrs["by_layer"] if n not in (*known, *read_by_layer(source))), None)
     if strange is not None:
         return f"{source} reads no field '{strange[:60]}'", f"It reads: {', '.join(known)}."
+    if not attrs["arguments"] and not keeps_state(module_class(source)):
+        return f"{source} must be told what it is given", f"Name its `arguments`, of: {', '.join(taken)}."
     given = [*named_arguments(attrs), *([(attrs["mask"], None)] if attrs["mask"] else [])]
     strange = next((name for name, _ in given if name not in taken), None)
     if strange is not None:
         return f"{source} takes no argument '{strange[:60]}'", f"It takes: {', '.join(taken)}."
     for name, parts in attrs["buffers"].items():
-        known_parts = isinstance(parts, Mapping) and parts.keys() == {"sizes", "values", "rank"}
-        if not name.isidentifier() or not known_parts or len(parts["sizes"]) != len(parts["values"]):
+        if not _is_buffer_name(name) or not _says_buffer(parts):
             return (
                 f"the tensor {name[:60]!r} is not said in parts",
                 "Give `sizes` and `values` of its parts, and `rank`.",
             )
+    if type(attrs["place"]) is not int:
+        return f"place = {attrs['place']} must be written out", "Give a number; -1 where the module gives one value."
     for key, shape in attrs["keys"].items():
         if not isinstance(shape, tuple) or not all(isinstance(size, int) for size in shape):
             return f"the shape of {key[:60]} must be a list of sizes", "Write the size of each dimension."
     return None
+
+
+def _is_buffer_name(name: str) -> bool:
+    return name.isidentifier() and not keyword.iskeyword(name) and not hasattr(nn.Module, name)
+
+
+def _says_buffer(parts: Any) -> bool:
+    """Whether a tensor is said as `buffer_of` reads it."""
+    if not isinstance(parts, Mapping) or parts.keys() != {"sizes", "values", "rank"}:
+        return False
+    sizes, values, rank = (parts[name] for name in ("sizes", "values", "rank"))
+    if not isinstance(sizes, tuple | list) or not isinstance(values, tuple | list) or len(sizes) != len(values):
+        return False
+    whole = all(type(size) is int and 0 < size <= MOST_ELEMENTS for size in sizes)
+    finite = all(type(value) in (int, float) and math.isfinite(value) for value in values)
+    return whole and finite and sum(sizes) <= MOST_ELEMENTS and type(rank) is int and 1 <= rank <= MOST_DIMENSIONS
+
+
+MOST_ELEMENTS, MOST_DIMENSIONS = 2**20, 8
+"""Of a tensor said in parts: how many numbers it may hold, in how many dimensions."""
 
 
 @lru_cache(maxsize=128)
@@ -243,6 +281,15 @@ def run_module(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
     found = flaw({**attrs, "keys": {}})
     if found is not None:
         raise CanvasError(found[0], hint=found[1])
+    with _in_use:  # a run puts parameters into the module, which all runs of such sizes share
+        return (_run(inputs, attrs, parameters, context),)
+
+
+_in_use = threading.RLock()
+
+
+def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> Tensor:
+    x = inputs["x"]
     try:
         tables = freeze(attrs["fields"]), freeze(attrs["by_layer"])
         module = _made(attrs["source"], *tables, context.device.type)
@@ -252,7 +299,7 @@ def run_module(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CanvasError(f"{attrs['source']} cannot be made: {reason}", hint="Set its sizes otherwise.") from error
     if not attrs["arguments"]:
-        return (functional_call(module, dict(parameters), (x,)),)
+        return functional_call(module, dict(parameters), (x,))  # type: ignore[no-any-return]
     given: dict[str, Any] = {}
     fed = [inputs[port] for port in MODULE_PORTS if port in inputs]
     for (name, place), value in zip(named_arguments(attrs), fed, strict=True):
@@ -260,7 +307,8 @@ def run_module(inputs: Values, attrs: Mapping[str, Any], parameters: Values, con
     if attrs["mask"]:
         given[attrs["mask"]] = _mask(x, attrs)
     result = functional_call(module, dict(parameters), (), given)
-    return (result if attrs["place"] < 0 else result[attrs["place"]],)
+    own: Tensor = result if attrs["place"] < 0 else result[attrs["place"]]
+    return own
 
 
 def buffer_of(parts: Mapping[str, Any], device: torch.device) -> Tensor:

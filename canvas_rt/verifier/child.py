@@ -1,4 +1,4 @@
-"""The process that runs emitted code: reads one folder, does one job, writes one answer as JSON."""
+"""The process that runs emitted code, or traces apart: reads one folder, does one job, writes one answer as JSON."""
 
 import json
 import os
@@ -22,7 +22,19 @@ def code_import(folder: Path) -> dict[str, Any]:
     return {"document": document.model_dump(mode="json"), "report": report.to_json()}
 
 
-JOBS: Mapping[str, Callable[[Path], dict[str, Any]]] = {"verification": verification, "import": code_import}
+def config_import(folder: Path) -> dict[str, Any]:
+    from canvas_rt.importer import import_model
+    from canvas_rt.ir.files import read_json
+
+    document, report = import_model(read_json(folder / "config.json"))
+    return {"document": document.model_dump(mode="json"), "report": report.to_json()}
+
+
+JOBS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
+    "verification": verification,
+    "import": code_import,
+    "import of a config": config_import,
+}
 
 
 def progress(name: str) -> None:

@@ -15,6 +15,12 @@ EVIL = 'x if print("evil") else x'
 MIXER = "mamba2.Mamba2Mixer"
 KEPT = "doge.DogeAttention"
 
+
+def kept(**attrs: Any) -> dict[str, Any]:
+    """A module kept whole, with settings of its own."""
+    return {"source": KEPT, "fields": {}, "keys": {}, "arguments": "hidden_states", **attrs}
+
+
 HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "a tensor's key": ("parameter", {"shape": (1,), "key": EVIL}),
     "a tensor's key that closes a call": ("parameter", {"shape": (1,), "key": 'a)+print("evil")#'}),
@@ -32,6 +38,12 @@ HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
         "module",
         {"source": KEPT, "fields": {}, "keys": {}, "arguments": "hidden_states", "by_layer": {EVIL: 1}},
     ),
+    "a tensor whose sizes are one number": ("module", kept(buffers={"x": {"sizes": 3, "values": (1,), "rank": 1}})),
+    "a tensor without end": ("module", kept(buffers={"x": {"sizes": (2**40,), "values": (1,), "rank": 1}})),
+    "a tensor of text": ("module", kept(buffers={"x": {"sizes": (1,), "values": (EVIL,), "rank": 1}})),
+    "a tensor in place of a method": ("module", kept(buffers={"forward": {"sizes": (1,), "values": (1,), "rank": 1}})),
+    "a place that an expression gives": ("module", kept(place="=hidden_size")),
+    "a class whose source nobody finds": ("module", kept(source="reformer.LocalSelfAttention", place=True)),
     "the form of a norm": ("rms_norm", {"size": "=hidden_size", "form": EVIL}),
     "a form that an expression gives": ("rms_norm", {"size": "=hidden_size", "form": "=hidden_act"}),
     "an index": ("torch.select", {"dim": 0, "index": EVIL}),

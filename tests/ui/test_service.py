@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -442,3 +443,38 @@ def test_a_proof_goes_stale_with_the_next_change(browser: Browser) -> None:
     assert service.stale_proof(browser.name)
     assert not service.stale_proof(browser.name), "told once"
     assert not service.prove(browser.name, document)
+
+
+CONFIGS = {
+    "llama": {"model_type": "llama", "num_key_value_heads": 2, "dtype": "bfloat16"},
+    "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_head": 4, "n_layer": 2, "vocab_size": 128},
+}
+
+
+def test_two_tabs_open_configs_at_once(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 128,
+    }
+    texts = {name: json.dumps((sizes if name == "llama" else {}) | config) for name, config in CONFIGS.items()}
+    answers: dict[str, dict[str, Any]] = {}
+
+    def open_in_a_tab(name: str) -> None:
+        tab = Browser(service, name.ljust(20, "x"))
+        tab.ask(type="hello")
+        answers[name] = tab.raw(type="open", source="text", name=f"{name}.json", text=texts[name])
+
+    tabs = [threading.Thread(target=open_in_a_tab, args=(name,)) for name in CONFIGS]
+    for tab in tabs:
+        tab.start()
+    for tab in tabs:
+        tab.join()
+    assert {name: answer["update"]["name"] for name, answer in answers.items() if answer["ok"]} == {
+        "llama": "llama",
+        "gpt2": "gpt2",
+    }, answers
+    assert torch.get_default_dtype() == torch.float32
+    assert capsys.readouterr().out == ""

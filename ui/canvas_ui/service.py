@@ -18,7 +18,6 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.gestures import clips, insert, remove, starts, wires
 from canvas_rt.gestures.scope import nearest_scope, scope_at, split
 from canvas_rt.importer.config import check_config
-from canvas_rt.importer.source import import_model
 from canvas_rt.importer.zoo import open_zoo, zoo_models
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import dumps, parse_document, parse_json
@@ -27,6 +26,7 @@ from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import scenario as scenarios
 from canvas_rt.physics.hardware import hardware_names, load_hardware
 from canvas_rt.session import Session, Setting
+from canvas_rt.sources import import_apart
 from canvas_ui import messages as m
 from canvas_ui.views import figures as drawn
 from canvas_ui.views.costs import Costs, totals
@@ -453,7 +453,8 @@ def _opened(request: m.Open) -> Document:
     data = parse_json(request.text, name)
     if isinstance(data, dict) and "schema_version" in data:
         return parse_document(data, name)
-    document: Document = import_model(check_config(data, name))[0]
+    check_config(data, name)  # at once, and by the name that its user gave it
+    document = import_apart(data, name)
     return document.replace(name=name.rpartition("/")[2].removesuffix(".json")[:120] or document.name)
 
 
