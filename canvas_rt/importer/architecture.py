@@ -388,7 +388,9 @@ class ArchitectureImport:
             return None
         old, new = (Recogniser(model, nn.Module(), {}) for model in (before, after))
         followers: list[tuple[str, str, str]] = []
-        for path in (path for path in ours if ours[path] != theirs[path]):
+        unlike = [path for path in ours if ours[path] != theirs[path]]
+        unlike = [path for path in unlike if not only_keeps(before.get_submodule(path), after.get_submodule(path))]
+        for path in dict.fromkeys(next(filter(base.leaves.__contains__, around(path)), path) for path in unlike):
             if path not in base.leaves or is_rotary(before.get_submodule(path)):
                 return None
             ends = old.leaf(path), new.leaf(path)
@@ -396,6 +398,8 @@ class ArchitectureImport:
                 return None
             was, now = (end.attrs for end in ends if end is not None)
             moved = [name for name in was.keys() | now.keys() if was.get(name) != now.get(name)]
+            if not moved and type(before.get_submodule(path)).__module__.startswith("torch.nn."):
+                continue  # the rules say all that such a module computes: this is for its first values, or for training
             if not moved or any(name not in was or now.get(name) != other for name in moved):
                 return None
             if not all(stands_for(self.values[field], was[name]) for name in moved):
@@ -579,15 +583,44 @@ def stands_for(own: Any, setting: Any) -> bool:
     return None in kernels or all(torch.equal(kernels[0](x), kernel(x)) for kernel in kernels if kernel)  # type: ignore[misc]
 
 
+def around(path: str) -> list[str]:
+    """The paths of a module and of those that hold it, from the inside."""
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
+def only_keeps(module: nn.Module, other: nn.Module) -> bool:
+    """Whether a module that holds others differs from another in numbers alone that it keeps and never reads."""
+    if type(module) is not type(other) or not list(module.children()) or vars(module).keys() != vars(other).keys():
+        return False
+    ours, theirs = plain_of(module), plain_of(other)
+    cls: Any = type(module)
+    return not any(is_read(cls, name) for name in ours if ours[name] != theirs[name])
+
+
+@lru_cache(maxsize=1024)
+def is_read(cls: type, attribute: str) -> bool:
+    """Whether a module's code, but for what makes it, names an attribute."""
+    # What every model of transformers has beside, loads, resizes and saves it.
+    own = [base for base in cls.__mro__ if not base.__module__.startswith(("torch.", "transformers.modeling_utils"))]
+    making = ("__init__", "_init_weights")
+    codes = [f.__code__ for base in own for n, f in vars(base).items() if n not in making and inspect.isfunction(f)]
+    return any(attribute in code.co_names or attribute in code.co_consts for code in codes)
+
+
+def plain_of(module: nn.Module) -> dict[str, Any]:
+    """What a module keeps that is neither a tensor nor a module."""
+    return {n: v for n, v in sorted(vars(module).items()) if isinstance(v, bool | int | float | str | type(None))}
+
+
 def parts_of(model: nn.Module) -> dict[str, str]:
     """All that tells a model's modules from others, module by module."""
     parts: dict[str, str] = {}
     for path, module in model.named_modules():
-        plain = {n: v for n, v in sorted(vars(module).items()) if isinstance(v, bool | int | float | str | type(None))}
+        plain = plain_of(module)
         tensors = {name: list(p.shape) for name, p in module.named_parameters(recurse=False)}
-        holds = {name: type(child).__name__ for name, child in module.named_children()}
         own = "" if list(module.children()) else repr(module)
-        parts[path] = json.dumps([type(module).__name__, plain, tensors, holds, own], default=str)
+        parts[path] = json.dumps([type(module).__name__, plain, tensors, own], default=str)
     return parts
 
 
@@ -691,13 +724,13 @@ def cut_to_kinds(model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int
 
 def counters(layers: nn.ModuleList) -> frozenset[tuple[str, str]]:
     """Attributes of layers that only number them."""
-    seen: dict[tuple[str, str], bool] = {}
+    seen: dict[tuple[str, str], list[bool]] = {}
     for index, layer in enumerate(layers):
         for path, child in layer.named_modules():
             for name, value in vars(child).items():
                 if isinstance(value, int) and not isinstance(value, bool):
-                    seen[path, name] = seen.get((path, name), True) and value == index
-    return frozenset(key for key, counts in seen.items() if counts) if len(layers) > 1 else frozenset()
+                    seen.setdefault((path, name), []).append(value == index)
+    return frozenset(key for key, counts in seen.items() if len(counts) > 1 and all(counts))
 
 
 def signature(module: nn.Module, counting: Collection[tuple[str, str]] = ()) -> str:

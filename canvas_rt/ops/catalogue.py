@@ -1,7 +1,7 @@
 """The ops that a node can be: ports, settings, parameters, and what must hold for each. Needs no torch."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Node, identifier
@@ -241,11 +241,18 @@ def _expert_parameters(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
     return tuple(found)
 
 
+def _position_embedding_parameters(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
+    shape = attrs["num_embeddings"], attrs["embedding_dim"]
+    return (ParameterSpec("weight", shape, "normal", "trained" if attrs["learned"] else "frozen"),)
+
+
 def _router_parameters(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
     experts = (attrs["num_experts"],)
     found = [ParameterSpec("weight", (*experts, attrs["size"]), "normal")]
     found += [ParameterSpec("bias", experts, "zeros")] if attrs["bias"] else []
-    found += [ParameterSpec("e_score_correction_bias", experts, "zeros")] if attrs["correction"] != "none" else []
+    if attrs["correction"] != "none":
+        role: Literal["frozen", "buffer"] = "buffer" if attrs["correction"] == "buffer" else "frozen"
+        found.append(ParameterSpec("e_score_correction_bias", experts, "zeros", role))
     return tuple(found)
 
 
@@ -365,7 +372,7 @@ SEMANTIC: Mapping[str, Op] = {
                 "offset": Setting("number", "where the first position's vector stands", 0),
                 "learned": Setting("flag", "whether it is trained, or only kept in the checkpoint", True),
             },
-            parameters=lambda a: (ParameterSpec("weight", (a["num_embeddings"], a["embedding_dim"]), "normal"),),
+            parameters=_position_embedding_parameters,
             recover=lambda facts: ((*facts.shapes["position_ids"], facts.attrs["embedding_dim"]),),
             whole=frozenset({"position_ids"}),
             source="Gehring et al. 2017 (arXiv:1705.03122)",

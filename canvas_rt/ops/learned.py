@@ -14,7 +14,8 @@ MODULE_PORTS = ("x", *(f"x_{index}" for index in range(1, 8)))
 
 
 def _learned(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:
-    return (ParameterSpec(attrs["key"], tuple(attrs["shape"]), "normal"),)
+    role = "trained" if attrs["learned"] else "buffer"
+    return (ParameterSpec(attrs["key"], tuple(attrs["shape"]), "normal", role),)  # type: ignore[arg-type]
 
 
 def _inside(attrs: Mapping[str, Any]) -> tuple[ParameterSpec, ...]:

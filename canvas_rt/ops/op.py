@@ -43,6 +43,9 @@ class ParameterSpec:
     init: Literal["normal", "ones", "zeros"]
     """How the family initialises it: normal with the config's `initializer_range`, or constant."""
 
+    role: Literal["trained", "frozen", "buffer"] = "trained"
+    """Whether training changes it: a frozen one is a parameter all the same, a buffer is only kept in the checkpoint."""
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

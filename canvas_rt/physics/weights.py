@@ -95,7 +95,8 @@ def _of_row(row: ParameterRow, op: str, setup: Setup, treatment: Treatment) -> I
     in_stack = any(parse_layers(part) for part in row.path.split("."))
     dtype = setup.weight_dtype
     # What shares the storage of another is trained where that one is.
-    trained = setup.train and row.times > row.shared and not treatment.is_frozen(row.path, op, in_stack)
+    learns = setup.train and row.role == "trained"
+    trained = learns and row.times > row.shared and not treatment.is_frozen(row.path, op, in_stack)
     quantised = treatment.is_quantised(op, in_stack) and row.name != "bias"
     storage = treatment.storage if quantised else "same"
     yield Held(row, trained, dtype, linears.stored_sizes(row.shape, storage, dtype.itemsize))
