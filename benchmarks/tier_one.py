@@ -16,8 +16,10 @@ import torch
 
 from benchmarks.record import machine, save, table
 from canvas_rt.importer.zoo import zoo_folder
-from canvas_rt.ir.document import Document, Node, Use
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ops.catalogue import OPS
 from canvas_rt.ops.functions import is_function
+from canvas_rt.ops.op import Op
 
 MODELS = {
     "llama": "llama-3.1-405b",
@@ -72,12 +74,15 @@ def layers_of(document: Document) -> list[str]:
 
 
 def generated(document: Document) -> list[str]:
-    """Names in layers that say nothing of what a node is: those of plain functions, and those that a number tells apart."""
+    """Names in layers that say nothing of what a node is: a function's own, and those that a number tells apart.
+
+    Names of nodes that learn are keys of the checkpoint.
+    """
     found = []
     for name in layers_of(document):
         for item in document.blocks[name].nodes:
-            unnamed = isinstance(item, Node) and is_function(item.op)
-            if unnamed or (isinstance(item, Node | Use) and re.search(r"_\d+$", item.id)):
+            made = isinstance(item, Node) and (is_function(item.op) or OPS[item.op].parameters is Op.parameters)
+            if made and re.fullmatch(rf".*_\d+|{item.op.split('.')[1] if is_function(item.op) else ''}", item.id):
                 found.append(f"{name}.{item.id}")
     return found
 

@@ -214,6 +214,12 @@ class ArchitectureImport:
         return result
 
     @property
+    def patterns(self) -> list[Sequence[str]]:
+        """What the config says layer by layer, in words: `layer_types`."""
+        lists = [v for _, v in sorted(self.config.to_dict().items()) if isinstance(v, list | tuple)]
+        return [v for v in lists if len(v) == self.depth and all(isinstance(one, str) for one in v)]
+
+    @property
     def turns_by_type(self) -> bool:
         """Whether rotary tables differ by type of layer: these, outside the layers, follow the widths inside."""
         return any(isinstance(value, Mapping) for value in (self.values.get("rope_parameters") or {}).values())
@@ -344,6 +350,7 @@ class ArchitectureImport:
                 lambda path: self.whole.get(path, members[path]),
                 links,
                 {**self.original_buffers, **self.original_shapes},
+                self.patterns,
             )
             root, blocks = builder.build()
         except TraceError as error:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from canvas_rt.importer.names import Places, names_of_blocks, words_of_kinds
 from canvas_rt.importer.recognise import Traced
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
@@ -53,6 +54,7 @@ class Builder:
         layer_kinds: Callable[[str], Sequence[int]],
         links: Mapping[tuple[str, str, str], str],
         original: Mapping[str, tuple[int, ...]],
+        patterns: Sequence[Sequence[str]],
     ) -> None:
         self.traces = traces
         self.environments = environments
@@ -63,13 +65,21 @@ class Builder:
         self.links = links
         self.original = original
         """Shapes of the original's parameters at the real sizes: one more point in which numbers must agree."""
+        self.patterns = patterns
+        """What the config says layer by layer, in words."""
         self.symbols = Symbols()
         self.blocks: dict[str, Block] = {}
+        self.places: dict[str, Places] = {}
         self.layer: int | None = None
+        self.word = ""
+        """What the layer at hand is called."""
 
     def build(self) -> tuple[str, dict[str, Block]]:
         """The root's name and all blocks, each class with its inner blocks before it."""
-        return self.block("root"), self.blocks
+        root = self.block("root")
+        names = names_of_blocks(self.places)
+        self.blocks = {names[name]: _with_blocks(block, names) for name, block in self.blocks.items()}
+        return names[root], self.blocks
 
     def block(self, stand_in: str) -> str:
         """A module's block, under its class's name; modules of one class with equal graphs share it."""
@@ -89,6 +99,8 @@ class Builder:
             number += 1
             candidate = f"{name}{number}"
         self.blocks[candidate] = block
+        place = self.places.setdefault(candidate, Places(name))
+        place.words |= {self.word} - {""}
         return candidate
 
     def item(self, versions: Sequence[Node | Use | Stack], where: str) -> Node | Use | Stack:
@@ -96,7 +108,9 @@ class Builder:
         if any(type(version) is not type(first) or version.id != first.id for version in versions):
             raise TraceError(f"{where}: its graph changes with the sizes at {first.id}")
         if isinstance(first, Use):
-            return first.replace(block=self.block(first.block))
+            block = self.block(first.block)
+            self.places[block].ids.add(first.id)
+            return first.replace(block=block)
         if isinstance(first, Stack):
             return self.stack(first, where)
         nodes = [version for version in versions if isinstance(version, Node)]
@@ -188,7 +202,8 @@ class Builder:
         # Of two traced layers of one kind the later tells more: what the first is given is of another dtype, or one value
         # for two purposes.
         latest = {stands_for[index]: position for position, index in enumerate(indices)}
-        for representative, position in latest.items():
+        words = self.words([indices[p] for p in latest.values()], [stack.kinds[p].block for p in latest.values()])
+        for (representative, position), self.word in zip(latest.items(), words, strict=True):
             index = indices[position]
             self.layer = index
             block = self.block(stack.kinds[position].block)
@@ -197,6 +212,7 @@ class Builder:
             if kind not in kinds:
                 kinds.append(kind)
             traced_kind[representative] = kinds.index(kind)
+        self.word = ""
         members = tuple(traced_kind[representative] for representative in stands_for)
         order = sorted(range(len(kinds)), key=lambda k: (-members.count(k), members.index(k)))
         rank = {kind: place for place, kind in enumerate(order)}
@@ -204,6 +220,30 @@ class Builder:
         return stack.replace(
             repeat=repeat, kinds=tuple(kinds[k] for k in order), runs=runs_of(tuple(rank[k] for k in members))
         )
+
+    def words(self, layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
+        """What tells some layers apart, each of a kind of its own."""
+        said = [[one[layer] for one in self.patterns] for layer in layers]
+        return words_of_kinds(said, [self.has_experts(name) for name in stand_ins])
+
+    def has_experts(self, stand_in: str) -> bool:
+        """Whether a traced block has experts, or one within it."""
+        items = self.traces[0].blocks[stand_in].nodes
+        ops = {item.op for item in items if isinstance(item, Node)}
+        return "experts" in ops or any(self.has_experts(item.block) for item in items if isinstance(item, Use))
+
+
+def _with_blocks(block: Block, names: Mapping[str, str]) -> Block:
+    """A block whose parts are blocks of other names."""
+
+    def moved(item: Node | Use | Stack) -> Node | Use | Stack:
+        if isinstance(item, Use):
+            return item.replace(block=names[item.block])
+        if isinstance(item, Stack):
+            return item.replace(kinds=tuple(kind.replace(block=names[kind.block]) for kind in item.kinds))
+        return item
+
+    return block.replace(nodes=tuple(map(moved, block.nodes)))
 
 
 def role_of(block: Block, blocks: Mapping[str, Block]) -> str:

@@ -13,6 +13,7 @@ from canvas_rt.importer.buffers import Buffer, buffer_of
 from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
+from canvas_rt.importer.names import named_by_use
 from canvas_rt.importer.patterns import find_rotations
 from canvas_rt.importer.positions import counted_after_padding, numbers_each, numbers_tokens, repeats_positions
 from canvas_rt.importer.proof import written
@@ -181,6 +182,8 @@ class _Reader:
         self.refs: dict[fx.Node, str] = {}
         self.items: list[Node | Use | Stack] = []
         self.names: set[str] = set()
+        self.made: set[str] = set()
+        """What functions give, and no modules of the original."""
         placeholders = [node for node in self.graph.nodes if node.op == "placeholder" and node.users]
         assert len(placeholders) == len(ports), (path, placeholders, ports)
         self.inputs = tuple(dict.fromkeys(ports))
@@ -200,11 +203,12 @@ class _Reader:
         # A whole model may give states and losses beside its logits, which come first.
         ports = ["logits"] if not self.path else output_ports(len(outputs))
         self.settle_tables()
-        return Block(
+        block = Block(
             inputs=tuple(sorted(self.inputs, key=_place)),
             nodes=tuple(sorted(self.items, key=lambda item: self.places.get(item.id, -1))),
             outputs=FrozenMap(dict(zip(ports, outputs, strict=False))),
         )
+        return named_by_use(block, self.made)
 
     def settle_tables(self) -> None:
         """Put rotary tables of the same positions in the order in which they are read.
@@ -237,6 +241,7 @@ class _Reader:
         name = self.unique(name)
         self.put(node, Node(id=name, op=op, attrs=freeze(attrs or {}), inputs=FrozenMap(inputs)))
         self.refs[node] = name
+        self.made.add(name)
         return name
 
     def put(self, node: fx.Node, item: Node | Use | Stack) -> None:
@@ -783,12 +788,10 @@ class _Reader:
         if op is None or node.kwargs or not all(isinstance(arg, fx.Node) for arg in node.args[:2]):
             return False
         a, b = (self.ref(arg) for arg in node.args[:2])  # type: ignore[arg-type]
-        module = next((ref for ref in (b, a) if ref not in self.inputs), "")
-        name = (
-            f"{module.replace('.', '_')}_residual"
-            if op == "add" and a in self._stream()
-            else {"mul": "gated"}.get(op, op)
-        )
+        stream = self._stream()
+        joins = op == "add" and (a in stream or b in stream)
+        module = next((ref for ref in (b, a) if ref not in stream), b)
+        name = f"{module.replace('.', '_')}_residual" if joins else {"mul": "gated"}.get(op, op)
         self.add(node, name, op, {"a": a, "b": b})
         return True
 
