@@ -44,11 +44,13 @@ GROUPS = {
     "best": "best = groups.max(dim=-1).values  # a group counts as much as its best",
 }
 
+OUTSIDE = {"lowest": 'float("-inf")', "zero": "0.0"}
+
 CHOSEN_GROUPS = """\
 groups = choice.unflatten(-1, (self.groups, -1))
 {best}
-chosen = torch.zeros_like(best).scatter_(-1, best.topk(self.top_groups, dim=-1)[1], 1)
-choice = groups.masked_fill(~chosen.unsqueeze(-1).bool(), float("-inf")).flatten(-2)"""
+chosen = torch.zeros_like(best).scatter_(-1, best.topk(self.top_groups, {how})[1], 1)
+choice = groups.masked_fill(~chosen.unsqueeze(-1).bool(), {outside}).flatten(-2)"""
 
 EXPERTS = '''
 @use_experts_implementation{decorated}
@@ -188,9 +190,14 @@ def _routing(variant: list[Attrs]) -> list[str]:
         swayed = " + self.e_score_correction_bias" if attrs["correction"] != "none" else ""
         lines.append(f"choice = {scored}{swayed}")
         if attrs["groups"] is not None:
-            lines += CHOSEN_GROUPS.format(best=GROUPS[attrs["group_score"]]).splitlines()
-        lines.append(f"indices = choice.topk(self.top_k, {how})[1]  # [batch, seq, top_k]")
-        lines.append(f"weights = {scored}.gather(-1, indices)")
+            lines += CHOSEN_GROUPS.format(
+                best=GROUPS[attrs["group_score"]], how=how, outside=OUTSIDE[attrs["outside"]]
+            ).splitlines()
+        if attrs["correction"] == "none" and attrs["outside"] == "zero":
+            lines.append(f"weights, indices = choice.topk(self.top_k, {how})  # [batch, seq, top_k]")
+        else:
+            lines.append(f"indices = choice.topk(self.top_k, {how})[1]  # [batch, seq, top_k]")
+            lines.append(f"weights = {scored}.gather(-1, indices)")
     if late:
         lines.append(f"weights = {_scores('weights', variant)}")
     safe = attrs["norm_eps"] != 0

@@ -200,6 +200,7 @@ ROUTER_WORDS: Mapping[str, Mapping[Any, str]] = {
     "after_top_k": {True: "Late"},
     "correction": {"buffer": "Balanced", "parameter": "Corrected"},
     "group_score": {"best": "Best"},
+    "outside": {"zero": "Zeroed"},
     "bias": {True: "Biased"},
     "precision": {"logits": "Wide", "model": "Narrow"},
     "wide_weights": {True: "Precise"},

@@ -10,6 +10,7 @@ from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ops.catalogue import VARIANTS
 
 PREFIX = "Canvas"
 """What emitted classes are called beside the block's name; import drops it again."""
@@ -115,9 +116,15 @@ class Builder:
             return self.stack(first, where)
         nodes = [version for version in versions if isinstance(version, Node)]
         real = self.real_settings(first, where)
+        usual = VARIANTS.get(first.op, {})
+        names = dict.fromkeys(name for node in nodes for name in node.attrs)
+        if missing := next((n for n in names if any(n not in node.attrs and n not in usual for node in nodes)), None):
+            raise TraceError(f"{where}: {first.id} has a setting {missing} at some sizes only")
         attrs = {
-            name: self.setting([node.attrs[name] for node in nodes], (where, first.id, name), real.get(name))
-            for name in first.attrs
+            name: self.setting(
+                [node.attrs.get(name, usual.get(name)) for node in nodes], (where, first.id, name), real.get(name)
+            )
+            for name in names
         }
         return first.replace(attrs=FrozenMap(attrs))
 

@@ -32,7 +32,8 @@ def router_rule(module: nn.Module) -> Leaf | None:
     if CORRECTION in dict(module.named_buffers()) or CORRECTION in names:
         correction = "parameter" if CORRECTION in names else "buffer"
     own = {**VARIANTS["router"], **sizes, "correction": correction, "bias": "bias" in names}
-    x = torch.randn(256, size, generator=generator())
+    # From scores nearly alike to such that underflow: then what is out of the question may still be chosen.
+    x = torch.randn(256, size, generator=generator()) * torch.logspace(-2, 2, 256).unsqueeze(-1)
     with _swayed(module):
         runs = tuple(filter(None, (_routed(run, top_k) for run in trials(module, lambda dtype: (x.to(dtype),)))))
         if len(runs) < 2:
@@ -88,9 +89,9 @@ def _choices(module: nn.Module, experts: int) -> Iterator[Settings]:
 def _groupings(module: nn.Module, experts: int) -> Iterator[Settings]:
     yield {"groups": None, "top_groups": None}
     whole = [int(value) for value in numbers_of(module) if value == int(value) and 0 < value < experts]
-    for groups, best, score in product(whole, whole, ("best_two", "best")):
+    for groups, best, score, outside in product(whole, whole, ("best_two", "best"), ("lowest", "zero")):
         if experts % groups == 0 and experts // groups > 1 and best <= groups:
-            yield {"groups": groups, "top_groups": best, "group_score": score}
+            yield {"groups": groups, "top_groups": best, "group_score": score, "outside": outside}
 
 
 def _weightings(module: nn.Module) -> Iterator[Settings]:

@@ -654,6 +654,12 @@ SEMANTIC: Mapping[str, Op] = {
                 "groups": Setting("size", "groups of experts (null: none)", optional=True),
                 "top_groups": Setting("size", "groups that a token chooses from", optional=True),
                 "group_score": Setting("choice", "what a group counts", "best_two", options=("best_two", "best")),
+                "outside": Setting(
+                    "choice",
+                    "what experts outside the best groups score; zero is their weight too",
+                    "lowest",
+                    options=("lowest", "zero"),
+                ),
                 "softcap": Setting("number", "what affinities approach at most (null: no limit)", optional=True),
                 "bias": Setting("flag", "whether affinities have a learned bias", False),
                 "precision": Setting(

@@ -32,8 +32,9 @@ def route(
     else:
         choice = scores if correction is None else scores + correction
         choice = choice if attrs["groups"] is None else _best_groups(choice, attrs)
-        indices = choice.topk(attrs["top_k"], dim=-1, sorted=attrs["sorted"])[1]
-        weights = scores.gather(-1, indices)
+        weights, indices = choice.topk(attrs["top_k"], dim=-1, sorted=attrs["sorted"])
+        if correction is not None or attrs["outside"] != "zero":
+            weights = scores.gather(-1, indices)
     weights = _score(weights, attrs) if attrs["after_top_k"] else weights
     if attrs["normalise"]:
         total = weights.sum(dim=-1, keepdim=True)
@@ -64,8 +65,10 @@ def _best_groups(choice: Tensor, attrs: Mapping[str, Any]) -> Tensor:
     """Experts outside the best groups are out of the question. A group counts as much as its best expert, or its best two."""
     groups = choice.view(*choice.shape[:-1], attrs["groups"], -1)
     best = groups.topk(2, dim=-1)[0].sum(dim=-1) if attrs["group_score"] == "best_two" else groups.max(dim=-1).values
-    chosen = torch.zeros_like(best).scatter_(-1, best.topk(attrs["top_groups"], dim=-1)[1], 1)
-    return groups.masked_fill(~chosen.unsqueeze(-1).bool(), float("-inf")).flatten(-2)
+    kept = best.topk(attrs["top_groups"], dim=-1, sorted=attrs["sorted"])[1]
+    chosen = torch.zeros_like(best).scatter_(-1, kept, 1)
+    outside = 0.0 if attrs["outside"] == "zero" else float("-inf")
+    return groups.masked_fill(~chosen.unsqueeze(-1).bool(), outside).flatten(-2)
 
 
 @dataclass(frozen=True)

@@ -113,6 +113,7 @@ SIZES: dict[str, Any] = {
     "n_group": 4,
     "topk_group": 2,
     "routed_scaling_factor": 2.5,
+    "topk_method": "group_limited_greedy",
     "moe_num_experts": 16,
     "moe_topk": 3,
     "moe_router_logit_softcapping": 5.0,
@@ -120,9 +121,12 @@ SIZES: dict[str, Any] = {
 DEEPSEEK = {"scoring": "sigmoid", "normalise": True, "factor": 2.5, "correction": "buffer", "precision": "logits"}
 DEEPSEEK |= {"groups": 4, "top_groups": 2, "wide_weights": True, "sorted": False}
 LATE = {"scoring": "softmax", "normalise": False, "after_top_k": True}
+LIMITED = {"scoring": "softmax", "normalise": False, "factor": 2.5, "precision": "logits", "group_score": "best"}
+LIMITED |= {"groups": 4, "top_groups": 2, "outside": "zero", "wide_weights": True, "sorted": False}
 VARIETY: list[tuple[str, str, dict[str, Any]]] = [
     ("deepseek_v3", "DeepseekV3TopkRouter", DEEPSEEK),
     ("glm4_moe", "Glm4MoeTopkRouter", DEEPSEEK),
+    ("deepseek_v2", "DeepseekV2TopkRouter", LIMITED),
     ("granitemoe", "GraniteMoeTopKRouter", LATE),
     ("gpt_oss", "GptOssTopKRouter", {**LATE, "bias": True}),
     (
