@@ -51,8 +51,11 @@ def named_by_use(block: Block, made: Collection[str]) -> Block:
     for name, proposed in [*_for_attention(block, nodes, made), *_for_gates(block, nodes)]:
         if name in free and names.give(name, proposed):
             free.remove(name)
+    chained: set[str] = set()
     for name in [item.id for item in block.nodes if item.id in free]:
-        if not names.give(name, _after(nodes[name], names.known)):
+        source = next(iter(nodes[name].inputs.values()), "").partition(".")[0]
+        chained.add(name)
+        if source in chained or not names.give(name, _after(nodes[name], names.known)):
             names.number(name)
     return _renamed(block, names.known)
 

@@ -134,7 +134,7 @@ ROPE_FLAWS: tuple[tuple[Any, str], ...] = (
     ({"rope_type": "linear", "factor": "2"}, "factor: must be a number from 1 to"),
     ({"rope_type": "linear", "type": "dynamic", "factor": 2}, 'type: is "dynamic", but rope_type is "linear"'),
     ({**LLAMA3, "low_freq_factor": None}, "low_freq_factor: is missing"),
-    ({**LLAMA3, "high_freq_factor": 1.0}, "high_freq_factor: (1.0) must be greater than low_freq_factor (1.0)"),
+    ({**LLAMA3, "high_freq_factor": 0.5}, "high_freq_factor: (0.5) must be at least low_freq_factor (1.0)"),
     ({**LLAMA3, "original_max_position_embeddings": 1.5}, f"original_max_position_embeddings: {WHOLE}"),
     ({**YARN, "beta_fast": 0.5}, "beta_fast: (0.5) must be greater than beta_slow (1)"),
     ({**YARN, "attention_factor": -1}, "attention_factor: must be a number above 0"),

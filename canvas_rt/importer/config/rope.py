@@ -219,10 +219,11 @@ def _scaling(rope: Mapping[str, Any], takes: Rotary, path: str) -> dict[str, Any
     checked = dict(_checked(rope, takes, path))
     for of, smaller, least, larger, most in ORDERED:
         low, high = checked.get(smaller, least), checked.get(larger, most)
-        if kind == of and not low < high:
-            raise ConfigError(
-                f"({shown(high)}) must be greater than {smaller} ({shown(low)})", path=f"{path}: {larger}"
-            )
+        # Llama 4 is published with equal factors: no frequency lies between, to be blended.
+        ordered = low <= high if kind == "llama3" else low < high
+        if kind == of and not ordered:
+            least_text = "at least" if kind == "llama3" else "greater than"
+            raise ConfigError(f"({shown(high)}) must be {least_text} {smaller} ({shown(low)})", path=f"{path}: {larger}")
     return {"rope_type": RENAMED.get(kind, kind), **checked}
 
 
