@@ -226,7 +226,7 @@ def words_of_kinds(said: Sequence[Sequence[str]], sparse: Sequence[bool]) -> lis
     words = ["_".join(parts) for parts in zip(*map(_apart, columns), strict=True)] if columns else [""] * len(sparse)
     mixed = ["sparse" if one else "dense" for one in sparse]
     both = [f"{word}_{other}".strip("_") for word, other in zip(words, mixed, strict=True)]
-    return next((found for found in (words, both) if len(set(found)) == len(found)), [""] * len(sparse))
+    return both if len(set(both)) > len(set(words)) else words
 
 
 def _apart(column: Sequence[str]) -> list[str]:

@@ -58,6 +58,7 @@ def test_a_taken_name_stays_with_its_module() -> None:
             ["mamba_dense", "mamba_sparse", "attention_sparse"],
         ),
         ([["full"], ["full"]], [True, True], ["", ""]),
+        ([["chunked"], ["full"], ["full"]], [True, True, True], ["chunked", "full", "full"]),
         ([[""], ["full"]], [True, True], ["", "full"]),
         ([], [], []),
     ],
