@@ -18,7 +18,7 @@ from canvas_rt.codegen.frame import (
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
-    CausalLMWriter,
+    HeadWriter,
     config_class,
     model_type,
     pretrained_class,
@@ -29,6 +29,7 @@ from canvas_rt.ir.expressions import is_expression, resolve
 from canvas_rt.ir.files import dumps
 from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import Item, layer_count, layer_runs, running_order, walk
+from canvas_rt.ir.tasks import TASKS
 from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.learned import MODULE
@@ -108,10 +109,11 @@ def emit(document: Document) -> Source:
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
-        "generation_config.json": json.dumps(generation_json(document), indent=2) + "\n",
         "README.md": card(plan),
         "document.canvas.json": dumps(document),
     }
+    if plan.task.generates:
+        files["generation_config.json"] = json.dumps(generation_json(document), indent=2) + "\n"
     return Source(files)
 
 
@@ -197,7 +199,7 @@ def module_source(plan: Plan) -> str:
     classes = []
     for name in plan.order:
         if name == root:
-            classes.append(CausalLMWriter(plan, name).source())
+            classes.append(HeadWriter(plan, name).source())
         elif name == backbone:
             classes += [pretrained_class(plan), BackboneWriter(plan, name).source()]
         else:
@@ -253,10 +255,9 @@ IMPORTS = (
     ),
     ("create_recurrent_attention_mask", "from transformers.masking_utils import create_recurrent_attention_mask"),
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
-    (
-        "BaseModelOutputWithPast",
-        "from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast",
-    ),
+    ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast"),
+    ("BaseModelOutput(", "from transformers.modeling_outputs import BaseModelOutput"),
+    *((task.gives, f"from transformers.modeling_outputs import {task.gives}") for task in TASKS.values()),
     ("ROPE_INIT_FUNCTIONS", "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS"),
     ("RopeParameters", "from transformers.modeling_rope_utils import RopeParameters"),
     ("dynamic_rope_update", "from transformers.modeling_rope_utils import dynamic_rope_update"),
@@ -318,11 +319,11 @@ def config_json(plan: Plan) -> dict[str, Any]:
     backbone = names.of(plan.backbone[0])
     values: dict[str, Any] = {
         "model_type": model_type(plan),
-        "architectures": [names.causal_lm],
+        "architectures": [names.model],
         "auto_map": {
             "AutoConfig": f"model.{names.config}",
             "AutoModel": f"model.{backbone}",
-            "AutoModelForCausalLM": f"model.{names.causal_lm}",
+            plan.task.auto: f"model.{names.model}",
         },
     }
     for name, value in {**document.sizes, **document.config}.items():
@@ -338,7 +339,9 @@ def config_json(plan: Plan) -> dict[str, Any]:
     }
     if own:
         values["per_layer_config"] = own
-    if plan.stateful or plan.whole:
+    if not plan.task.generates:
+        pass  # there is no cache to be told what layers need
+    elif plan.stateful or plan.whole:
         values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
     elif (
         plan.masks or plan.keeps_all
@@ -381,14 +384,14 @@ tags: [canvas]
 
 # {title(plan)}
 
-`{plan.names.causal_lm}`, written by Canvas from {title_of(origin.source) or "a document"} \
+`{plan.names.model}`, written by Canvas from {title_of(origin.source) or "a document"} \
 ({title_of(origin.architecture) or "no origin"}). It has no weights yet.
 
 ```python
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, {plan.task.auto}
 
 config = AutoConfig.from_pretrained(".", trust_remote_code=True)
-model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+model = {plan.task.auto}.from_config(config, trust_remote_code=True)
 ```
 
 `document.canvas.json` is the graph: `canvas-rt show document.canvas.json`. `canvas-rt verify .` proves this code against it.

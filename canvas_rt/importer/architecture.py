@@ -261,6 +261,10 @@ class ArchitectureImport:
 
     def read(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], probe: int) -> Traced:
         model = self.model(values, overrides)
+        takes, task = getattr(model, "main_input_name", None), self.factory.task
+        if takes != task.takes:
+            reason = f"its class takes {takes}, where a {task.words} takes {task.takes}"
+            raise UnsupportedModelError(reason, path=self.name)
         if (found := own_cache(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
         kept = cut_to_kinds(model)
@@ -427,6 +431,7 @@ class ArchitectureImport:
         document = Document(
             name=self.name,
             root=root,
+            task=self.factory.task.name,
             sizes=FrozenMap(sizes),
             config=FrozenMap(config),
             blocks=FrozenMap(dict(blocks)),

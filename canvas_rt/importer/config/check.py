@@ -6,13 +6,14 @@ from typing import Any
 from canvas_rt.errors import ConfigError, UnsupportedModelError, suggest
 from canvas_rt.importer.config.classes import (
     Declared,
-    causal_classes,
     config_class,
     every_type,
     fields_of,
     model_class_name,
     spellings,
     supported,
+    task_of,
+    tasks_of,
     text_field,
     text_type,
 )
@@ -61,7 +62,7 @@ def check_config(raw: Any, name: str = "config.json") -> dict[str, Any]:
     text = text_field(model_type)
     if text is not None and imports_text(model_type):
         return _text(raw, text, model_type, name)
-    if model_class_name(model_type) is None:
+    if not tasks_of(model_type):
         raise _unsupported(model_type, name)
     return _checked(raw, model_type, name, whole=True)
 
@@ -101,11 +102,11 @@ def _unsupported(model_type: str, name: str) -> UnsupportedModelError:
     )
 
 
-def _saved_as(model_type: str) -> str | None:
-    """The class, named after no causal model, that configs of a model type may say they were saved from."""
+def _saved_as(model_type: str) -> tuple[str | None, ...]:
+    """The classes, named after no causal model, that configs of a model type may say they were saved from."""
     if text_field(model_type) is None:
-        return causal_classes().get(model_type)
-    return str(config_class(model_type).__name__).removesuffix("Config") + "ForConditionalGeneration"
+        return tuple(model_class_name(model_type, task) for task in tasks_of(model_type))
+    return (str(config_class(model_type).__name__).removesuffix("Config") + "ForConditionalGeneration",)
 
 
 def _encodes(model_type: str) -> bool:
@@ -153,6 +154,7 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
         if field in fields and isinstance(fields[field].default, int) and field not in given:
             hint = f"Every {model_type} config gives it: add it."
             raise ConfigError("is missing", path=f"{name}: {fields[field].own}", hint=hint)
+    task = task_of({**raw, "model_type": model_type})
     config = {"model_type": model_type, **_values(given, raw, cls, name)}
     for field in ALWAYS:
         if field in raw:
@@ -160,7 +162,13 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
             config[field] = raw[field]
     _together(config, cls, name)
     if "is_decoder" in fields:
-        config["is_decoder"] = True  # an encoder's class looks ahead unless it is told that it decodes
+        if config.get("is_decoder") and not task.generates:
+            raise ConfigError(
+                f"is true, but a {task.words} looks both ways",
+                path=f"{name}: is_decoder",
+                hint="Remove it, or remove 'architectures' to import a causal language model.",
+            )
+        config["is_decoder"] = task.generates  # an encoder's class looks ahead unless it is told that it decodes
     return config
 
 
