@@ -231,6 +231,20 @@ class Plan:
         )
 
     @property
+    def lists_layers(self) -> bool:
+        """Whether the config says of each layer what transformers must know of it: for its cache, or its rotary tables."""
+        by_type = self.document.config.get("rope_parameters") or {}
+        turned = isinstance(by_type, Mapping) and any(isinstance(own, Mapping) for own in by_type.values())
+        if not self.task.generates:
+            return turned
+        return self.masks or bool(self.stateful or self.whole) or self.keeps_all
+
+    @cached_property
+    def windowed(self) -> frozenset[str]:
+        """Blocks that see no further than a window, themselves or further in."""
+        return self.where(lambda node: _sees(node) and complete(node)["window"] is not None)
+
+    @property
     def keeps_all(self) -> bool:
         """Whether the config names a window that attention does not have: the cache must not go by it."""
         named = {"sliding_window", "attention_chunk_size"} & {*self.document.sizes, *self.document.config}

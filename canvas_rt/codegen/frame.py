@@ -51,7 +51,7 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
             yield name, "int | None", None
         else:
             yield name, annotation(name, value), value
-    if plan.task.generates and (plan.masks or plan.stateful or plan.keeps_all or plan.whole):
+    if plan.lists_layers:
         yield "layer_types", "list[str] | None", None
     if plan.several_classes:
         yield "layer_kinds", "list[str] | None", None
@@ -361,14 +361,14 @@ class BackboneWriter(BlockWriter):
         if not self.plan.masks:
             (window,) = self.plan.windows
             size = unparse(setting(window if is_expression(window) else int(window), "self.config"))
-            overlay = f"sliding_window_bidirectional_overlay({size})"
+            overlay = f"sliding_window_bidirectional_overlay({size} - 1)"  # which sees as far as that, and that too
             return statements(f"mask = create_bidirectional_mask({arguments}, and_mask_function={overlay})")
         return statements(
             f"mask_arguments = dict({arguments})\n"
             "windows = {module.sliding_window for module in self.modules() if hasattr(module, 'sliding_window')}\n"
             "mask = {window: create_bidirectional_mask(**mask_arguments) if window is None"
             " else create_bidirectional_mask(**mask_arguments,"
-            " and_mask_function=sliding_window_bidirectional_overlay(window))"
+            " and_mask_function=sliding_window_bidirectional_overlay(window - 1))"
             " for window in windows}"
         )
 

@@ -339,21 +339,19 @@ def config_json(plan: Plan) -> dict[str, Any]:
     }
     if own:
         values["per_layer_config"] = own
-    if not plan.task.generates:
-        pass  # there is no cache to be told what layers need
-    elif plan.stateful or plan.whole:
+    if plan.lists_layers:
         values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
-    elif (
-        plan.masks or plan.keeps_all
-    ):  # one kind of cache serves every window: it keeps all tokens, and the masks hide what a window does
-        values["layer_types"] = ["full_attention"] * count
     if plan.several_classes:
         values["layer_kinds"] = [kind.block for kind in kinds]
     return values
 
 
 def layer_type(plan: Plan, block: str) -> str:
-    """What transformers calls a layer by the cache that it needs."""
+    """What transformers calls a layer by the cache that it needs; without a cache, by what it sees."""
+    if not plan.task.generates:
+        return "sliding_attention" if block in plan.windowed else "full_attention"
+    if not (plan.stateful or plan.whole):
+        return "full_attention"  # one kind of cache serves every window: it keeps all tokens, and the masks hide the rest
     indexed = plan.where(lambda node: node.op == MODULE and keeps_index(complete(node)["source"]))
     if block in indexed:
         return "indexed_attention"

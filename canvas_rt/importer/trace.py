@@ -72,7 +72,7 @@ _visible: dict[int, tuple[Tensor, Visible]] = {}
 
 _KNOWN_KEYWORDS = frozenset(
     {"position_ids", "use_cache", "return_dict", "logits_to_keep", "cache_position", "output_attentions"}
-    | {"output_hidden_states", "output_router_logits", "labels", "input_ids", "inputs_embeds"}
+    | {"output_hidden_states", "output_router_logits", "labels", "input_ids", "inputs_embeds", "deterministic"}
 )
 """What attention functions are passed along without a use for it."""
 
