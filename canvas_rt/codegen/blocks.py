@@ -639,7 +639,9 @@ class BlockWriter:
             if node.op == "rotary_embedding":  # its first argument tells device and dtype
                 made.args = (self.embedded(graph), *made.args)
             if node.op == MODULE:
-                made.meta.update(state=not attrs["arguments"], cache=self.plan.task.generates and cache_argument(attrs["source"]))
+                made.meta.update(
+                    state=not attrs["arguments"], cache=self.plan.task.generates and cache_argument(attrs["source"])
+                )
                 made.meta.update(arguments=named_arguments(attrs), mask=attrs["mask"], place=attrs["place"])
                 made.meta["sees"] = self.seen_by(node) if attrs["mask"] else None
         elif is_function(node.op):

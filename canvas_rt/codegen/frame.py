@@ -473,5 +473,10 @@ class HeadWriter(BlockWriter):
         lines = [f"class {self.plan.names.model}({self.plan.names.pretrained}{mixed}):"]
         if ties:
             lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
-        lines += [*indent(self.init()), *(indent(OWN_MASKS) if self.plan.own_masks and mixed else []), "", *indent(forward)]
+        lines += [
+            *indent(self.init()),
+            *(indent(OWN_MASKS) if self.plan.own_masks and mixed else []),
+            "",
+            *indent(forward),
+        ]
         return "\n".join(lines) + "\n"

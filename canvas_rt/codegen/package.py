@@ -351,7 +351,9 @@ def layer_type(plan: Plan, block: str) -> str:
     if not plan.task.generates:
         return "sliding_attention" if block in plan.windowed else "full_attention"
     if not (plan.stateful or plan.whole):
-        return "full_attention"  # one kind of cache serves every window: it keeps all tokens, and the masks hide the rest
+        return (
+            "full_attention"  # one kind of cache serves every window: it keeps all tokens, and the masks hide the rest
+        )
     indexed = plan.where(lambda node: node.op == MODULE and keeps_index(complete(node)["source"]))
     if block in indexed:
         return "indexed_attention"

@@ -61,9 +61,7 @@ def import_model(source: Importable) -> tuple[Document, "ImportReport"]:
     from canvas_rt.importer.factory import StockFactory
     from canvas_rt.importer.loading import compare_weights
 
-    architecture = ArchitectureImport(
-        StockFactory(config["model_type"], task_of(config)), config, label(name, config)
-    )
+    architecture = ArchitectureImport(StockFactory(config["model_type"], task_of(config)), config, label(name, config))
     note: str = ""
     not_in_model: tuple[str, ...] = ()
     if not isinstance(source, Mapping) and sort_of(str(source)) == "folder":
