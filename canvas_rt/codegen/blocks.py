@@ -18,7 +18,7 @@ from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, expression, is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, reachable_blocks, running_order
-from canvas_rt.ir.tasks import USUAL, Task
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import OPS, complete, op_named, setting_problems, shown
 from canvas_rt.ops.functions import RUN_TIME, function_named, is_function
 from canvas_rt.ops.learned import CONSTANT, MODULE, PARAMETER
@@ -60,7 +60,7 @@ class Names:
     root: str
     """The root block's name."""
 
-    task: Task = USUAL
+    task: Task = CAUSAL_LM
 
     @property
     def prefix(self) -> str:
@@ -175,7 +175,7 @@ class Plan:
         """The block that takes the tokens, and the stack of layers that it holds, itself or further in."""
         holder, stack = self.stack
         root = self.document.blocks[self.document.root]
-        uses = [i for i in root.nodes if isinstance(i, Use) and "input_ids" in i.inputs.values()]
+        uses = [i for i in root.nodes if isinstance(i, Use) and self.task.takes in i.inputs.values()]
         inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
         return (inside[0] if inside else holder), stack
 
@@ -324,21 +324,22 @@ class Plan:
                     path=layer,
                     hint="Put the second attention into a layer of its own.",
                 )
-        root = self.document.blocks[self.document.root]
+        root, takes = self.document.blocks[self.document.root], self.task.takes
         uses = [item for item in self.items(self.document.root) if isinstance(item, Use) and item.block == backbone]
         readers = [
-            i.id
-            for i in root.nodes
-            if not (isinstance(i, Use) and i.block == backbone) and "input_ids" in i.inputs.values()
+            i.id for i in root.nodes if not (isinstance(i, Use) and i.block == backbone) and takes in i.inputs.values()
         ]
-        if len(uses) != 1 or list(uses[0].inputs.values()) != ["input_ids"] or readers:
+        if len(uses) != 1 or list(uses[0].inputs.values()) != [takes] or readers:
             raise EmitError(
-                f"'{self.document.root}' must pass input_ids to one backbone block, and nothing else may read them",
+                f"'{self.document.root}' must pass {takes} to one backbone block, and nothing else may read them",
                 path=readers[0] if readers else self.document.root,
                 hint="Group embedding, layers and final norm into one block.",
             )
-        if self.document.blocks[backbone].inputs != ("input_ids",) or tuple(root.outputs) != ("logits",):
-            raise EmitError("takes input_ids and gives logits in every Hugging Face model", path=self.document.root)
+        if self.document.blocks[backbone].inputs != (takes,) or tuple(root.outputs) != ("logits",):
+            raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
+        if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
+            hint = "Set causal to false, and window and chunk to null, on every attention node."
+            raise EmitError(f"the attention of an {self.task.words} sees all of an image", path=backbone, hint=hint)
         emitted: dict[str, str] = {self.names.model: self.document.root}
         for name in self.order:
             other = emitted.setdefault(self.names.of(name), name)

@@ -43,7 +43,7 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
     """Name, type and default of every field; a size that follows from others is left open."""
     document = plan.document
     for name, value in {**document.sizes, **document.config}.items():
-        if name == "dtype":
+        if name in ("dtype", "num_labels"):  # which every config has for itself
             continue
         if name == "rope_parameters":
             yield name, "RopeParameters | dict | None", None
@@ -127,13 +127,14 @@ def pretrained_class(plan: Plan) -> str:
     layers = [plan.names.of(name) for name in plan.layer_blocks]
     attentions = [plan.names.of(name) for name in plan.order if plan.gives_weights(name)]
     skipped = '    _skip_keys_device_placement = ["past_key_values"]\n' if plan.task.generates else ""
+    takes = "" if plan.task.of_tokens else f'\n    main_input_name = "{plan.task.takes}"'
     records = [f'"hidden_states": {layers[0] if len(layers) == 1 else "[" + ", ".join(layers) + "]"}']
     if attentions:
         records.append(f'"attentions": {attentions[0] if len(attentions) == 1 else "[" + ", ".join(attentions) + "]"}')
     return f'''
 class {plan.names.pretrained}(PreTrainedModel):
     config: {plan.names.config}
-    base_model_prefix = "{backbone_use(plan)}"
+    base_model_prefix = "{backbone_use(plan)}"{takes}
     supports_gradient_checkpointing = True
     _no_split_modules = {layers!r}
 {skipped}    _supports_flash_attn = {plan.supports("_supports_flash_attn")}
@@ -153,6 +154,7 @@ def backbone_use(plan: Plan) -> str:
 
 ARGUMENTS = """
 input_ids: torch.LongTensor | None
+pixel_values: torch.Tensor | None
 attention_mask: torch.Tensor | None
 position_ids: torch.LongTensor | None
 past_key_values: Cache | None
@@ -165,11 +167,16 @@ use_cache: bool | None
 CACHED = ("past_key_values", "use_cache")
 """What only a model that generates is given."""
 
+OF_IMAGES = ("pixel_values",)
+"""All that a model of images is given: nothing in an image is padding, and its size is the model's."""
+
 
 def given_names(task: Task) -> tuple[str, ...]:
     """What a model of some task is given, but for labels."""
+    if not task.of_tokens:
+        return OF_IMAGES
     known = (line.partition(":")[0] for line in ARGUMENTS.split("\n") if line)
-    return tuple(name for name in known if name != "labels" and (task.generates or name not in CACHED))
+    return tuple(n for n in known if n not in ("labels", *OF_IMAGES) and (task.generates or n not in CACHED))
 
 
 def signature(task: Task, head: bool = False) -> ast.arguments:
@@ -238,6 +245,8 @@ class BackboneWriter(BlockWriter):
         return None
 
     def layout(self, graph: fx.Graph) -> Layout:
+        if not self.plan.task.of_tokens:
+            return self.image_layout(graph)
         embedding = self.token_embedding()
         needs_positions = any(node.op == "placeholder" and node.target == "position_ids" for node in graph.nodes)
         needs_positions = needs_positions or "padded_positions" in {getattr(i, "op", "") for i in self.order}
@@ -289,6 +298,21 @@ class BackboneWriter(BlockWriter):
             {"input_ids": "input_ids"},
             lambda value: statements(f"return {gives}(last_hidden_state=value{more})", value=value),
             context,
+            self.comments(graph),
+            ("merge_with_config_defaults", "capture_outputs"),
+        )
+
+    def image_layout(self, graph: fx.Graph) -> Layout:
+        """Of a model that takes images: it numbers no tokens, and masks nothing."""
+        takes = self.plan.task.takes
+        before = statements("if x is None:\n    raise ValueError('give pixel_values')", x=takes)
+        return Layout(
+            signature(self.plan.task),
+            "BaseModelOutput",
+            [*before, *self.read_sizes(graph)],
+            {takes: takes},
+            lambda value: statements("return BaseModelOutput(last_hidden_state=value)", value=value),
+            [ast.keyword(None, ast.Name("kwargs", ast.Load()))] if self.context else [],
             self.comments(graph),
             ("merge_with_config_defaults", "capture_outputs"),
         )
@@ -447,10 +471,13 @@ class HeadWriter(BlockWriter):
                 "hidden_states = hidden_states[:, kept, :]"
             )
         cache = " past_key_values=outputs.past_key_values," if task.generates else ""
+        loss = "logits=logits, labels=labels, vocab_size=self.config.vocab_size"
+        if task.classifies:
+            loss = "labels, logits, self.config"
         ending = (
             "logits = value\nloss = None\n"
             "if labels is not None:\n"
-            "    loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)\n"
+            f"    loss = self.loss_function({loss}, **kwargs)\n"
             f"return {task.gives}(loss=loss, logits=logits,{cache}"
             " hidden_states=outputs.hidden_states, attentions=outputs.attentions)"
         )

@@ -101,7 +101,8 @@ def emit(document: Document) -> Source:
     shapes = check(document).shapes
     plan.comments = head_shapes(document, shapes)
     inputs = input_shapes(document, shapes)
-    plan.places = {name: run_time_places(document.blocks[name], given) for name, given in inputs.items()}
+    places = run_time_places if document.purpose.of_tokens else patch_places
+    plan.places = {name: places(document.blocks[name], given) for name, given in inputs.items()}
     plan.flat = {
         name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
         for name, given in inputs.items()
@@ -153,7 +154,8 @@ def input_shapes(document: Document, shapes: Shapes) -> dict[str, dict[str, tupl
                 visit(inner, f"{prefix}{key}.")
 
     root = document.root
-    found[root] = dict.fromkeys(document.blocks[root].inputs, ("batch", "seq"))
+    known = {name: shapes.get(name, (None,))[0] for name in document.blocks[root].inputs}
+    found[root] = {name: ("batch", "seq") if shape is None else shape.symbolic for name, shape in known.items()}
     visit(root, "")
     return found
 
@@ -189,6 +191,14 @@ def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict
     if not known and whole is not None:  # no dimension has a name
         return {name: (whole, index) for index, name in enumerate(RUN_TIME)}
     return known
+
+
+def patch_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
+    """The same for patches of images, whose number is no size of its own: it is the stream's second dimension."""
+    stream = next((port for port, shape in inputs.items() if len(shape) == 3), None)
+    if stream is not None:
+        return {name: (stream, index) for index, name in enumerate(RUN_TIME)}
+    return {"batch": (port, 0) for port in list(inputs)[:1]}
 
 
 def module_source(plan: Plan) -> str:

@@ -26,7 +26,7 @@ from canvas_rt.importer.config.classes import (
 from canvas_rt.importer.config.refused import INERT
 from canvas_rt.importer.trace import TRACED, quiet
 from canvas_rt.importer.whole import noting_configs
-from canvas_rt.ir.tasks import USUAL, Task, task_of_class
+from canvas_rt.ir.tasks import CAUSAL_LM, Task, task_of_class
 from canvas_rt.ops.modules import is_keepable, keeps_state, source_name
 
 KEPT_BASE_FIELDS = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
@@ -53,7 +53,7 @@ class Factory(Protocol):
 class StockFactory:
     """An architecture that transformers has."""
 
-    def __init__(self, model_type: str, task: Task = USUAL) -> None:
+    def __init__(self, model_type: str, task: Task = CAUSAL_LM) -> None:
         self.model_type = model_type
         self.task = task
 
@@ -160,10 +160,14 @@ def own_fields(config: Any) -> list[str]:
     return list(_own_names(config))
 
 
-def field_values(config: Any) -> dict[str, Any]:
-    """The value of each of `own_fields`, as plain data; a config within the config is a table."""
+def field_values(config: Any, task: Task = CAUSAL_LM) -> dict[str, Any]:
+    """The value of each of `own_fields`, as plain data; a config within the config is a table.
+
+    Of a classifier's, how many labels it tells apart, too.
+    """
     values = config.to_dict()
-    return {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
+    found = {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
+    return found | ({"num_labels": config.num_labels} if task.classifies else {})
 
 
 @lru_cache(maxsize=1024)

@@ -27,6 +27,9 @@ class Task:
     words: str
     """What people call such a model."""
 
+    classifies: bool = False
+    """Whether it gives one score for each of a config's labels."""
+
     generates: bool = False
     """Whether it goes on with a text, token by token, and so has a cache and never looks ahead."""
 
@@ -58,19 +61,20 @@ TASKS: Mapping[str, Task] = {
             "pixel_values",
             "ImageClassifierOutput",
             "image classifier",
+            classifies=True,
         ),
     )
 }
 """Every task, the usual one first."""
 
-USUAL = TASKS["causal_lm"]
+CAUSAL_LM = TASKS["causal_lm"]
 
 assert tuple(TASKS) == get_args(TaskName)
 
 
 def task_of_class(name: str) -> Task:
     """The task of a class by its name, as transformers itself tells a model's loss."""
-    return next((task for task in TASKS.values() if name.endswith(task.ending)), USUAL)
+    return next((task for task in TASKS.values() if name.endswith(task.ending)), CAUSAL_LM)
 
 
-__all__ = ["TASKS", "USUAL", "Task", "TaskName", "task_of_class"]
+__all__ = ["CAUSAL_LM", "TASKS", "Task", "TaskName", "task_of_class"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from canvas_rt.errors import CanvasError
-from canvas_rt.ir.tasks import USUAL, Task
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.kernels import Backend, Context, needs_mask
 from canvas_rt.physics.hardware import Hardware
 from canvas_rt.physics.scenario import Mode, Scenario, as_mode
@@ -61,7 +61,7 @@ class Setup:
     expert_ranks: int = 1
     """Cards that share the experts, and send each other rows."""
 
-    task: Task = USUAL
+    task: Task = CAUSAL_LM
     """What the model is for: only one that generates has a cache, and needs no more than the last token of a prompt."""
 
     device: Device = "cuda"
@@ -125,7 +125,7 @@ class Setup:
         return "math" if grouped else "efficient"
 
 
-def setup_of(scenario: Scenario, card: Hardware, *, task: Task = USUAL, device: Device = "cuda") -> Setup:
+def setup_of(scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, device: Device = "cuda") -> Setup:
     """The setup of one forward (and backward) of a scenario.
 
     Raises `CanvasError` for what a card cannot run, or a model of such a task cannot do.

@@ -23,6 +23,7 @@ from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import walk
 from canvas_rt.ir.tasks import TASKS, Task
 from canvas_rt.ops.compare import difference
+from canvas_rt.ops.inputs import given_shape
 from canvas_rt.ops.interpret import random_parameters
 from canvas_rt.ops.kernels import Context
 from canvas_rt.ops.parameters import frozen_keys, parameter_keys
@@ -59,7 +60,13 @@ class Verification:
         generator = torch.Generator().manual_seed(20)
         vocabulary = int(self.small.environment.get("vocab_size", 64))
         self.ids = torch.randint(min(6, vocabulary - 1), vocabulary, (BATCH, self.longest), generator=generator)
-        self.given: dict[str, Any] = {"input_ids": self.ids, **({"use_cache": False} if self.task.generates else {})}
+        if self.task.of_tokens:
+            self.input, self.labels = self.ids, self.ids
+        else:
+            shape = given_shape(self.task, self.small.environment, BATCH, self.longest)
+            self.input = torch.randn(shape, generator=generator)
+            self.labels = torch.arange(BATCH) % int(self.small.environment.get("num_labels", 1))
+        self.given = {self.task.takes: self.input, **({"use_cache": False} if self.task.generates else {})}
         """What models are run with, where nothing is generated."""
         self.weights = random_parameters(seed=1)
 
@@ -155,7 +162,7 @@ class Verification:
                 config, attn_implementation=attention or self.attentions[0], experts_implementation="eager"
             )
             model: Any = made.float().eval()
-        tied: Any = (model._tied_weights_keys if config.tie_word_embeddings else None) or {}
+        tied: Any = (model._tied_weights_keys if getattr(config, "tie_word_embeddings", False) else None) or {}
         return fill(model, self.weights, tied)
 
     # runs
@@ -170,7 +177,7 @@ class Verification:
         values: dict[str, Tensor] = {}
         with recording(model, values):
             logits = self.forward(model, device)
-        torch.autograd.backward(loss_of(logits, self.ids.to(device)))
+        torch.autograd.backward(loss_of(logits, self.labels.to(device)))
         gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
         return Result(logits.detach(), gradients, values)
 
@@ -185,8 +192,8 @@ class Verification:
 
         backend: Any = self.attentions[0]
         recorder = Recorder(document, parameter, Context(BATCH, self.longest, self.ids.device, backend=backend))
-        logits = recorder.run({"input_ids": self.ids})["logits"]
-        torch.autograd.backward(loss_of(logits, self.ids))
+        logits = recorder.run({self.task.takes: self.input})["logits"]
+        torch.autograd.backward(loss_of(logits, self.labels))
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
         gradients |= {name: gradients[source] for name, source in document.tied.items() if source in gradients}
         return Result(logits.detach(), gradients, recorder.values)

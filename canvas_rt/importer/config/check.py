@@ -17,7 +17,7 @@ from canvas_rt.importer.config.classes import (
     text_field,
     text_type,
 )
-from canvas_rt.importer.config.fields import check_field, dtype, is_float, table
+from canvas_rt.importer.config.fields import check_field, dtype, is_float, table, whole
 from canvas_rt.importer.config.refused import INERT, REFUSED, UNLESS_DECLARED, check_architectures, encoder
 from canvas_rt.importer.config.relations import Facts, check_relations, fill_groups
 from canvas_rt.importer.config.rope import check_rope, rotary
@@ -28,6 +28,9 @@ REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers
 
 ALWAYS = ("dtype", "torch_dtype")
 """Fields of all configs that reach transformers."""
+
+MOST_LABELS = 2**17
+"""transformers names every label of a config by itself."""
 
 UNSUPPORTED: Mapping[str, str] = {
     "gemma4_assistant": "it reads the keys and values of the model that it drafts for",
@@ -169,7 +172,22 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
                 hint="Remove it, or remove 'architectures' to import a causal language model.",
             )
         config["is_decoder"] = task.generates  # an encoder's class looks ahead unless it is told that it decodes
+    if task.classifies:
+        config["num_labels"] = _labels(raw, cls, name)
     return config
+
+
+def _labels(raw: Mapping[str, Any], cls: Any, name: str) -> int:
+    """How many labels a classifier tells apart: as many as have a name, or as its config says, or as by default."""
+    named = raw.get("id2label")
+    if named is not None:
+        table(named, f"{name}: id2label")
+    told = raw.get("num_labels", len(named) if named else cls().num_labels)
+    whole(told, f"{name}: num_labels", 1, MOST_LABELS)
+    if named and len(named) != told:
+        hint = "Give one of the two."
+        raise ConfigError(f"is {told}, but id2label names {len(named)}", path=f"{name}: num_labels", hint=hint)
+    return int(told)
 
 
 def _together(config: dict[str, Any], cls: Any, name: str) -> None:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from canvas_rt.ir.tasks import TASKS, USUAL, Task
+from canvas_rt.ir.tasks import CAUSAL_LM, TASKS, Task
 
 CANONICAL = (
     "vocab_size",
@@ -88,7 +88,7 @@ class Declared:
 
 
 @lru_cache(maxsize=8)
-def task_classes(task: Task = USUAL) -> Mapping[str, str]:
+def task_classes(task: Task = CAUSAL_LM) -> Mapping[str, str]:
     """The name of the class that a task has, for each model type that has one."""
     from transformers.models.auto import modeling_auto
 
@@ -99,7 +99,7 @@ def task_classes(task: Task = USUAL) -> Mapping[str, str]:
 
 def causal_classes() -> Mapping[str, str]:
     """The name of the causal language model's class, for each model type that has one."""
-    return task_classes(USUAL)
+    return task_classes(CAUSAL_LM)
 
 
 @lru_cache(maxsize=512)
@@ -122,7 +122,7 @@ def task_of(config: Mapping[str, Any]) -> Task:
             if name == model_class_name(model_type, task):
                 return task
     if len(offered) < 2 or "is_decoder" not in declared(model_type):
-        return next(iter(offered), USUAL)
+        return next(iter(offered), CAUSAL_LM)
     return next(task for task in offered if task.generates == bool(config.get("is_decoder")))
 
 
@@ -177,10 +177,10 @@ def _parents() -> Mapping[str, str]:
     return parents
 
 
-def model_class_name(model_type: str, task: Task = USUAL) -> str | None:
+def model_class_name(model_type: str, task: Task = CAUSAL_LM) -> str | None:
     """The class that a task has for a model type, or for the text model of one; None where there is none."""
     own = task_classes(task).get(model_type)
-    return own or (causal_classes().get(_parents().get(model_type, "")) if task is USUAL else None)
+    return own or (causal_classes().get(_parents().get(model_type, "")) if task is CAUSAL_LM else None)
 
 
 def declared(model_type: str) -> Mapping[str, Declared]:
