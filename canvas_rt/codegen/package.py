@@ -198,7 +198,7 @@ def patch_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[st
     stream = next((port for port, shape in inputs.items() if len(shape) == 3), None)
     if stream is not None:
         return {name: (stream, index) for index, name in enumerate(RUN_TIME)}
-    return {"batch": (port, 0) for port in list(inputs)[:1]}
+    return {"batch": (next(iter(inputs)), 0)} if inputs else {}
 
 
 def module_source(plan: Plan) -> str:

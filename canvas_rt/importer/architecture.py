@@ -428,6 +428,8 @@ class ArchitectureImport:
         for field, value in self.values.items():
             if not is_finite(value):
                 continue  # no JSON can say it; it is the class's own default
+            if field == "use_cache" and not self.factory.task.generates:
+                continue  # there is none
             whole = isinstance(value, int) and not isinstance(value, bool)
             if whole and field in named and not field.endswith("_token_id"):
                 sizes[field] = derived.get(field, value)

@@ -76,7 +76,7 @@ def _stock(model: Any, name: str) -> tuple[Document, "ImportReport"]:
     from canvas_rt.importer.architecture import ArchitectureImport
     from canvas_rt.importer.config import check_config, supported
     from canvas_rt.importer.config.classes import model_class_name, task_of, tasks_of
-    from canvas_rt.importer.config.refused import IMPORTED
+    from canvas_rt.importer.config.refused import NOT_IMPORTED
     from canvas_rt.importer.factory import LEFT_OUT, StockFactory
 
     raw = {field: value for field, value in model.config.to_dict().items() if field not in LEFT_OUT}
@@ -87,7 +87,7 @@ def _stock(model: Any, name: str) -> tuple[Document, "ImportReport"]:
     task = task_of({**config, **own})
     if config["model_type"] == model_type and name not in known:
         hint = f"Give a {known[0]}." if known else suggest(model_type, supported())
-        raise UnsupportedModelError(f"is none of the {IMPORTED}", path=name, hint=hint)
+        raise UnsupportedModelError(NOT_IMPORTED, path=name, hint=hint)
     return ArchitectureImport(StockFactory(config["model_type"], task), config, name).run()
 
 

@@ -132,7 +132,7 @@ WITH_A_LIST = {"num_attention_heads_per_layer": ("num_attention_heads", "num_key
 """Numbers that keep their values where layers have theirs in a list."""
 
 PINNED = (
-    r"first_k_dense_replace|num_nextn_\w+|indexer_\w+|cross_attn_k|encoder_hash_\w+|local_attention_window_len"
+    r"first_k_dense_replace|num_nextn_\w+|num_hidden_groups|inner_group_num|indexer_\w+|cross_attn_k|encoder_hash_\w+|local_attention_window_len"
     r"|\w*(period|offset|interval|step|pattern|freq|every\w*|_index|_idx)"
     r"|\w*codebooks|altup_\w+|\w+_cycles|\w*iters|num_hashes|\w*ngram\w*|hc_count|hc_mult|seed|hash_seed"
     r"|num_buckets|time_step_\w+|\w+_std|\w*factor|\w*dim_multiplier|embedding_fraction|\w*patch\w*|\w*image\w*|\w+_channels"

@@ -10,7 +10,7 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_a
 HEAD_KINDS = ("ForCausalLM", "LMHeadModel")
 """How the class names of causal language models end."""
 
-IMPORTED = "causal and masked language models and image classifiers, which is all that Canvas imports"
+NOT_IMPORTED = "is no causal or masked language model and no image classifier, which is all that Canvas imports"
 
 Refusal = Callable[[Any, str], None]
 
@@ -48,7 +48,7 @@ def check_architectures(value: Any, path: str, accepted: Collection[str | None])
     other = next((one for one in value if not one.endswith(HEAD_KINDS) and one not in accepted), None)
     if other is not None:
         raise ConfigError(
-            f"{shown(other)} is none of the {IMPORTED}",
+            f"{shown(other)} {NOT_IMPORTED}",
             path=path,
             hint="Remove the field to import its backbone with the usual head of its model type.",
         )
