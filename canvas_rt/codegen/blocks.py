@@ -18,6 +18,7 @@ from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, expression, is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, reachable_blocks, running_order
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import OPS, complete, op_named, setting_problems, shown
 from canvas_rt.ops.functions import RUN_TIME, function_named, is_function
 from canvas_rt.ops.learned import CONSTANT, MODULE, PARAMETER
@@ -59,18 +60,21 @@ class Names:
     root: str
     """The root block's name."""
 
+    task: Task = CAUSAL_LM
+
     @property
     def prefix(self) -> str:
-        return PREFIX + self.root.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+        return PREFIX + self.root.removesuffix(self.task.ending).removesuffix("LMHeadModel")
 
     def of(self, block: str) -> str:
         if block == self.root:
-            return self.causal_lm
+            return self.model
         return f"{PREFIX}{block}Block" if PREFIX + block in self.taken else PREFIX + block
 
     @property
-    def causal_lm(self) -> str:
-        return f"{self.prefix}ForCausalLM"
+    def model(self) -> str:
+        """The whole model's class: its name says what it is for."""
+        return f"{self.prefix}{self.task.ending}"
 
     @property
     def config(self) -> str:
@@ -106,7 +110,12 @@ class Plan:
 
     @cached_property
     def names(self) -> Names:
-        return Names(self.document.root)
+        return Names(self.document.root, self.task)
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.document.purpose
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -166,7 +175,7 @@ class Plan:
         """The block that takes the tokens, and the stack of layers that it holds, itself or further in."""
         holder, stack = self.stack
         root = self.document.blocks[self.document.root]
-        uses = [i for i in root.nodes if isinstance(i, Use) and "input_ids" in i.inputs.values()]
+        uses = [i for i in root.nodes if isinstance(i, Use) and self.task.takes in i.inputs.values()]
         inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
         return (inside[0] if inside else holder), stack
 
@@ -220,6 +229,20 @@ class Plan:
             or bool(self.stateful or self.whole)
             or self.keeps_all
         )
+
+    @property
+    def lists_layers(self) -> bool:
+        """Whether the config says of each layer what transformers must know of it: for its cache, or its rotary tables."""
+        by_type = self.document.config.get("rope_parameters") or {}
+        turned = isinstance(by_type, Mapping) and any(isinstance(own, Mapping) for own in by_type.values())
+        if not self.task.generates:
+            return turned
+        return self.masks or bool(self.stateful or self.whole) or self.keeps_all
+
+    @cached_property
+    def windowed(self) -> frozenset[str]:
+        """Blocks that see no further than a window, themselves or further in."""
+        return self.where(lambda node: _sees(node) and complete(node)["window"] is not None)
 
     @property
     def keeps_all(self) -> bool:
@@ -281,6 +304,9 @@ class Plan:
     def validate(self) -> None:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
         backbone, _stack = self.backbone
+        if self.stateful and not self.task.generates:
+            hint = "Take it out, or make the document a causal language model."
+            raise EmitError(f"a {self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)
         for name in self.attending:
             if name not in self.inner and self.stack[0] not in reachable_blocks(self.document, name):
                 raise EmitError(
@@ -298,22 +324,23 @@ class Plan:
                     path=layer,
                     hint="Put the second attention into a layer of its own.",
                 )
-        root = self.document.blocks[self.document.root]
+        root, takes = self.document.blocks[self.document.root], self.task.takes
         uses = [item for item in self.items(self.document.root) if isinstance(item, Use) and item.block == backbone]
         readers = [
-            i.id
-            for i in root.nodes
-            if not (isinstance(i, Use) and i.block == backbone) and "input_ids" in i.inputs.values()
+            i.id for i in root.nodes if not (isinstance(i, Use) and i.block == backbone) and takes in i.inputs.values()
         ]
-        if len(uses) != 1 or list(uses[0].inputs.values()) != ["input_ids"] or readers:
+        if len(uses) != 1 or list(uses[0].inputs.values()) != [takes] or readers:
             raise EmitError(
-                f"'{self.document.root}' must pass input_ids to one backbone block, and nothing else may read them",
+                f"'{self.document.root}' must pass {takes} to one backbone block, and nothing else may read them",
                 path=readers[0] if readers else self.document.root,
                 hint="Group embedding, layers and final norm into one block.",
             )
-        if self.document.blocks[backbone].inputs != ("input_ids",) or tuple(root.outputs) != ("logits",):
-            raise EmitError("takes input_ids and gives logits in every Hugging Face model", path=self.document.root)
-        emitted: dict[str, str] = {self.names.causal_lm: self.document.root}
+        if self.document.blocks[backbone].inputs != (takes,) or tuple(root.outputs) != ("logits",):
+            raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
+        if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
+            hint = "Set causal to false, and window and chunk to null, on every attention node."
+            raise EmitError(f"the attention of an {self.task.words} sees all of an image", path=backbone, hint=hint)
+        emitted: dict[str, str] = {self.names.model: self.document.root}
         for name in self.order:
             other = emitted.setdefault(self.names.of(name), name)
             if other != name:
@@ -613,7 +640,9 @@ class BlockWriter:
             if node.op == "rotary_embedding":  # its first argument tells device and dtype
                 made.args = (self.embedded(graph), *made.args)
             if node.op == MODULE:
-                made.meta.update(state=not attrs["arguments"], cache=cache_argument(attrs["source"]))
+                made.meta.update(
+                    state=not attrs["arguments"], cache=self.plan.task.generates and cache_argument(attrs["source"])
+                )
                 made.meta.update(arguments=named_arguments(attrs), mask=attrs["mask"], place=attrs["place"])
                 made.meta["sees"] = self.seen_by(node) if attrs["mask"] else None
         elif is_function(node.op):
@@ -668,6 +697,7 @@ class BlockWriter:
             made.meta["chunk"] = attrs["chunk"] is not None
             made.meta["softcap"] = attrs["softcap"] is not None
             made.meta["masks"] = self.plan.masks
+            made.meta["cached"] = self.plan.task.generates
             made.meta["groups_at_run_time"] = self.groups(node) is None
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
@@ -763,9 +793,13 @@ class BlockWriter:
         context: list[ast.keyword] = []
         if self.context:
             mask = "dict[int | None, torch.Tensor | None] | None" if self.plan.masks else "torch.Tensor | None"
-            arguments += [ast.arg("attention_mask", quote(mask)), ast.arg("past_key_values", quote("Cache | None"))]
-            defaults = [ast.Constant(None), ast.Constant(None)]
-            given = ["attention_mask", "past_key_values"]
+            arguments.append(ast.arg("attention_mask", quote(mask)))
+            defaults.append(ast.Constant(None))
+            given = ["attention_mask"]
+            if self.plan.task.generates:
+                arguments.append(ast.arg("past_key_values", quote("Cache | None")))
+                defaults.append(ast.Constant(None))
+                given.append("past_key_values")
             if self.name in self.plan.stateful:
                 arguments.append(ast.arg("recurrent_mask", quote("torch.Tensor | None")))
                 defaults.append(ast.Constant(None))

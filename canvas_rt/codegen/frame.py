@@ -12,6 +12,7 @@ from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
+from canvas_rt.ir.tasks import Task
 
 NULLABLE = {
     "sliding_window": "int",
@@ -42,7 +43,7 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
     """Name, type and default of every field; a size that follows from others is left open."""
     document = plan.document
     for name, value in {**document.sizes, **document.config}.items():
-        if name == "dtype":
+        if name in ("dtype", "num_labels"):  # which every config has for itself
             continue
         if name == "rope_parameters":
             yield name, "RopeParameters | dict | None", None
@@ -50,7 +51,7 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
             yield name, "int | None", None
         else:
             yield name, annotation(name, value), value
-    if plan.masks or plan.stateful or plan.keeps_all or plan.whole:
+    if plan.lists_layers:
         yield "layer_types", "list[str] | None", None
     if plan.several_classes:
         yield "layer_kinds", "list[str] | None", None
@@ -58,7 +59,8 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
 
 def config_class(plan: Plan) -> str:
     lines = ["@strict", f"class {plan.names.config}(PretrainedConfig):"]
-    lines += [f'    model_type = "{model_type(plan)}"', '    keys_to_ignore_at_inference = ["past_key_values"]', ""]
+    ignored = ['    keys_to_ignore_at_inference = ["past_key_values"]'] if plan.task.generates else []
+    lines += [f'    model_type = "{model_type(plan)}"', *ignored, ""]
     for name, kind, value in config_fields(plan):
         # A list or table is no default for a class: such a value stands in config.json alone.
         default = "None" if isinstance(value, tuple | Mapping) else unparse(constant(value))
@@ -124,17 +126,18 @@ def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any
 def pretrained_class(plan: Plan) -> str:
     layers = [plan.names.of(name) for name in plan.layer_blocks]
     attentions = [plan.names.of(name) for name in plan.order if plan.gives_weights(name)]
+    skipped = '    _skip_keys_device_placement = ["past_key_values"]\n' if plan.task.generates else ""
+    takes = "" if plan.task.of_tokens else f'\n    main_input_name = "{plan.task.takes}"'
     records = [f'"hidden_states": {layers[0] if len(layers) == 1 else "[" + ", ".join(layers) + "]"}']
     if attentions:
         records.append(f'"attentions": {attentions[0] if len(attentions) == 1 else "[" + ", ".join(attentions) + "]"}')
     return f'''
 class {plan.names.pretrained}(PreTrainedModel):
     config: {plan.names.config}
-    base_model_prefix = "{backbone_use(plan)}"
+    base_model_prefix = "{backbone_use(plan)}"{takes}
     supports_gradient_checkpointing = True
     _no_split_modules = {layers!r}
-    _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = {plan.supports("_supports_flash_attn")}
+{skipped}    _supports_flash_attn = {plan.supports("_supports_flash_attn")}
     _supports_sdpa = {plan.supports("_supports_sdpa")}
     _supports_flex_attn = {plan.supports("_supports_flex_attn")}
     _supports_attention_backend = True
@@ -149,20 +152,40 @@ def backbone_use(plan: Plan) -> str:
     return next(item.id for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
 
 
-SIGNATURE = """def forward(
-    self,
-    input_ids: torch.LongTensor | None = None,
-    attention_mask: torch.Tensor | None = None,
-    position_ids: torch.LongTensor | None = None,
-    past_key_values: Cache | None = None,
-    inputs_embeds: torch.Tensor | None = None,
-    {labels}use_cache: bool | None = None,
-    {keep}**kwargs: Any,
-): pass"""
+ARGUMENTS = """
+input_ids: torch.LongTensor | None
+pixel_values: torch.Tensor | None
+attention_mask: torch.Tensor | None
+position_ids: torch.LongTensor | None
+past_key_values: Cache | None
+inputs_embeds: torch.Tensor | None
+labels: torch.LongTensor | None
+use_cache: bool | None
+"""
+"""What a model is given, in the order in which transformers has it."""
+
+CACHED = ("past_key_values", "use_cache")
+"""What only a model that generates is given."""
+
+OF_IMAGES = ("pixel_values",)
+"""All that a model of images is given: nothing in an image is padding, and its size is the model's."""
 
 
-def signature(labels: str = "", keep: str = "") -> ast.arguments:
-    (function,) = ast.parse(SIGNATURE.format(labels=labels, keep=keep)).body
+def given_names(task: Task) -> tuple[str, ...]:
+    """What a model of some task is given, but for labels."""
+    if not task.of_tokens:
+        return OF_IMAGES
+    known = (line.partition(":")[0] for line in ARGUMENTS.split("\n") if line)
+    return tuple(n for n in known if n not in ("labels", *OF_IMAGES) and (task.generates or n not in CACHED))
+
+
+def signature(task: Task, head: bool = False) -> ast.arguments:
+    """The arguments of a backbone's `forward`, or with `head` of the whole model's."""
+    names = (*given_names(task), *(["labels"] if head else []))
+    lines = [f"{line} = None" for line in ARGUMENTS.split("\n") if line.partition(":")[0] in names]
+    if head and task.generates:
+        lines.append("logits_to_keep: int | torch.Tensor = 0")
+    (function,) = ast.parse(f"def forward(self, {', '.join(lines)}, **kwargs: Any): pass").body
     assert isinstance(function, ast.FunctionDef)
     return function.args
 
@@ -222,6 +245,8 @@ class BackboneWriter(BlockWriter):
         return None
 
     def layout(self, graph: fx.Graph) -> Layout:
+        if not self.plan.task.of_tokens:
+            return self.image_layout(graph)
         embedding = self.token_embedding()
         needs_positions = any(node.op == "placeholder" and node.target == "position_ids" for node in graph.nodes)
         needs_positions = needs_positions or "padded_positions" in {getattr(i, "op", "") for i in self.order}
@@ -234,17 +259,18 @@ class BackboneWriter(BlockWriter):
             before += statements(
                 "if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id
             )
-        if self.context:
+        cached = self.context and self.plan.task.generates
+        if cached:
             before += statements(
                 "if use_cache and past_key_values is None:\n    past_key_values = DynamicCache(config=self.config)"
             )
         given = "inputs_embeds" if embedding is not None else "input_ids"
         if needs_positions:
-            past = "past_key_values.get_seq_length() if past_key_values is not None else 0" if self.context else "0"
+            past = "past_key_values.get_seq_length() if past_key_values is not None else 0" if cached else "0"
+            told = f"    past = {past}\n" if self.plan.task.generates else ""
             before += statements(
-                "if position_ids is None:\n"
-                f"    past = {past}\n"
-                f"    position_ids = torch.arange({given}.shape[1], device={given}.device) + past\n"
+                f"if position_ids is None:\n{told}"
+                f"    position_ids = torch.arange({given}.shape[1], device={given}.device){' + past' if told else ''}\n"
                 "    position_ids = position_ids.unsqueeze(0)\n"
             )
         before += self.mask_statements(embedding is not None)
@@ -254,20 +280,39 @@ class BackboneWriter(BlockWriter):
                 "attention_mask", ast.Name("mask" if self.plan.attention_anywhere else "attention_mask", ast.Load())
             ),
             *([ast.keyword("recurrent_mask", ast.Name("recurrent_mask", ast.Load()))] if self.plan.stateful else []),
-            *(ast.keyword(n, ast.Name(n, ast.Load())) for n in ("past_key_values", "position_ids", "use_cache")),
+            *(
+                ast.keyword(n, ast.Name(n, ast.Load()))
+                for n in ("past_key_values", "position_ids", "use_cache")
+                if n in given_names(self.plan.task)
+            ),
             ast.keyword(None, ast.Name("kwargs", ast.Load())),
         ]
         if not self.context:
             context = []
+        gives = "BaseModelOutputWithPast" if self.plan.task.generates else "BaseModelOutput"
+        more = ", past_key_values=past_key_values" if self.plan.task.generates else ""
         return Layout(
-            signature(),
-            "BaseModelOutputWithPast",
+            signature(self.plan.task),
+            gives,
             before,
             {"input_ids": "input_ids"},
-            lambda value: statements(
-                "return BaseModelOutputWithPast(last_hidden_state=value, past_key_values=past_key_values)", value=value
-            ),
+            lambda value: statements(f"return {gives}(last_hidden_state=value{more})", value=value),
             context,
+            self.comments(graph),
+            ("merge_with_config_defaults", "capture_outputs"),
+        )
+
+    def image_layout(self, graph: fx.Graph) -> Layout:
+        """Of a model that takes images: it numbers no tokens, and masks nothing."""
+        takes = self.plan.task.takes
+        before = statements("if x is None:\n    raise ValueError('give pixel_values')", x=takes)
+        return Layout(
+            signature(self.plan.task),
+            "BaseModelOutput",
+            [*before, *self.read_sizes(graph)],
+            {takes: takes},
+            lambda value: statements("return BaseModelOutput(last_hidden_state=value)", value=value),
+            [ast.keyword(None, ast.Name("kwargs", ast.Load()))] if self.context else [],
             self.comments(graph),
             ("merge_with_config_defaults", "capture_outputs"),
         )
@@ -281,11 +326,12 @@ class BackboneWriter(BlockWriter):
             if embedded
             else "torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device)"
         )
-        arguments = (
-            f"config=self.config, inputs_embeds={embeds}, attention_mask=attention_mask, "
-            "past_key_values=past_key_values, position_ids=position_ids"
-            + (", allow_is_causal_skip=False" if self.plan.always_masked else "")
-        )
+        arguments = f"config=self.config, inputs_embeds={embeds}, attention_mask=attention_mask"
+        if self.plan.task.generates:
+            arguments += ", past_key_values=past_key_values, position_ids=position_ids"
+        elif self.plan.causal:
+            arguments += ", past_key_values=None"
+        arguments += ", allow_is_causal_skip=False" if self.plan.always_masked else ""
         recurrent = (
             statements(f"recurrent_mask = create_recurrent_attention_mask({arguments})") if self.plan.stateful else []
         )
@@ -336,12 +382,17 @@ class BackboneWriter(BlockWriter):
         """Masks of a model that sees later tokens too: they hide padding, and what is out of a window."""
         if self.plan.windows == {"None"}:
             return statements(f"mask = create_bidirectional_mask({arguments})")
+        if not self.plan.masks:
+            (window,) = self.plan.windows
+            size = unparse(setting(window if is_expression(window) else int(window), "self.config"))
+            overlay = f"sliding_window_bidirectional_overlay({size} - 1)"  # which sees as far as that, and that too
+            return statements(f"mask = create_bidirectional_mask({arguments}, and_mask_function={overlay})")
         return statements(
             f"mask_arguments = dict({arguments})\n"
             "windows = {module.sliding_window for module in self.modules() if hasattr(module, 'sliding_window')}\n"
             "mask = {window: create_bidirectional_mask(**mask_arguments) if window is None"
             " else create_bidirectional_mask(**mask_arguments,"
-            " and_mask_function=sliding_window_bidirectional_overlay(window))"
+            " and_mask_function=sliding_window_bidirectional_overlay(window - 1))"
             " for window in windows}"
         )
 
@@ -386,7 +437,7 @@ def embedding_path(plan: Plan, block: str) -> str:
     return ""
 
 
-class CausalLMWriter(BlockWriter):
+class HeadWriter(BlockWriter):
     """Writes the whole model: backbone, head, loss."""
 
     def init(self) -> str:
@@ -408,24 +459,31 @@ class CausalLMWriter(BlockWriter):
         return super().module(item)
 
     def layout(self, graph: fx.Graph) -> Layout:
+        task = self.plan.task
+        given = ", ".join(f"{name}={name}" for name in given_names(task))
         before = statements(
-            "outputs = self._name_(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,"
-            " past_key_values=past_key_values, inputs_embeds=inputs_embeds, use_cache=use_cache, **kwargs)\n"
-            "hidden_states = outputs.last_hidden_state\n"
-            "kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep\n"
-            "hidden_states = hidden_states[:, kept, :]",
+            f"outputs = self._name_({given}, **kwargs)\nhidden_states = outputs.last_hidden_state",
             _name_=backbone_use(self.plan),
         )
+        if task.generates:
+            before += statements(
+                "kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep\n"
+                "hidden_states = hidden_states[:, kept, :]"
+            )
+        cache = " past_key_values=outputs.past_key_values," if task.generates else ""
+        loss = "logits=logits, labels=labels, vocab_size=self.config.vocab_size"
+        if task.classifies:
+            loss = "labels, logits, self.config"
         ending = (
             "logits = value\nloss = None\n"
             "if labels is not None:\n"
-            "    loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)\n"
-            "return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=outputs.past_key_values,"
+            f"    loss = self.loss_function({loss}, **kwargs)\n"
+            f"return {task.gives}(loss=loss, logits=logits,{cache}"
             " hidden_states=outputs.hidden_states, attentions=outputs.attentions)"
         )
         return Layout(
-            signature("labels: torch.LongTensor | None = None,\n    ", "logits_to_keep: int | torch.Tensor = 0,\n    "),
-            "CausalLMOutputWithPast",
+            signature(task, head=True),
+            task.gives,
             before,
             {},
             lambda value: statements(ending, value=value),
@@ -438,8 +496,14 @@ class CausalLMWriter(BlockWriter):
         graph = self.graph()
         forward = print_graph(graph, self.layout(graph))
         ties = dict(self.plan.document.ties)
-        lines = [f"class {self.plan.names.causal_lm}({self.plan.names.pretrained}, GenerationMixin):"]
+        mixed = ", GenerationMixin" if self.plan.task.generates else ""
+        lines = [f"class {self.plan.names.model}({self.plan.names.pretrained}{mixed}):"]
         if ties:
             lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
-        lines += [*indent(self.init()), *(indent(OWN_MASKS) if self.plan.own_masks else []), "", *indent(forward)]
+        lines += [
+            *indent(self.init()),
+            *(indent(OWN_MASKS) if self.plan.own_masks and mixed else []),
+            "",
+            *indent(forward),
+        ]
         return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from canvas_rt.codegen.frame import (
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
-    CausalLMWriter,
+    HeadWriter,
     config_class,
     model_type,
     pretrained_class,
@@ -29,6 +29,7 @@ from canvas_rt.ir.expressions import is_expression, resolve
 from canvas_rt.ir.files import dumps
 from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import Item, layer_count, layer_runs, running_order, walk
+from canvas_rt.ir.tasks import TASKS
 from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.learned import MODULE
@@ -100,7 +101,8 @@ def emit(document: Document) -> Source:
     shapes = check(document).shapes
     plan.comments = head_shapes(document, shapes)
     inputs = input_shapes(document, shapes)
-    plan.places = {name: run_time_places(document.blocks[name], given) for name, given in inputs.items()}
+    places = run_time_places if document.purpose.of_tokens else patch_places
+    plan.places = {name: places(document.blocks[name], given) for name, given in inputs.items()}
     plan.flat = {
         name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
         for name, given in inputs.items()
@@ -108,10 +110,11 @@ def emit(document: Document) -> Source:
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
-        "generation_config.json": json.dumps(generation_json(document), indent=2) + "\n",
         "README.md": card(plan),
         "document.canvas.json": dumps(document),
     }
+    if plan.task.generates:
+        files["generation_config.json"] = json.dumps(generation_json(document), indent=2) + "\n"
     return Source(files)
 
 
@@ -151,7 +154,8 @@ def input_shapes(document: Document, shapes: Shapes) -> dict[str, dict[str, tupl
                 visit(inner, f"{prefix}{key}.")
 
     root = document.root
-    found[root] = dict.fromkeys(document.blocks[root].inputs, ("batch", "seq"))
+    known = {name: shapes.get(name, (None,))[0] for name in document.blocks[root].inputs}
+    found[root] = {name: ("batch", "seq") if shape is None else shape.symbolic for name, shape in known.items()}
     visit(root, "")
     return found
 
@@ -189,6 +193,14 @@ def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict
     return known
 
 
+def patch_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
+    """The same for patches of images, whose number is no size of its own: it is the stream's second dimension."""
+    stream = next((port for port, shape in inputs.items() if len(shape) == 3), None)
+    if stream is not None:
+        return {name: (stream, index) for index, name in enumerate(RUN_TIME)}
+    return {"batch": (next(iter(inputs)), 0)} if inputs else {}
+
+
 def module_source(plan: Plan) -> str:
     """The text of `model.py`, before formatting."""
     backbone, root = plan.backbone[0], plan.document.root
@@ -197,7 +209,7 @@ def module_source(plan: Plan) -> str:
     classes = []
     for name in plan.order:
         if name == root:
-            classes.append(CausalLMWriter(plan, name).source())
+            classes.append(HeadWriter(plan, name).source())
         elif name == backbone:
             classes += [pretrained_class(plan), BackboneWriter(plan, name).source()]
         else:
@@ -253,10 +265,9 @@ IMPORTS = (
     ),
     ("create_recurrent_attention_mask", "from transformers.masking_utils import create_recurrent_attention_mask"),
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
-    (
-        "BaseModelOutputWithPast",
-        "from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast",
-    ),
+    ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast"),
+    ("BaseModelOutput(", "from transformers.modeling_outputs import BaseModelOutput"),
+    *((task.gives, f"from transformers.modeling_outputs import {task.gives}") for task in TASKS.values()),
     ("ROPE_INIT_FUNCTIONS", "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS"),
     ("RopeParameters", "from transformers.modeling_rope_utils import RopeParameters"),
     ("dynamic_rope_update", "from transformers.modeling_rope_utils import dynamic_rope_update"),
@@ -318,11 +329,11 @@ def config_json(plan: Plan) -> dict[str, Any]:
     backbone = names.of(plan.backbone[0])
     values: dict[str, Any] = {
         "model_type": model_type(plan),
-        "architectures": [names.causal_lm],
+        "architectures": [names.model],
         "auto_map": {
             "AutoConfig": f"model.{names.config}",
             "AutoModel": f"model.{backbone}",
-            "AutoModelForCausalLM": f"model.{names.causal_lm}",
+            plan.task.auto: f"model.{names.model}",
         },
     }
     for name, value in {**document.sizes, **document.config}.items():
@@ -338,19 +349,21 @@ def config_json(plan: Plan) -> dict[str, Any]:
     }
     if own:
         values["per_layer_config"] = own
-    if plan.stateful or plan.whole:
+    if plan.lists_layers:
         values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
-    elif (
-        plan.masks or plan.keeps_all
-    ):  # one kind of cache serves every window: it keeps all tokens, and the masks hide what a window does
-        values["layer_types"] = ["full_attention"] * count
     if plan.several_classes:
         values["layer_kinds"] = [kind.block for kind in kinds]
     return values
 
 
 def layer_type(plan: Plan, block: str) -> str:
-    """What transformers calls a layer by the cache that it needs."""
+    """What transformers calls a layer by the cache that it needs; without a cache, by what it sees."""
+    if not plan.task.generates:
+        return "sliding_attention" if block in plan.windowed else "full_attention"
+    if not (plan.stateful or plan.whole):
+        return (
+            "full_attention"  # one kind of cache serves every window: it keeps all tokens, and the masks hide the rest
+        )
     indexed = plan.where(lambda node: node.op == MODULE and keeps_index(complete(node)["source"]))
     if block in indexed:
         return "indexed_attention"
@@ -381,14 +394,14 @@ tags: [canvas]
 
 # {title(plan)}
 
-`{plan.names.causal_lm}`, written by Canvas from {title_of(origin.source) or "a document"} \
+`{plan.names.model}`, written by Canvas from {title_of(origin.source) or "a document"} \
 ({title_of(origin.architecture) or "no origin"}). It has no weights yet.
 
 ```python
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, {plan.task.auto}
 
 config = AutoConfig.from_pretrained(".", trust_remote_code=True)
-model = AutoModelForCausalLM.from_config(config, trust_remote_code=True)
+model = {plan.task.auto}.from_config(config, trust_remote_code=True)
 ```
 
 `document.canvas.json` is the graph: `canvas-rt show document.canvas.json`. `canvas-rt verify .` proves this code against it.

@@ -337,9 +337,12 @@ class _Printer:
             value = value_out
         given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
         name = fresh("attn", self.taken)
-        template = (
-            "if past_key_values is not None:\n"
-            "    k, v = past_key_values.update(k, v, self.layer_idx)\n"
+        cached = (
+            "if past_key_values is not None:\n    k, v = past_key_values.update(k, v, self.layer_idx)\n"
+            if node.meta.get("cached")
+            else ""
+        )
+        template = cached + (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"
             " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"

@@ -21,7 +21,7 @@ from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_a
 from canvas_rt.importer.recognise import Recogniser, Traced, stand_in
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
-from canvas_rt.importer.trace import TraceError, register_functions, trace
+from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
 from canvas_rt.importer.whole import keepable_within
 from canvas_rt.ir.document import Document, Node, Origin
 from canvas_rt.ir.files import with_origin
@@ -151,7 +151,7 @@ class ArchitectureImport:
 
     def given(self) -> dict[str, Any]:
         """The config's values. Where its class overwrites one that it reads first, what was given: else it would be another."""
-        values, made = field_values(self.config), self.config.to_dict()
+        values, made = field_values(self.config, self.factory.task), self.config.to_dict()
         known = self.without_layers(self.raw)
         if make_config(self.factory, {**known, **values}, self.name).to_dict() == made:
             return values
@@ -174,7 +174,7 @@ class ArchitectureImport:
         try:
             model = self.model(assignment, {})
             cut_to_kinds(model)
-            trace(model, *inputs_of(0))
+            trace(model, *inputs_of(0), task=self.factory.task)
         except Exception:  # in whatever way a class says that it cannot
             return False
         return True
@@ -265,19 +265,32 @@ class ArchitectureImport:
         self.whole = {path: members_of(kinds) for path, kinds in whole.items()}
         return enough if alike else self.depth
 
+    def run_time(self, probe: int) -> dict[str, int]:
+        """What the sizes that a run is given are in a probe. How long a row of patches is follows from the model's own."""
+        known = dict(zip(RUN_TIME, inputs_of(probe), strict=True))
+        return known if self.factory.task.of_tokens else {"batch": known["batch"]}
+
     def read(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], probe: int) -> Traced:
         model = self.model(values, overrides)
+        takes, task = getattr(model, "main_input_name", None), self.factory.task
+        if takes != task.takes:
+            reason = f"its class takes {takes}, where a {task.words} takes {task.takes}"
+            raise UnsupportedModelError(reason, path=self.name)
         if (found := own_cache(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
         kept = cut_to_kinds(model)
         batch, sequence = inputs_of(probe)
-        config = {**field_values(model.config), **{name: values[name] for name in self.overwritten if name in values}}
+        config = {
+            **field_values(model.config, task),
+            **{name: values[name] for name in self.overwritten if name in values},
+        }
         indices = {path: kept[path][0] for path in kept}
         kept_whole = self.whole_classes or self.factory.kept_whole(model)
         self.at_fault = None
         try:
-            graphs = trace(model, batch, sequence, kept_whole)
-            traced = Recogniser(model, graphs, indices, (batch, sequence), config, kept_whole).run()
+            graphs = trace(model, batch, sequence, kept_whole, task)
+            length = sequence if task.of_tokens else length_of(graphs)
+            traced = Recogniser(model, graphs, indices, (batch, length), config, kept_whole, task=task).run()
         except TraceError as error:
             path = None if error.module is None else keepable_within(model, error.module, kept_whole)
             self.at_fault = None if path is None else type(model.get_submodule(path))
@@ -338,7 +351,7 @@ class ArchitectureImport:
             members = dict(self.members)
             links = self.links(traces[0], overrides[0])
             environments = [
-                {**self.values, **assignment, **dict(zip(RUN_TIME, inputs_of(probe), strict=True))}
+                {**self.values, **assignment, **self.run_time(probe)}
                 for probe, assignment in enumerate(self.assignments)
             ]
             builder = Builder(
@@ -426,6 +439,8 @@ class ArchitectureImport:
         for field, value in self.values.items():
             if not is_finite(value):
                 continue  # no JSON can say it; it is the class's own default
+            if field == "use_cache" and not self.factory.task.generates:
+                continue  # there is none
             whole = isinstance(value, int) and not isinstance(value, bool)
             if whole and field in named and not field.endswith("_token_id"):
                 sizes[field] = derived.get(field, value)
@@ -438,6 +453,7 @@ class ArchitectureImport:
         document = Document(
             name=self.name,
             root=root,
+            task=self.factory.task.name,
             sizes=FrozenMap(sizes),
             config=FrozenMap(config),
             blocks=FrozenMap(dict(blocks)),
@@ -481,7 +497,7 @@ class ArchitectureImport:
         """What the config class makes of a field that is not given."""
         given = {**self.cut(self.trace_depth), **assignment, "num_hidden_layers": self.trace_depth}
         given.pop(field)
-        return field_values(make_config(self.factory, given, self.name))[field]
+        return field_values(make_config(self.factory, given, self.name), self.factory.task)[field]
 
     def original(self) -> nn.Module:
         """The model at its real sizes with all its layers, on meta. Raises `ConfigError` where none can be made."""

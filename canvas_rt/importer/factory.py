@@ -26,6 +26,7 @@ from canvas_rt.importer.config.classes import (
 from canvas_rt.importer.config.refused import INERT
 from canvas_rt.importer.trace import TRACED, quiet
 from canvas_rt.importer.whole import noting_configs
+from canvas_rt.ir.tasks import CAUSAL_LM, Task, task_of_class
 from canvas_rt.ops.modules import is_keepable, keeps_state, source_name
 
 KEPT_BASE_FIELDS = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
@@ -35,11 +36,15 @@ KEPT_BASE_FIELDS = ("dtype", "bos_token_id", "eos_token_id", "pad_token_id", "ti
 class Factory(Protocol):
     """One architecture, at any size."""
 
+    @property
+    def task(self) -> Task:
+        """What its models are for."""
+
     def config(self, values: Mapping[str, Any]) -> Any:
         """A config object. Raises what transformers raises."""
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
-        """A causal language model in eval mode, its attention and its experts traced as one node each."""
+        """A model in eval mode, its attention and its experts traced as one node each."""
 
     def kept_whole(self, model: nn.Module) -> list[type]:
         """Classes of a model's modules that are one node each, whatever they do."""
@@ -48,8 +53,9 @@ class Factory(Protocol):
 class StockFactory:
     """An architecture that transformers has."""
 
-    def __init__(self, model_type: str) -> None:
+    def __init__(self, model_type: str, task: Task = CAUSAL_LM) -> None:
         self.model_type = model_type
+        self.task = task
 
     def config(self, values: Mapping[str, Any]) -> Any:
         # Both are there where a probe spells out what an old config gives as rope_scaling.
@@ -65,15 +71,15 @@ class StockFactory:
         return []  # what no trace can follow is told by trying
 
     def build(self, config: Any, **settings: Any) -> nn.Module:
-        """A causal language model of transformers' own making, by settings of `from_config`."""
+        """A model of transformers' own making, by settings of `from_config`."""
         return self.model_class._from_config(config, **settings)  # type: ignore[attr-defined, no-any-return]
 
     @property
     def model_class(self) -> type:
-        """The class of its causal language model: of a multimodal one, that of its text."""
+        """The class that its task has: of a multimodal type, that of its text."""
         import transformers
 
-        found: type = getattr(transformers, str(model_class_name(self.model_type)))
+        found: type = getattr(transformers, str(model_class_name(self.model_type, self.task)))
         return found
 
 
@@ -83,6 +89,7 @@ class ClassFactory:
     def __init__(self, config_class: type, model_class: type) -> None:
         self.config_class = config_class
         self.model_class = model_class
+        self.task = task_of_class(model_class.__name__)
 
     def config(self, values: Mapping[str, Any]) -> Any:
         own_class: Any = self.config_class
@@ -153,10 +160,14 @@ def own_fields(config: Any) -> list[str]:
     return list(_own_names(config))
 
 
-def field_values(config: Any) -> dict[str, Any]:
-    """The value of each of `own_fields`, as plain data; a config within the config is a table."""
+def field_values(config: Any, task: Task = CAUSAL_LM) -> dict[str, Any]:
+    """The value of each of `own_fields`, as plain data; a config within the config is a table.
+
+    Of a classifier's, how many labels it tells apart, too.
+    """
     values = config.to_dict()
-    return {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
+    found = {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
+    return found | ({"num_labels": config.num_labels} if task.classifies else {})
 
 
 @lru_cache(maxsize=1024)

@@ -75,18 +75,20 @@ def _is_stock(model: Any) -> bool:
 def _stock(model: Any, name: str) -> tuple[Document, "ImportReport"]:
     from canvas_rt.importer.architecture import ArchitectureImport
     from canvas_rt.importer.config import check_config, supported
-    from canvas_rt.importer.config.classes import model_class_name
+    from canvas_rt.importer.config.classes import model_class_name, task_of, tasks_of
+    from canvas_rt.importer.config.refused import NOT_IMPORTED
     from canvas_rt.importer.factory import LEFT_OUT, StockFactory
 
     raw = {field: value for field, value in model.config.to_dict().items() if field not in LEFT_OUT}
-    config = check_config({**raw, "model_type": model.config.model_type}, name)
-    known = model_class_name(model.config.model_type)
-    if config["model_type"] == model.config.model_type and known != name:
-        hint = f"Give a {known}." if known else suggest(model.config.model_type, supported())
-        raise UnsupportedModelError(
-            "is no causal language model, which is all that Canvas imports", path=name, hint=hint
-        )
-    return ArchitectureImport(StockFactory(config["model_type"]), config, name).run()
+    model_type = model.config.model_type
+    known = [model_class_name(model_type, task) for task in tasks_of(model_type)]
+    own = {"architectures": [name]} if name in known else {}
+    config = check_config({**raw, "model_type": model_type, **own}, name)
+    task = task_of({**config, **own})
+    if config["model_type"] == model_type and name not in known:
+        hint = f"Give a {known[0]}." if known else suggest(model_type, supported())
+        raise UnsupportedModelError(NOT_IMPORTED, path=name, hint=hint)
+    return ArchitectureImport(StockFactory(config["model_type"], task), config, name).run()
 
 
 def _own(model: Any, name: str) -> tuple[Document, "ImportReport"]:

@@ -27,6 +27,10 @@ KNOWN: Mapping[str, Three] = {
     "vocab_size": (118, 134, 146),
     "max_position_embeddings": (256, 320, 448),
     "pad_token_id": (3, 7, 9),
+    # images in patches
+    "image_size": (60, 56, 65),
+    "patch_size": (10, 7, 13),
+    "num_channels": (3, 2, 5),
     # a second kind of attention
     "num_kv_heads": (2, 3, 5),
     "swa_num_key_value_heads": (3, 2, 4),
@@ -128,12 +132,15 @@ WITH_A_LIST = {"num_attention_heads_per_layer": ("num_attention_heads", "num_key
 """Numbers that keep their values where layers have theirs in a list."""
 
 PINNED = (
-    r"first_k_dense_replace|num_nextn_\w+|indexer_\w+|cross_attn_k|encoder_hash_\w+|local_attention_window_len"
+    r"first_k_dense_replace|num_nextn_\w+|num_hidden_groups|inner_group_num|indexer_\w+|cross_attn_k|encoder_hash_\w+|local_attention_window_len"
     r"|\w*(period|offset|interval|step|pattern|freq|every\w*|_index|_idx)"
     r"|\w*codebooks|altup_\w+|\w+_cycles|\w*iters|num_hashes|\w*ngram\w*|hc_count|hc_mult|seed|hash_seed"
     r"|num_buckets|time_step_\w+|\w+_std|\w*factor|\w*dim_multiplier|embedding_fraction|\w*patch\w*|\w*image\w*|\w+_channels"
 )
 """Fields that say how a model is put together rather than how large it is, by name: they keep their values."""
+
+IMAGES = frozenset({"image_size", "patch_size", "num_channels"})
+"""Sizes of an image and its patches, where a config has them all: those of a model that takes images."""
 
 SCALES = r"(routed_scaling|router_scaling|moe_routed_scaling|attn_scale)_factor"
 """Factors that are plain numbers of the graph, whatever their name looks like."""
@@ -269,7 +276,8 @@ def _assignment(
     names = [name for name, value in config.items() if is_probed(name, value)]
     known, ranks = _known(config, overrides), _ranks(config, overrides)
     listed = {name for field, names in WITH_A_LIST.items() if config.get(field) for name in names}
-    kept = {name for name in names if name in pinned | listed or _is_pinned(name, config[name])}
+    sizes = IMAGES if all(is_probed(name, config.get(name)) for name in IMAGES) else frozenset[str]()
+    kept = {n for n in names if n in pinned | listed or (n not in sizes and _is_pinned(n, config[n]))}
     values: dict[str, Any] = {}
     for index, name in enumerate(names):
         if name in kept:

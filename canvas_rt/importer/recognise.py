@@ -25,6 +25,7 @@ from canvas_rt.importer.trace import TraceError
 from canvas_rt.importer.whole import call_in, of_layer, own_config, ports_of, whole_node
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import OPS, VARIANTS
 from canvas_rt.ops.learned import MODULE, PARAMETER
 from canvas_rt.ops.modules import keeps_state, read_by_layer, source_name
@@ -42,7 +43,7 @@ TRANSPARENT = {
 """Functions that change no value in eval mode."""
 
 SEMANTIC_PORTS = ("cos", "sin", "phases", "position_ids")
-KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "indices", "weights")
+KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "pixel_values", "indices", "weights")
 """Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
 
 
@@ -86,6 +87,9 @@ class Recogniser:
     whole: Collection[type] = ()
     """Classes of modules that are kept whole, whatever they do."""
 
+    task: Task = CAUSAL_LM
+    """What the model is for."""
+
     blocks: dict[str, Block] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
@@ -99,7 +103,7 @@ class Recogniser:
     def run(self) -> Traced:
         move_in(self.graph, self.graphs, self.inputs[1])
         given_out(self.graph, self.graphs)
-        self.block("", ("input_ids",))
+        self.block("", (self.task.takes,))
         return Traced("root", self.blocks, self.classes, self.kept, self.ids)
 
     def graph(self, path: str) -> fx.Graph:

@@ -10,12 +10,15 @@ from canvas_rt.importer.config.classes import (
     ENCODERS,
     config_class,
     fields_of,
+    model_class_name,
+    tasks_of,
     text_field,
     text_type,
 )
 from canvas_rt.importer.config.fields import LISTS
 from canvas_rt.importer.config.refused import INERT
 from canvas_rt.importer.trace import quiet
+from canvas_rt.ir.tasks import Task
 
 SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size|decoder_vocab_size|vocab_size_per_layer_input|unpadded_vocab_size", 96),
@@ -137,12 +140,19 @@ EQUAL = (("num_key_value_heads", "num_attention_heads"), ("head_dim", "qk_rope_h
 """Sizes that stay equal where a class's defaults are."""
 
 
-def small_config(model_type: str) -> dict[str, Any]:
-    """A small config as a config.json holds it; of a multimodal model type, one that holds the text model's."""
+def small_config(model_type: str, task: Task | None = None) -> dict[str, Any]:
+    """A small config as a config.json holds it; of a multimodal model type, one that holds the text model's.
+
+    `task`: what it is for; left out, the first of those that its type offers.
+    """
     text = text_field(model_type)
     if text is not None and imports_text(model_type):
         return {"model_type": model_type, text: small_config(text_type(model_type, text, {}))}
-    return {"model_type": model_type, **_shrunk(config_class(model_type)), **SPECIAL.get(model_type, {})}
+    small = {"model_type": model_type, **_shrunk(config_class(model_type)), **SPECIAL.get(model_type, {})}
+    offered = tasks_of(model_type)
+    if len(offered) > 1:
+        small["architectures"] = [model_class_name(model_type, task or offered[0])]
+    return small
 
 
 def _shrunk(cls: Any) -> dict[str, Any]:

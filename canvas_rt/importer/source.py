@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.importer.config import check_config, ignored_fields
+from canvas_rt.importer.config import check_config, ignored_fields, task_of
 from canvas_rt.importer.zoo import open_zoo, zoo_models
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import LARGEST_FILE, SUFFIX, load, parse_document, read_json
@@ -61,7 +61,7 @@ def import_model(source: Importable) -> tuple[Document, "ImportReport"]:
     from canvas_rt.importer.factory import StockFactory
     from canvas_rt.importer.loading import compare_weights
 
-    architecture = ArchitectureImport(StockFactory(config["model_type"]), config, label(name, config))
+    architecture = ArchitectureImport(StockFactory(config["model_type"], task_of(config)), config, label(name, config))
     note: str = ""
     not_in_model: tuple[str, ...] = ()
     if not isinstance(source, Mapping) and sort_of(str(source)) == "folder":

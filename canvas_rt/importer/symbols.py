@@ -176,6 +176,16 @@ def _whole(values: tuple[float, ...], environments: Environments) -> str | None:
             inner = _sum(rest, terms, terms)
             if inner is not None:
                 return f"{inner} + {text}"
+    return _square(values, environments)
+
+
+def _square(values: tuple[float, ...], environments: Environments) -> str | None:
+    """The square of a quotient, and a number that no probe changes: the patches of an image, and a class token."""
+    for numbers, text in _singles(environments).items():
+        beyond = {value - number * number for value, number in zip(values, numbers, strict=True)}
+        if "//" in text and len(beyond) == 1:
+            constant = int(next(iter(beyond)))
+            return f"({text}) ** 2" + (f" + {constant}" if constant > 0 else f" - {-constant}" if constant else "")
     return None
 
 

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from canvas_rt.importer.forms import USUAL, form_of
 from canvas_rt.importer.rotary import rotary_as_one_node
 from canvas_rt.importer.seen import Visible, read
 from canvas_rt.importer.whole import Gives, as_one_node, observed
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
+from canvas_rt.ops.inputs import given_dtype, given_shape
 from canvas_rt.ops.modules import keeps_state
 
 TRACED = "canvas"
@@ -72,7 +74,7 @@ _visible: dict[int, tuple[Tensor, Visible]] = {}
 
 _KNOWN_KEYWORDS = frozenset(
     {"position_ids", "use_cache", "return_dict", "logits_to_keep", "cache_position", "output_attentions"}
-    | {"output_hidden_states", "output_router_logits", "labels", "input_ids", "inputs_embeds"}
+    | {"output_hidden_states", "output_router_logits", "labels", "input_ids", "inputs_embeds", "deterministic"}
 )
 """What attention functions are passed along without a use for it."""
 
@@ -262,17 +264,36 @@ def _observed(model: nn.Module, whole: Collection[type], given: dict[str, Any]) 
         _visible.clear()
 
 
-def trace(model: nn.Module, batch: int, sequence: int, whole: Collection[type] = ()) -> nn.Module:
+def length_of(graphs: nn.Module) -> int:
+    """How many positions a traced model attends to; 0 where it does not attend."""
+    nodes = (
+        node
+        for module in graphs.modules()
+        if isinstance(graph := getattr(module, "graph", None), fx.Graph)
+        for node in graph.nodes
+    )
+    found = (
+        node.args[0].meta["val"].shape[2] for node in nodes if node.target is torch.ops.canvas_rt.attention.default
+    )
+    return int(next(found, 0))
+
+
+def trace(
+    model: nn.Module, batch: int, sequence: int, whole: Collection[type] = (), task: Task = CAUSAL_LM
+) -> nn.Module:
     """The model as `torch.export` sees it, unflattened into its module hierarchy: every module has its own graph.
 
     Modules of the classes in `whole` are one op each, whatever they do.
     Raises `TraceError` with torch's own reason where the model's control flow depends on data.
     """
-    ids = torch.zeros(batch, sequence, dtype=torch.long, device=next(model.parameters()).device)
+    first = next(model.parameters())
+    shape = given_shape(task, vars(model.config), batch, sequence)
     previous = torch.get_default_dtype()
-    given: dict[str, Any] = {"input_ids": ids}
+    given: dict[str, Any] = {task.takes: torch.zeros(shape, dtype=given_dtype(task, first.dtype), device=first.device)}
     taken = inspect.signature(model.forward).parameters.values()
-    if any(argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken):
+    if task.of_tokens and any(
+        argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken
+    ):
         given["use_cache"] = False
     within: list[nn.Module] = []
     try:

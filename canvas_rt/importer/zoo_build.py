@@ -9,6 +9,7 @@ from typing import Any
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.importer.architecture import ArchitectureImport
+from canvas_rt.importer.config import task_of
 from canvas_rt.importer.factory import StockFactory
 from canvas_rt.importer.source import import_model
 from canvas_rt.importer.zoo import DOCUMENT, MODELS, bind, zoo_folder, zoo_model
@@ -33,8 +34,9 @@ def bindings(document: Document, imported: Document, file: str) -> dict[str, Any
 
 def family_document(model_type: str) -> Document | None:
     """The architecture as its config class defines it, at the class's default sizes; None where those cannot be traced."""
+    given = {"model_type": model_type}
     try:
-        return ArchitectureImport(StockFactory(model_type), {"model_type": model_type}, model_type).run()[0]
+        return ArchitectureImport(StockFactory(model_type, task_of(given)), given, model_type).run()[0]
     except CanvasError:
         return None
 

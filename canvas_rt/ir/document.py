@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.expressions import expression, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import Frozen, FrozenMap, freeze
+from canvas_rt.ir.tasks import TASKS, Task, TaskName
 
 SCHEMA_VERSION: Final = 1
 MOST_LAYERS = 4096
@@ -303,6 +304,9 @@ class Document(Model):
     root: Identifier
     """The block that is the whole model."""
 
+    task: Annotated[TaskName, Field(exclude_if=lambda name: name == "causal_lm")] = "causal_lm"
+    """What it is for: `causal_lm`, `masked_lm` or `image_classification`. Left out, it is a causal language model."""
+
     sizes: FrozenMap[Identifier, Size]
     """Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`."""
 
@@ -349,6 +353,11 @@ class Document(Model):
         for name in resolution_order(self.sizes):
             values[name] = resolve(self.sizes[name], values)
         return values
+
+    @property
+    def purpose(self) -> Task:
+        """The task as such."""
+        return TASKS[self.task]
 
     @property
     def tied(self) -> Mapping[str, str]:

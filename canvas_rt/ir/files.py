@@ -220,12 +220,12 @@ def write_whole(path: Path, text: str) -> None:
 
 def fingerprint(document: Document) -> str:
     """A digest of the architecture: blocks, sizes, config and ties, without name, layout, origin or log."""
-    return _digest(document, {"root", "sizes", "config", "blocks", "ties"})
+    return _digest(document, {"root", "task", "sizes", "config", "blocks", "ties"})
 
 
 def structure(document: Document) -> str:
     """A digest of the graph alone: while it is the origin's, the model is a stock architecture with another config."""
-    return _digest(document, {"root", "blocks", "ties"})
+    return _digest(document, {"root", "task", "blocks", "ties"})
 
 
 def with_origin(document: Document, origin: Origin) -> Document:

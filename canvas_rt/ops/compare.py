@@ -45,6 +45,8 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in NOT_OF_THE_GRAPH and ours.get(name) != theirs.get(name):
             return f"{name} is {ours.get(name)!r} in one and {theirs.get(name)!r} in the other"
+    if a.task != b.task:
+        return f"one is a {a.purpose.words}, the other a {b.purpose.words}"
     if dict(a.tied) != dict(b.tied):
         return f"ties differ: {dict(a.tied)} and {dict(b.tied)}"
     scopes = [
@@ -53,7 +55,7 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
             d.blocks[d.root],
             "",
             [environment_of(d, values) for values in ({}, *assignments)],
-            {"input_ids": "input_ids"},
+            {name: name for name in d.blocks[d.root].inputs},
         )
         for d in (a, b)
     ]

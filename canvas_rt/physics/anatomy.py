@@ -34,6 +34,12 @@ def windows_within(blocks: Blocks, stack: Stack, environment: Mapping[str, Any])
     return tuple(found)
 
 
+def looks_back(blocks: Blocks, stack: Stack) -> bool:
+    """Whether some attention in a stack's layers sees no later token, and so needs to be told what it sees."""
+    nodes = (node for kind in stack.kinds for node in _attentions(blocks, kind.block))
+    return any(complete(node)["causal"] for node in nodes)
+
+
 def windows_of(document: Document) -> frozenset[int]:
     """The windows of all attentions of a document."""
     found = {

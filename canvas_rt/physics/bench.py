@@ -50,9 +50,9 @@ def prepare(
     treatment = treatment_of(scenario)
     require_known(document, treatment)
     _require_recomputed(document, scenario)
-    first = scenario.but(mode="prefill") if scenario.mode == "chat" else scenario
+    first = scenario.but(mode="prefill") if scenario.mode == "chat" and document.purpose.generates else scenario
     share = parallel.share(document, scenario)
-    setup = setup_of(first, card, device=device)
+    setup = setup_of(first, card, task=document.purpose, device=device)
     bench = Bench(share, scenario, card, Roof(card, calibration), setup, treatment, document)
     _require_loss(bench)
     return bench

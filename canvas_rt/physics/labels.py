@@ -36,6 +36,8 @@ BATCH, SEQUENCE = prime(0), prime(1)
 def label_environment(document: Document) -> FrozenMap[str, Any]:
     """Each size as a prime of its own, one that follows from others too; config values as they are."""
     primes = {name: prime(2 + index) for index, name in enumerate(sorted(document.sizes))}
+    if {"image_size", "patch_size"} <= primes.keys():  # whole patches, as many as make another prime
+        primes["image_size"] *= primes["patch_size"]
     return FrozenMap({**document.config, **primes})
 
 
@@ -100,8 +102,9 @@ def reader(block: Block, environment: FrozenMap[str, Any], sizes: frozenset[str]
     expressions: dict[int, Expression] = {}
     for node in block.nodes:
         for value in node.attrs.values() if isinstance(node, Node) else ():
-            if is_expression(value):
-                _add(expressions, expression(value), environment)
+            for part in value if isinstance(value, tuple) else (value,):
+                if is_expression(part):
+                    _add(expressions, expression(part), environment)
     return Reader(names, expressions)
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
+from canvas_rt.ir.tasks import Task
+
 Head = Callable[[Tensor], Tensor]
 """Hidden states [batch, seq, size] to logits [batch, seq, vocab]."""
 
@@ -17,6 +19,19 @@ Head = Callable[[Tensor], Tensor]
 def shifted(labels: Tensor) -> Tensor:
     """For each token the one that comes next; -100 after the last."""
     return F.pad(labels, (0, 1), value=-100)[..., 1:].contiguous()
+
+
+def wanted(labels: Tensor, task: Task) -> Tensor:
+    """What each score is held against: the next token, or the label itself."""
+    return shifted(labels) if task.generates else labels
+
+
+def plain_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Cross-entropy, as transformers computes it for a task."""
+    if task.generates:
+        return causal_loss(logits, labels)
+    logits = logits.float() if task.of_tokens else logits
+    return F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1), ignore_index=-100)
 
 
 def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -30,17 +45,16 @@ def causal_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def chunked_loss(
-    hidden: Tensor, labels: Tensor, head: Head, chunks: int, around: Callable[[], AbstractContextManager[Any]]
+    hidden: Tensor, targets: Tensor, head: Head, chunks: int, around: Callable[[], AbstractContextManager[Any]]
 ) -> Tensor:
     """The same, over parts of the tokens one after the other; a part's logits are dropped and computed again.
 
     `around` gives what each computation runs under.
     """
-    targets = shifted(labels)
     total: Tensor | None = None
-    for part, wanted in zip(hidden.chunk(chunks, dim=1), targets.chunk(chunks, dim=1), strict=True):
+    for part, own in zip(hidden.chunk(chunks, dim=1), targets.chunk(chunks, dim=1), strict=True):
         loss: Tensor = checkpoint(
-            _part, part, wanted, head, around, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
+            _part, part, own, head, around, use_reentrant=False, preserve_rng_state=False, determinism_check="none"
         )
         total = loss if total is None else total + loss
     assert total is not None
@@ -84,6 +98,6 @@ class _FusedLoss(Function):
         return into.mul_(gradient), None if learned is None else learned.mul_(gradient), None
 
 
-def fused_loss(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+def fused_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """hidden: [batch, seq, size]; weight of the head: [vocab, size]."""
-    return _FusedLoss.apply(hidden.flatten(0, 1), weight, shifted(labels).flatten())  # type: ignore[no-any-return, no-untyped-call]
+    return _FusedLoss.apply(hidden.flatten(0, 1), weight, targets.flatten())  # type: ignore[no-any-return, no-untyped-call]

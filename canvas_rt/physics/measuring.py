@@ -231,7 +231,9 @@ def _chat(bench: Bench) -> Report:
 def _at(bench: Bench, past: int) -> Bench:
     """The same, generating one token when so many are in the cache."""
     scenario = bench.scenario.but(mode="decode", sequence=past)
-    return replace(bench, scenario=scenario, setup=setup_of(scenario, bench.card, device=bench.setup.device))
+    return replace(
+        bench, scenario=scenario, setup=setup_of(scenario, bench.card, task=bench.setup.task, device=bench.setup.device)
+    )
 
 
 def _generated(bench: Bench, steps: int) -> dict[str, Cost]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from canvas_rt.ir.document import Document
+from canvas_rt.ops.inputs import given_dtype, given_shape
 from canvas_rt.physics import parallel, sharded
 from canvas_rt.physics.bench import Bench, prepare
 from canvas_rt.physics.hardware import load_hardware
@@ -115,7 +116,7 @@ def run_costs(run: Run) -> dict[str, Cost]:
 
 def run_memory(run: Run, costs: dict[str, Cost]) -> Taken:
     """What a card must hold; whose it is at the peak goes into the costs."""
-    scenario, rows = run.bench.scenario, run.rows
+    rows = run.rows
     here = residents(run)
     most, owners = _peak(run)
     held = owners()
@@ -127,7 +128,7 @@ def run_memory(run: Run, costs: dict[str, Cost]) -> Taken:
     weights = sum(row.nbytes for row in rows)
     states = sum(cost.optimizer for cost in costs.values())
     gradients = sum(row.gradient_bytes for row in rows)
-    cache = 0 if scenario.train else _cache(run.bench)
+    cache = _cache(run.bench) if run.bench.setup.cached else 0
     reserved, allocation = _reserved(run, allocated)
     found = Memory(
         weights=weights,
@@ -194,10 +195,11 @@ def residents(run: Run) -> dict[str, int]:
 
 
 def inputs(document: Document, setup: Setup) -> dict[str, int]:
-    """Token ids and, in `train`, labels: int64."""
-    nbytes = rounded(8 * setup.batch * setup.new_tokens, setup.granule)
-    names = (*document.blocks[document.root].inputs, *((LABELS,) if setup.train else ()))
-    return dict.fromkeys(names, nbytes)
+    """Token ids or images and, in `train`, labels, which are int64 as ids are."""
+    shape = given_shape(setup.task, document.environment, setup.batch, setup.new_tokens)
+    nbytes = prod(shape) * given_dtype(setup.task, setup.weight_dtype).itemsize
+    found = dict.fromkeys(document.blocks[document.root].inputs, rounded(nbytes, setup.granule))
+    return found | ({LABELS: rounded(8 * prod(setup.labelled), setup.granule)} if setup.train else {})
 
 
 def workspaces(bench: Bench) -> dict[str, int]:

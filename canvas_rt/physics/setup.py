@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from canvas_rt.errors import CanvasError
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.kernels import Backend, Context, needs_mask
 from canvas_rt.physics.hardware import Hardware
 from canvas_rt.physics.scenario import Mode, Scenario, as_mode
@@ -60,6 +61,9 @@ class Setup:
     expert_ranks: int = 1
     """Cards that share the experts, and send each other rows."""
 
+    task: Task = CAUSAL_LM
+    """What the model is for: only one that generates has a cache, and needs no more than the last token of a prompt."""
+
     device: Device = "cuda"
     """Whose kernels and whose allocator: the CPU's are there to be compared with what really happens on one."""
 
@@ -70,6 +74,16 @@ class Setup:
     @property
     def train(self) -> bool:
         return self.mode == "train"
+
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values are kept."""
+        return self.task.generates and not self.train
+
+    @property
+    def labelled(self) -> tuple[int, ...]:
+        """The shape of labels: one for each token, or one for each image."""
+        return (self.batch, self.new_tokens) if self.task.of_tokens else (self.batch,)
 
     @property
     def granule(self) -> int:
@@ -111,8 +125,14 @@ class Setup:
         return "math" if grouped else "efficient"
 
 
-def setup_of(scenario: Scenario, card: Hardware, *, device: Device = "cuda") -> Setup:
-    """The setup of one forward (and backward) of a scenario. Raises `CanvasError` for what a card cannot run."""
+def setup_of(scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, device: Device = "cuda") -> Setup:
+    """The setup of one forward (and backward) of a scenario.
+
+    Raises `CanvasError` for what a card cannot run, or a model of such a task cannot do.
+    """
+    if scenario.mode in ("decode", "chat") and not task.generates:
+        hint = "Choose mode prefill, one forward of all that it is given, or train."
+        raise CanvasError(f"a {task.words} generates nothing", path="mode", hint=hint)
     if scenario.attention == "flash" and scenario.dtype == "fp32":
         raise CanvasError(
             "FlashAttention has no kernel for fp32", path="attention", hint="Try attention efficient, or dtype bf16."
@@ -136,6 +156,7 @@ def setup_of(scenario: Scenario, card: Hardware, *, device: Device = "cuda") -> 
         eight=eight and scenario.weights == "fp8" and not scenario.train,
         context_ranks=scenario.context,
         expert_ranks=scenario.expert,
+        task=task,
         device=device,
     )
 

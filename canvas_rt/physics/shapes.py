@@ -12,7 +12,9 @@ from canvas_rt.ir.document import Document
 from canvas_rt.ir.expressions import display, names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import live
+from canvas_rt.ir.tasks import Task
 from canvas_rt.ops.catalogue import Shape, show
+from canvas_rt.ops.inputs import given_dtype, given_shape
 from canvas_rt.ops.parameters import ParameterRow, covers, parameter_table
 from canvas_rt.ops.routing import routes
 from canvas_rt.physics import labels
@@ -65,7 +67,11 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     sequence = _usual_sequence(environment) if sequence is None else sequence
     diagnostics += _scenario_flaws(batch, sequence, environment)
     diagnostics += _block_flaws(document)
-    if any(d.path in ("batch", "sequence", "root") for d in diagnostics if d.severity == "error"):
+    try:
+        given_shape(document.purpose, environment, batch, sequence)
+    except CanvasError as error:
+        diagnostics.append(Diagnostic("error", error.path, error.message, error.hint))
+    if any(d.path in ("batch", "sequence", "root", "sizes") for d in diagnostics if d.severity == "error"):
         return Check({}, tuple(diagnostics))
     try:
         run, named, sizes = _run(document, environment, batch, sequence)
@@ -76,12 +82,12 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     whole = FrozenMap(environment)
     shapes: dict[str, tuple[ValueShape | None, ...]] = {}
     for name, flow in run.given.items():
-        shapes[name] = (None if flow is None else ValueShape(("batch", "seq"), flow.shape),)
+        shapes[name] = (None if flow is None else ValueShape(_given_names(document), flow.shape),)
     _gather(run, named, whole, sizes, "", shapes)
     diagnostics += _located(run, "")
     diagnostics += _tie_flaws(document)
     if not any(diagnostic.severity == "error" for diagnostic in diagnostics):
-        diagnostics += _logits_flaws(run, batch, sequence)
+        diagnostics += _logits_flaws(run, document.purpose, batch, sequence)
     if all(diagnostic.severity != "error" for diagnostic in diagnostics):
         diagnostics += _routing_flaws(document)
     return Check(shapes, tuple(diagnostics))
@@ -190,16 +196,26 @@ def _block_flaws(document: Document) -> Iterator[Diagnostic]:
 def _run(
     document: Document, environment: Mapping[str, Any], batch: int, sequence: int
 ) -> tuple[BlockRun, BlockRun, frozenset[str]]:
-    sizes = frozenset(document.sizes)
-    inputs = document.blocks[document.root].inputs
-    primes = FrozenMap(dict.fromkeys(inputs, Flow((labels.BATCH, labels.SEQUENCE), torch.int64)))
+    sizes, task = frozenset(document.sizes), document.purpose
+    inputs, dtype = document.blocks[document.root].inputs, given_dtype(task, torch.float32)
+    known = labels.label_environment(document)
+    primes = FrozenMap(dict.fromkeys(inputs, Flow(given_shape(task, known, labels.BATCH, labels.SEQUENCE), dtype)))
     setting = Setting(labels.BATCH, labels.SEQUENCE, sizes, labelling=True)
-    named = run_block(document.blocks, document.root, labels.label_environment(document), primes, setting, None)
+    named = run_block(document.blocks, document.root, known, primes, setting, None)
     broken = frozenset(sizes - environment.keys())
-    given = FrozenMap(dict.fromkeys(inputs, Flow((batch, sequence), torch.int64)))
+    given = FrozenMap(dict.fromkeys(inputs, Flow(given_shape(task, environment, batch, sequence), dtype)))
     scope = relevant(document.blocks, document.root, {name: freeze(value) for name, value in environment.items()})
     run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, sizes, broken), named)
     return run, named, sizes
+
+
+def _given_names(document: Document) -> tuple[str, ...]:
+    """What a model is given, in its own sizes."""
+    if document.purpose.of_tokens:
+        return "batch", "seq"
+    sides = document.environment.get("image_size")
+    named = ("image_size",) * 2 if isinstance(sides, int) else tuple(map(str, sides or ()))
+    return "batch", "num_channels", *named
 
 
 def _gather(
@@ -243,10 +259,14 @@ def _value_shape(
     return ValueShape(reader.read(None if there is None else there.shape, shape, environment), shape)
 
 
-def _logits_flaws(run: BlockRun, batch: int, sequence: int) -> Iterator[Diagnostic]:
-    """Loss and generation take one row of scores for each token of the batch."""
+def _logits_flaws(run: BlockRun, task: Task, batch: int, sequence: int) -> Iterator[Diagnostic]:
+    """Loss and generation take one row of scores for each token of the batch, or for each image."""
     logits = run.outputs.get("logits")
-    if logits is not None and logits.shape[:2] != (batch, sequence):
+    if task.classifies:
+        if logits is not None and (len(logits.shape) != 2 or logits.shape[0] != batch):
+            message = f"logits are {show(logits.shape)}, but an {task.words} gives [{batch}, num_labels]"
+            yield Diagnostic("error", "return", message, "Let the output be one row of scores for each image.")
+    elif logits is not None and logits.shape[:2] != (batch, sequence):
         message = f"logits are {show(logits.shape)}, but a language model gives [{batch}, {sequence}, vocab_size]"
         yield Diagnostic("error", "return", message, "Let the output depend on input_ids: they bring the batch.")
 

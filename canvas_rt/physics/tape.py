@@ -138,8 +138,11 @@ def _nbytes(value: Any) -> int:
     return 0
 
 
-def visible_pairs(queries: int, keys: int, window: int | None) -> int:
-    """Pairs of a query and a key that causal attention scores, the queries being the last of the positions."""
+def visible_pairs(queries: int, keys: int, window: int | None, *, causal: bool = True) -> int:
+    """Pairs of a query and a key that attention scores, the queries being the last of the positions."""
+    if not causal:  # as many keys after a query as before it, and its own once
+        reach = keys if window is None else min(window, keys)
+        return queries * keys if window is None else 2 * visible_pairs(keys, keys, reach) - keys
     reach = keys if window is None else min(window, keys)
     first = keys - queries + 1  # keys that the first query sees
     growing = max(0, min(reach, keys) - first + 1)
@@ -165,7 +168,10 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.owner = ""
         self.window: int | None = None
         """Of the attention at hand; its backward looks it up by owner."""
-        self.windows: dict[str, int | None] = {}
+        self.causal = True
+        """Whether the attention at hand sees no later token."""
+        self.windows: dict[str, tuple[int | None, bool]] = {}
+        """For each attention its window, and whether it is causal."""
         self.masked: set[str] = set()
         """Whose attention reads a mask: the kernel skips nothing then."""
         self.flex = False
@@ -316,15 +322,16 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _EFFICIENT and args[3] is not None:
             self.masked.add(owner)
         if func in _FLASH and owner not in self.masked:
-            self.windows[owner] = self.window
-            pairs = visible_pairs(args[0].shape[2], args[1].shape[2], self.window)
+            self.windows[owner] = self.window, self.causal
+            pairs = visible_pairs(args[0].shape[2], args[1].shape[2], self.window, causal=self.causal)
             return flops, flops * pairs // (args[0].shape[2] * args[1].shape[2])
         if func in _FLASH_BACKWARD:
             # Five matmuls run; the mathematics has four, twice the forward's two.
             q, k = args[1], args[2]
             if owner in self.masked:
                 return flops * 4 // 5, flops
-            pairs = visible_pairs(q.shape[2], k.shape[2], self.windows.get(owner))
+            window, causal = self.windows.get(owner, (None, True))
+            pairs = visible_pairs(q.shape[2], k.shape[2], window, causal=causal)
             return flops * 4 // 5, flops * pairs // (q.shape[2] * k.shape[2])
         return flops, flops
 

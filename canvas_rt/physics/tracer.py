@@ -20,7 +20,7 @@ from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.interpret import Interpreter, Values
 from canvas_rt.ops.kernels import needs_mask
 from canvas_rt.physics import linears
-from canvas_rt.physics.anatomy import windows_within
+from canvas_rt.physics.anatomy import looks_back, windows_within
 from canvas_rt.physics.autocast import Autocast
 from canvas_rt.physics.cache import cache_bytes
 from canvas_rt.physics.keys import Blocks, Environment, relevant, stand_in
@@ -267,7 +267,7 @@ class Tracer(Interpreter):
             inputs = self._attending(node, environment, inputs)
         elif node.op == "linear":
             self.context.linear = self.multiply(path, resolve(complete(node), environment))
-        if path == self.head and self.setup.mode == "prefill":
+        if path == self.head and self.setup.mode == "prefill" and self.setup.task.generates:
             inputs = {"x": inputs["x"][:, -1:]}
         results = super().node(node, environment, inputs, path)
         if node.op == "attention":
@@ -302,10 +302,12 @@ class Tracer(Interpreter):
         self, node: Node, environment: Mapping[str, Any], inputs: Mapping[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """What attention is given, with the cache, and the kernel for it."""
-        self.tape.window = window = resolve(complete(node)["window"], environment)
+        attrs = complete(node)
+        self.tape.window = window = resolve(attrs["window"], environment)
+        self.tape.causal = attrs["causal"]
         values = dict(inputs)
         inputs.clear()  # type: ignore[attr-defined]
-        if not self.setup.train:
+        if self.setup.cached:
             values["k"], values["v"] = self.cache(values["k"], values["v"])
         self.context.backend = self.setup.backend(values["q"], values["k"], values["v"], window)
         if self.autocast is not None and self.context.backend != "eager":
@@ -346,6 +348,7 @@ class Tracer(Interpreter):
         """Make the masks that layers will ask for, and whatever flex attention keeps instead."""
         mode = self.setup.attention
         windows = windows_within(self.document.blocks, stack, environment)
+        causal = looks_back(self.document.blocks, stack)
         if mode == "flash" or self.masks:
             return
         for window in windows:
@@ -355,7 +358,7 @@ class Tracer(Interpreter):
                 self.masks[tokens, tokens, window] = torch.empty(
                     4 * tiles + 4 * tiles**2, dtype=torch.int32, device=META
                 )
-            elif mode == "eager" or needs_mask(tokens, keys, window):
+            elif (mode == "eager" and causal) or needs_mask(tokens, keys, window):
                 self.masks[tokens, keys, window] = self.make_mask(tokens, keys, window)
 
     # -- the cache

@@ -12,9 +12,10 @@ from canvas_rt.ir.document import Node, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.inputs import given_dtype, given_shape
 from canvas_rt.physics.anatomy import head_path, tail_paths
 from canvas_rt.physics.keys import Blocks, Environment, relevant
-from canvas_rt.physics.losses import causal_loss, chunked_loss, fused_loss
+from canvas_rt.physics.losses import chunked_loss, fused_loss, plain_loss, wanted
 from canvas_rt.physics.regimes import PLAIN, Regime
 from canvas_rt.physics.setup import META, Arriving, Setup, arriving
 from canvas_rt.physics.trace import LOSS, Gap, Learned, Trace
@@ -141,9 +142,10 @@ def run_root(tracer: Tracer, blocks: Blocks, root: str) -> tuple[tuple[int, int]
     Gives how many events there were at the forward's end and at the backward's start, and the gradients.
     """
     tape, setup = tracer.tape, tracer.setup
-    shape = (setup.batch, setup.new_tokens)
-    inputs = {name: torch.empty(shape, dtype=torch.int64, device=META) for name in blocks[root].inputs}
-    labels = torch.empty(shape, dtype=torch.int64, device=META) if setup.train else None
+    shape = given_shape(setup.task, tracer.document.environment, setup.batch, setup.new_tokens)
+    dtype = given_dtype(setup.task, setup.weight_dtype)
+    inputs = {name: torch.empty(shape, dtype=dtype, device=META) for name in blocks[root].inputs}
+    labels = torch.empty(setup.labelled, dtype=torch.int64, device=META) if setup.train else None
     for tensor in (*inputs.values(), *(() if labels is None else (labels,))):
         tape.resident(tensor)
     with tape:
@@ -176,7 +178,7 @@ def run_loss(tracer: Tracer, blocks: Blocks, root: str, inputs: Mapping[str, Ten
     outputs.clear()
     if not after:
         tape.owner = LOSS
-        loss = causal_loss(hidden, labels)
+        loss = plain_loss(hidden, labels, setup.task)
     elif setup.loss == "fused":
         tape.owner = after[0]
         key = tracer.tied.get(f"{after[0]}.weight", f"{after[0]}.weight")
@@ -184,10 +186,12 @@ def run_loss(tracer: Tracer, blocks: Blocks, root: str, inputs: Mapping[str, Ten
         weight = tracer.learned(key, shape)
         if tracer.autocast is not None:
             hidden, weight = tracer.autocast.narrow(hidden), tracer.autocast.narrow(weight)
-        loss = fused_loss(hidden, weight, labels)
+        loss = fused_loss(hidden, weight, wanted(labels, setup.task))
     else:
         tape.owner = LOSS
-        loss = chunked_loss(hidden, labels, partial(_tail, tracer, after), setup.loss_chunks, tracer.cast_again)
+        loss = chunked_loss(
+            hidden, wanted(labels, setup.task), partial(_tail, tracer, after), setup.loss_chunks, tracer.cast_again
+        )
     tape.finished(tape.owner, (loss,))
     return loss
 

@@ -21,7 +21,9 @@ from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.files import fingerprint, load, read_json, structure
 from canvas_rt.ir.frozen import thaw
 from canvas_rt.ir.graph import walk
+from canvas_rt.ir.tasks import TASKS, Task
 from canvas_rt.ops.compare import difference
+from canvas_rt.ops.inputs import given_shape
 from canvas_rt.ops.interpret import random_parameters
 from canvas_rt.ops.kernels import Context
 from canvas_rt.ops.parameters import frozen_keys, parameter_keys
@@ -58,7 +60,20 @@ class Verification:
         generator = torch.Generator().manual_seed(20)
         vocabulary = int(self.small.environment.get("vocab_size", 64))
         self.ids = torch.randint(min(6, vocabulary - 1), vocabulary, (BATCH, self.longest), generator=generator)
+        if self.task.of_tokens:
+            self.input, self.labels = self.ids, self.ids
+        else:
+            shape = given_shape(self.task, self.small.environment, BATCH, self.longest)
+            self.input = torch.randn(shape, generator=generator)
+            self.labels = torch.arange(BATCH) % int(self.small.environment.get("num_labels", 1))
+        self.given = {self.task.takes: self.input, **({"use_cache": False} if self.task.generates else {})}
+        """What models are run with, where nothing is generated."""
         self.weights = random_parameters(seed=1)
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.document.purpose
 
     @property
     def longest(self) -> int:
@@ -81,7 +96,7 @@ class Verification:
             return ("eager",)
         if not self.stock:
             return ("sdpa",)
-        supported = getattr(StockFactory(self.origin.model_type).model_class, "_supports_sdpa", False)
+        supported = getattr(StockFactory(self.origin.model_type, self.task).model_class, "_supports_sdpa", False)
         return ("sdpa", "eager") if supported else ("eager",)
 
     @property
@@ -111,7 +126,7 @@ class Verification:
     @property
     def known(self) -> bool:
         """Whether transformers has the class that was imported: not where it was emitted, or is a user's own."""
-        return bool(self.origin.architecture) and model_class_name(self.origin.model_type) == self.origin.architecture
+        return self.origin.architecture in (model_class_name(self.origin.model_type, task) for task in TASKS.values())
 
     @property
     def stock(self) -> bool:
@@ -140,23 +155,29 @@ class Verification:
 
     def transformers_model(self, values: Mapping[str, Any], attention: str | None = None) -> nn.Module:
         """What was imported, as transformers has it."""
-        factory = StockFactory(self.origin.model_type)
+        factory = StockFactory(self.origin.model_type, self.task)
         config = factory.config({n: v for n, v in values.items() if n != "dtype"})
         with quiet():
             made = factory.build(
                 config, attn_implementation=attention or self.attentions[0], experts_implementation="eager"
             )
             model: Any = made.float().eval()
-        tied: Any = (model._tied_weights_keys if config.tie_word_embeddings else None) or {}
+        tied: Any = (model._tied_weights_keys if getattr(config, "tie_word_embeddings", False) else None) or {}
         return fill(model, self.weights, tied)
 
     # runs
 
+    def forward(self, model: Any, device: str = "cpu") -> Tensor:
+        """A model's logits."""
+        given = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.given.items()}
+        logits: Tensor = model(**given).logits
+        return logits
+
     def run(self, model: nn.Module, device: str = "cpu") -> Result:
         values: dict[str, Tensor] = {}
         with recording(model, values):
-            logits = model(input_ids=self.ids.to(device), use_cache=False).logits
-        torch.autograd.backward(loss_of(logits, self.ids.to(device)))
+            logits = self.forward(model, device)
+        torch.autograd.backward(loss_of(logits, self.labels.to(device)))
         gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
         return Result(logits.detach(), gradients, values)
 
@@ -171,8 +192,8 @@ class Verification:
 
         backend: Any = self.attentions[0]
         recorder = Recorder(document, parameter, Context(BATCH, self.longest, self.ids.device, backend=backend))
-        logits = recorder.run({"input_ids": self.ids})["logits"]
-        torch.autograd.backward(loss_of(logits, self.ids))
+        logits = recorder.run({self.task.takes: self.input})["logits"]
+        torch.autograd.backward(loss_of(logits, self.labels))
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
         gradients |= {name: gradients[source] for name, source in document.tied.items() if source in gradients}
         return Result(logits.detach(), gradients, recorder.values)
@@ -228,7 +249,7 @@ class Verification:
         return Finding(True, f"{len(emitted)} parameters are {compared}; {saved}", 0.0)
 
     def original_on_meta(self) -> nn.Module:
-        factory = StockFactory(self.origin.model_type)
+        factory = StockFactory(self.origin.model_type, self.task)
         with quiet():
             return factory.build(factory.config(self.original_values(self.document)))
 
@@ -256,7 +277,7 @@ class Verification:
             for parameter in again.parameters():
                 # What is read from a file may lie at odd addresses, where matrix products round in another order.
                 parameter.data = parameter.data.clone()
-            return largest(model(input_ids=self.ids).logits, again(input_ids=self.ids).logits)
+            return largest(self.forward(model), self.forward(again))
 
     def numbers(self) -> tuple[Finding, Finding]:
         """Logits and gradients against the reference."""
@@ -303,6 +324,8 @@ class Verification:
 
     @torch.no_grad()
     def decoding(self) -> Finding:
+        if not self.task.generates:
+            return Finding(None, f"does not apply: a {self.task.words} generates nothing, and has no cache")
         model: Any = self.emitted(self.small)
         length = PROMPT + GENERATED
         ids = self.ids[:, :length]
@@ -380,10 +403,10 @@ class Verification:
     def half_precision(self, device: str) -> float:
         """How far bf16 logits are from fp32 ones on the CPU, relative to the largest. Rotary tables stay fp32, as when loaded."""
         model = self.emitted(self.small)
-        reference = model(input_ids=self.ids, use_cache=False).logits
+        reference = self.forward(model)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
-        ours = model.to(device)(input_ids=self.ids.to(device), use_cache=False).logits
+        ours = self.forward(model.to(device), device)
         apart = (ours.float().cpu() - reference).abs().amax(-1).flatten() / max(1e-6, float(reference.abs().max()))
         # Where two experts score nearly alike, 8 bits choose another: such a token tells nothing of the code.
         worst = float(apart.quantile(0.9) if routes(self.small) else apart.max())
@@ -410,7 +433,7 @@ class Verification:
             own, theirs_held = after.state_dict(), before.state_dict()
             for key, source in carried.items():
                 own[key].copy_(theirs_held[source])
-            old, new = before(input_ids=self.ids).logits, after(input_ids=self.ids).logits
+            old, new = self.forward(before), self.forward(after)
         if old.shape == new.shape and (apart := largest(old, new)) <= 1e-6 * max(1.0, float(old.abs().max())):
             return "function-preserving", f"{edits}; run with the origin's weights, the logits differ by {apart:.1e}"
         apart_text = (

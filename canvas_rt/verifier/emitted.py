@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.files import load, parse_document, read_json, read_regular
+from canvas_rt.ir.tasks import TASKS
 from canvas_rt.verifier.apart import LONGEST_S, run_apart
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 DOCUMENT, CODE, CONFIG = "document.canvas.json", "model.py", "config.json"
 
-CLASSES = ("AutoConfig", "AutoModelForCausalLM")
-"""What a config's `auto_map` must name."""
+CONFIGS, HEADS = "AutoConfig", tuple(task.auto for task in TASKS.values())
+"""What a config's `auto_map` must name: the config's class, and the model's by one of these names."""
 
 
 def import_emitted(
@@ -124,11 +125,12 @@ def load_classes(folder: Path, raw: Any) -> tuple[type, type]:
     from canvas_rt.importer.trace import quiet
 
     names = raw.get("auto_map") if isinstance(raw, Mapping) else None
-    if not isinstance(names, Mapping) or not all(isinstance(names.get(auto), str) for auto in CLASSES):
-        raise CanvasError(f"must name {' and '.join(CLASSES)}", path=f"{CONFIG}: auto_map", hint="As emit writes it.")
+    head = next((auto for auto in HEADS if isinstance(names, Mapping) and auto in names), HEADS[0])
+    if not isinstance(names, Mapping) or not all(isinstance(names.get(auto), str) for auto in (CONFIGS, head)):
+        raise CanvasError(f"must name {CONFIGS} and {head}", path=f"{CONFIG}: auto_map", hint="As emit writes it.")
     try:
         with quiet():
-            found = [get_class_from_dynamic_module(names[auto], str(folder)) for auto in CLASSES]
+            found = [get_class_from_dynamic_module(names[auto], str(folder)) for auto in (CONFIGS, head)]
     except Exception as error:
         raise CanvasError(f"cannot be loaded: {type(error).__name__}: {error}", path=CODE) from error
     return found[0], found[1]

@@ -39,6 +39,9 @@ class Recorder(Interpreter):
 
 
 def loss_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Of scores for each token against the next one; of scores for a whole input against its label."""
+    if logits.dim() == 2:
+        return F.cross_entropy(logits.float(), ids)
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
 

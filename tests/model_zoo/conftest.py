@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+import transformers
+from transformers import AutoConfig
+
+from canvas_rt.importer.config import task_of
 
 CONFIGS = sorted((Path(__file__).parents[2] / "model_zoo").glob("*/configs/*.json"))
 
@@ -21,7 +24,9 @@ def config(request: pytest.FixtureRequest) -> Path:
 def original(config: Path) -> Any:
     """The model that transformers builds by it, on meta."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(**json.loads(config.read_text())))
+        published = json.loads(config.read_text())
+        auto = getattr(transformers, task_of(published).auto)
+        return auto.from_config(AutoConfig.for_model(**published))
 
 
 @pytest.fixture(scope="module")

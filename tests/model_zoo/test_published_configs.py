@@ -54,6 +54,8 @@ PUBLISHED = {
     "mistral-nemo-12b": 12_247_782_400,
     "mixtral-8x7b-v0.1": 46_702_792_704,
     "mixtral-8x22b-v0.1": 140_620_634_112,
+    "modernbert-base": 149_655_232,
+    "modernbert-large": 395_881_664,
     "mpt-7b": 6_649_286_656,
     "olmo-2-7b": 7_298_617_344,
     "olmo-2-13b": 13_716_198_400,
@@ -83,6 +85,9 @@ PUBLISHED = {
     "starcoder2-7b": 7_173_923_840,
     "starcoder2-15b": 15_957_889_024,
     "tinyllama-1.1b": 1_100_048_384,
+    "vit-base-patch16-224": 86_567_656,
+    "vit-base-patch32-384": 88_297_192,
+    "vit-large-patch16-224": 304_326_632,
 }
 
 # Where only a paper's or a model card's rounded figure is known: that, and how far off it may be.
@@ -103,7 +108,7 @@ ROUNDED = {
 RENAMED = {"MPTForCausalLM": "MptForCausalLM"}
 
 # What any config class, or a model, takes though no field of the class is called so.
-OLDER = {"rope_scaling", "rope_theta", "torch_dtype", "head_dim"}
+OLDER = {"rope_scaling", "rope_theta", "torch_dtype", "head_dim", "num_labels"}
 
 
 def test_every_config_has_a_published_total() -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from canvas_rt import import_model, measure, open_zoo, zoo_models
-from canvas_rt.importer.config import check_config
+from canvas_rt.importer.config import check_config, task_of
 from canvas_rt.importer.factory import StockFactory, field_values, make_config
 from canvas_rt.importer.zoo import zoo_folder
 from canvas_rt.importer.zoo_build import build
@@ -59,9 +59,10 @@ def test_every_config_has_an_entry_and_every_document_a_model(folder: Path) -> N
 
 
 def test_a_model_is_bound_to_what_transformers_reads_in_its_config(config: Path) -> None:
-    factory = StockFactory(config.parents[1].name)
-    read = make_config(factory, check_config(json.loads(config.read_text()), config.stem), config.stem)
-    values = {name: freeze(value) for name, value in field_values(read).items()}
+    given = check_config(json.loads(config.read_text()), config.stem)
+    factory = StockFactory(config.parents[1].name, task_of(given))
+    read = make_config(factory, given, config.stem)
+    values = {name: freeze(value) for name, value in field_values(read, factory.task).items()}
     document = open_zoo(config.stem)
     bound = {name: v for name, v in {**document.sizes, **document.config}.items() if not is_expression(v)}
     assert bound == {name: values[name] for name in bound}
@@ -79,8 +80,10 @@ def test_every_model_checks_without_a_word(name: str) -> None:
 
 @pytest.mark.parametrize("folder", FAMILIES, ids=lambda folder: folder.name)
 @pytest.mark.parametrize("mode", ["train", "decode"])
-def test_a_model_of_every_family_can_be_measured(folder: Path, mode: Literal["train", "decode"]) -> None:
-    report = measure(open_zoo(smallest(folder)), mode=mode, batch=1, sequence=512)
+def test_a_model_of_every_family_can_be_measured(folder: Path, mode: Literal["train", "prefill", "decode"]) -> None:
+    document = open_zoo(smallest(folder))
+    mode = mode if mode == "train" or document.purpose.generates else "prefill"
+    report = measure(document, mode=mode, batch=1, sequence=512)
     json.dumps(report.to_json(), allow_nan=False)
     assert report.flops.forward > 0
     assert report.diagnostics == ()

@@ -6,17 +6,18 @@ from typing import Any
 from canvas_rt.errors import ConfigError, UnsupportedModelError, suggest
 from canvas_rt.importer.config.classes import (
     Declared,
-    causal_classes,
     config_class,
     every_type,
     fields_of,
     model_class_name,
     spellings,
     supported,
+    task_of,
+    tasks_of,
     text_field,
     text_type,
 )
-from canvas_rt.importer.config.fields import check_field, dtype, is_float, table
+from canvas_rt.importer.config.fields import check_field, dtype, is_float, table, whole
 from canvas_rt.importer.config.refused import INERT, REFUSED, UNLESS_DECLARED, check_architectures, encoder
 from canvas_rt.importer.config.relations import Facts, check_relations, fill_groups
 from canvas_rt.importer.config.rope import check_rope, rotary
@@ -27,6 +28,9 @@ REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers
 
 ALWAYS = ("dtype", "torch_dtype")
 """Fields of all configs that reach transformers."""
+
+MOST_LABELS = 2**17
+"""transformers names every label of a config by itself."""
 
 UNSUPPORTED: Mapping[str, str] = {
     "gemma4_assistant": "it reads the keys and values of the model that it drafts for",
@@ -61,7 +65,7 @@ def check_config(raw: Any, name: str = "config.json") -> dict[str, Any]:
     text = text_field(model_type)
     if text is not None and imports_text(model_type):
         return _text(raw, text, model_type, name)
-    if model_class_name(model_type) is None:
+    if not tasks_of(model_type):
         raise _unsupported(model_type, name)
     return _checked(raw, model_type, name, whole=True)
 
@@ -101,11 +105,11 @@ def _unsupported(model_type: str, name: str) -> UnsupportedModelError:
     )
 
 
-def _saved_as(model_type: str) -> str | None:
-    """The class, named after no causal model, that configs of a model type may say they were saved from."""
+def _saved_as(model_type: str) -> tuple[str | None, ...]:
+    """The classes, named after no causal model, that configs of a model type may say they were saved from."""
     if text_field(model_type) is None:
-        return causal_classes().get(model_type)
-    return str(config_class(model_type).__name__).removesuffix("Config") + "ForConditionalGeneration"
+        return tuple(model_class_name(model_type, task) for task in tasks_of(model_type))
+    return (str(config_class(model_type).__name__).removesuffix("Config") + "ForConditionalGeneration",)
 
 
 def _encodes(model_type: str) -> bool:
@@ -153,6 +157,7 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
         if field in fields and isinstance(fields[field].default, int) and field not in given:
             hint = f"Every {model_type} config gives it: add it."
             raise ConfigError("is missing", path=f"{name}: {fields[field].own}", hint=hint)
+    task = task_of({**raw, "model_type": model_type})
     config = {"model_type": model_type, **_values(given, raw, cls, name)}
     for field in ALWAYS:
         if field in raw:
@@ -160,8 +165,29 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
             config[field] = raw[field]
     _together(config, cls, name)
     if "is_decoder" in fields:
-        config["is_decoder"] = True  # an encoder's class looks ahead unless it is told that it decodes
+        if config.get("is_decoder") and not task.generates:
+            raise ConfigError(
+                f"is true, but a {task.words} looks both ways",
+                path=f"{name}: is_decoder",
+                hint="Remove it, or remove 'architectures' to import a causal language model.",
+            )
+        config["is_decoder"] = task.generates  # an encoder's class looks ahead unless it is told that it decodes
+    if task.classifies:
+        config["num_labels"] = _labels(raw, cls, name)
     return config
+
+
+def _labels(raw: Mapping[str, Any], cls: Any, name: str) -> int:
+    """How many labels a classifier tells apart: as many as have a name, or as its config says, or as by default."""
+    named = raw.get("id2label")
+    if named is not None:
+        table(named, f"{name}: id2label")
+    told = raw.get("num_labels", len(named) if named else cls().num_labels)
+    whole(told, f"{name}: num_labels", 1, MOST_LABELS)
+    if named and len(named) != told:
+        hint = "Give one of the two."
+        raise ConfigError(f"is {told}, but id2label names {len(named)}", path=f"{name}: num_labels", hint=hint)
+    return int(told)
 
 
 def _together(config: dict[str, Any], cls: Any, name: str) -> None:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from canvas_rt.ir.tasks import CAUSAL_LM, TASKS, Task
+
 CANONICAL = (
     "vocab_size",
     "hidden_size",
@@ -85,12 +87,43 @@ class Declared:
     """The class of the config that it holds, where it holds one."""
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
+def task_classes(task: Task = CAUSAL_LM) -> Mapping[str, str]:
+    """The name of the class that a task has, for each model type that has one."""
+    from transformers.models.auto import modeling_auto
+
+    names: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{task.name.upper()}_MAPPING_NAMES")
+    # Of several the first is the one that transformers makes from a config.
+    return types.MappingProxyType({key: name if isinstance(name, str) else name[0] for key, name in names.items()})
+
+
 def causal_classes() -> Mapping[str, str]:
     """The name of the causal language model's class, for each model type that has one."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return task_classes(CAUSAL_LM)
 
-    return types.MappingProxyType(dict(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+
+@lru_cache(maxsize=512)
+def tasks_of(model_type: str) -> tuple[Task, ...]:
+    """What models of a type can be imported as. Of an encoder with a decoder, the language model is the decoder."""
+    found = [task for task in TASKS.values() if model_class_name(model_type, task)]
+    whole = model_type in every_type() and getattr(config_class(model_type), "is_encoder_decoder", False)
+    return tuple(task for task in found if task.generates or not whole)
+
+
+def task_of(config: Mapping[str, Any]) -> Task:
+    """What a config's model is for: as the class that it was saved from says, or as its model type has it.
+
+    A type that decodes only where it is told to is an encoder.
+    """
+    model_type = str(config.get("model_type"))
+    offered = tasks_of(model_type)
+    for name in config.get("architectures") or ():
+        for task in offered:
+            if name == model_class_name(model_type, task):
+                return task
+    if len(offered) < 2 or "is_decoder" not in declared(model_type):
+        return next(iter(offered), CAUSAL_LM)
+    return next(task for task in offered if task.generates == bool(config.get("is_decoder")))
 
 
 @lru_cache(maxsize=1)
@@ -144,9 +177,10 @@ def _parents() -> Mapping[str, str]:
     return parents
 
 
-def model_class_name(model_type: str) -> str | None:
-    """The causal language model's class of a model type, or of the text model of one; None where there is none."""
-    return causal_classes().get(model_type) or causal_classes().get(_parents().get(model_type, ""))
+def model_class_name(model_type: str, task: Task = CAUSAL_LM) -> str | None:
+    """The class that a task has for a model type, or for the text model of one; None where there is none."""
+    own = task_classes(task).get(model_type)
+    return own or (causal_classes().get(_parents().get(model_type, "")) if task is CAUSAL_LM else None)
 
 
 def declared(model_type: str) -> Mapping[str, Declared]:

@@ -1,6 +1,6 @@
 """Fields of a config that ask for what Canvas does not do, and those that say nothing of an architecture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from canvas_rt.errors import ConfigError
@@ -9,6 +9,8 @@ from canvas_rt.ir.files import shown
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 HEAD_KINDS = ("ForCausalLM", "LMHeadModel")
 """How the class names of causal language models end."""
+
+NOT_IMPORTED = "is no causal or masked language model and no image classifier, which is all that Canvas imports"
 
 Refusal = Callable[[Any, str], None]
 
@@ -37,18 +39,18 @@ def _own_attention(value: Any, path: str) -> None:
         )
 
 
-def check_architectures(value: Any, path: str, accepted: str | None) -> None:
-    """The classes that a config was saved from: a causal language model's, or the `accepted` one."""
+def check_architectures(value: Any, path: str, accepted: Collection[str | None]) -> None:
+    """The classes that a config was saved from: a causal language model's, or an `accepted` one."""
     if value is None:
         return
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
         raise ConfigError(f"must be a list of class names, not {shown(value)}", path=path, hint="Remove the field.")
-    other = next((one for one in value if not one.endswith(HEAD_KINDS) and one != accepted), None)
+    other = next((one for one in value if not one.endswith(HEAD_KINDS) and one not in accepted), None)
     if other is not None:
         raise ConfigError(
-            f"{shown(other)} is no causal language model, which is all that Canvas imports",
+            f"{shown(other)} {NOT_IMPORTED}",
             path=path,
-            hint="Remove the field to import its backbone with a language model's head.",
+            hint="Remove the field to import its backbone with the usual head of its model type.",
         )
 
 
