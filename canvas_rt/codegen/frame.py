@@ -345,8 +345,7 @@ class BackboneWriter(BlockWriter):
                 f"mask_arguments = dict({arguments})\n"
                 "windows = {module.sliding_window for module in self._name_.modules() if hasattr(module, 'sliding_window')}\n"
                 "mask = {window: create_causal_mask(**mask_arguments) if window is None"
-                " else create_causal_mask(**mask_arguments, and_mask_function=sliding_window_overlay(window))"
-                " for window in windows}",
+                f" else {self.own_mask(chunk=False)} for window in windows}}",
                 _name_=self.plan.backbone[1].id,
             )
             if self.plan.stack[0] != self.name:
@@ -356,13 +355,14 @@ class BackboneWriter(BlockWriter):
             if any(window.startswith("chunk") for window in self.plan.windows):
                 windows += statements(
                     "chunks = {m.attention_chunk_size for m in self.modules() if hasattr(m, 'attention_chunk_size')}\n"
-                    "mask |= {('chunk', size): create_causal_mask(**mask_arguments, and_mask_function="
-                    "chunked_overlay(size, torch.zeros(inputs_embeds.shape[0], dtype=torch.long))) for size in chunks}"
+                    f"mask |= {{('chunk', size): {self.own_mask(chunk=True)} for size in chunks}}"
                 )
             return windows
         if self.plan.windows == {"None"}:
             return statements(f"mask = create_causal_mask({arguments})")
         (window,) = self.plan.windows
+        if window == "chunk =attention_chunk_size":
+            return statements(f"mask = create_chunked_causal_mask({arguments})")
         if window.startswith("chunk "):
             size = window.removeprefix("chunk ")
             size = unparse(setting(size if is_expression(size) else int(size), "self.config"))
@@ -377,6 +377,18 @@ class BackboneWriter(BlockWriter):
         return statements(
             f"mask = create_causal_mask({arguments}, and_mask_function=sliding_window_overlay({overlay}))"
         )
+
+    def own_mask(self, *, chunk: bool) -> str:
+        """What makes the mask of a window or a chunk: where it is the config's, transformers leaves it out if nothing is hidden."""
+        given = {span for span in self.plan.windows - {"None"} if span.startswith("chunk") == chunk}
+        if given == {"chunk =attention_chunk_size" if chunk else "=sliding_window"}:
+            return f"create_{'chunked' if chunk else 'sliding_window'}_causal_mask(**mask_arguments)"
+        overlay = (
+            "chunked_overlay(size, torch.zeros(inputs_embeds.shape[0], dtype=torch.long))"
+            if chunk
+            else "sliding_window_overlay(window)"
+        )
+        return f"create_causal_mask(**mask_arguments, and_mask_function={overlay})"
 
     def masks_both_ways(self, arguments: str) -> list[ast.stmt]:
         """Masks of a model that sees later tokens too: they hide padding, and what is out of a window."""

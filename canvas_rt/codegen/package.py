@@ -255,6 +255,7 @@ IMPORTS = (
     ("GenerationMixin", "from transformers.generation import GenerationMixin"),
     ("use_experts_implementation", "from transformers.integrations import use_experts_implementation"),
     ("create_causal_mask", "from transformers.masking_utils import create_causal_mask"),
+    ("create_chunked_causal_mask", "from transformers.masking_utils import create_chunked_causal_mask"),
     ("create_sliding_window_causal_mask", "from transformers.masking_utils import create_sliding_window_causal_mask"),
     ("sliding_window_overlay", "from transformers.masking_utils import sliding_window_overlay"),
     ("chunked_overlay", "from transformers.masking_utils import chunked_overlay"),

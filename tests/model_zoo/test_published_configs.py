@@ -96,6 +96,8 @@ ROUNDED = {
     "glm-4.5": (355e9, 3e9),  # counted with a layer for a further token, and without embeddings
     "glm-4.5-air": (106e9, 1e9),  # likewise
     "granite-3.1-2b": (2.5e9, 0.05e9),
+    "llama-4-scout-17b-16e": (109e9, 1.5e9),  # with a vision model of one billion
+    "llama-4-maverick-17b-128e": (400e9, 2e9),  # likewise
     "mpt-30b": (30e9, 0.5e9),
     "qwen3-next-80b-a3b": (80e9, 0.5e9),
     "qwen3.5-9b": (9e9, 0.5e9),

@@ -223,7 +223,9 @@ def _scaling(rope: Mapping[str, Any], takes: Rotary, path: str) -> dict[str, Any
         ordered = low <= high if kind == "llama3" else low < high
         if kind == of and not ordered:
             least_text = "at least" if kind == "llama3" else "greater than"
-            raise ConfigError(f"({shown(high)}) must be {least_text} {smaller} ({shown(low)})", path=f"{path}: {larger}")
+            raise ConfigError(
+                f"({shown(high)}) must be {least_text} {smaller} ({shown(low)})", path=f"{path}: {larger}"
+            )
     return {"rope_type": RENAMED.get(kind, kind), **checked}
 
 
