@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import _disable_current_modes
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
@@ -299,7 +300,8 @@ def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: 
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise CanvasError(f"{attrs['source']} cannot be made: {reason}", hint="Set its sizes otherwise.") from error
     if not attrs["arguments"]:
-        return functional_call(module, dict(parameters), (x,))  # type: ignore[no-any-return]
+        state = _state_after(attrs["source"], module, parameters, x) if context.past else {}
+        return functional_call(module, dict(parameters), (x,), state)  # type: ignore[no-any-return]
     given: dict[str, Any] = {}
     fed = [inputs[port] for port in MODULE_PORTS if port in inputs]
     for (name, place), value in zip(named_arguments(attrs), fed, strict=True):
@@ -309,6 +311,25 @@ def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: 
     result = functional_call(module, dict(parameters), (), given)
     own: Tensor = result if attrs["place"] < 0 else result[attrs["place"]]
     return own
+
+
+def _state_after(source: str, module: nn.Module, parameters: Values, x: Tensor) -> dict[str, Any]:
+    """The argument by which a module goes on after tokens that it has seen: what it keeps of them is of one size, however many."""
+    from transformers.cache_utils import DynamicCache, LinearAttentionLayer
+
+    argument = cache_argument(source)
+    if not argument:
+        return {}
+    own = getattr(module, "config", None)
+    cache: Any = DynamicCache()
+    cache.layers = [LinearAttentionLayer(number_of_states=getattr(own, "number_of_conv_states", 1))]
+    with _disable_current_modes(), torch.no_grad():  # that it saw them is no part of this run
+        functional_call(module, dict(parameters), (x.new_zeros(x.shape[0], SEEN, x.shape[2]),), {argument: cache})
+    return {argument: cache}
+
+
+SEEN = 8
+"""Tokens that a module has seen when it goes on."""
 
 
 def buffer_of(parts: Mapping[str, Any], device: torch.device) -> Tensor:
