@@ -268,7 +268,7 @@ class ArchitectureImport:
         model = self.model(values, overrides)
         takes, task = getattr(model, "main_input_name", None), self.factory.task
         if takes != task.takes:
-            reason = f"its class takes {takes}, where a {task.words} takes {task.takes}"
+            reason = f"its class takes {takes}, where {task.words} takes {task.takes}"
             raise UnsupportedModelError(reason, path=self.name)
         if (found := own_cache(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
