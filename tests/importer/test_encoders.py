@@ -255,6 +255,11 @@ def test_it_gives_a_loss_states_and_attentions(document: Document, model: Any) -
     assert (len(outputs.hidden_states), len(outputs.attentions)) == (depth + 1, depth)
 
 
+def test_what_a_block_learns_itself_does_not_start_as_zeros(document: Document, model: Any) -> None:
+    drawn = {name: float(p.detach().std()) for name, p in model.named_parameters() if p.dim() > 1}
+    assert all(0.01 < std < 0.03 for std in drawn.values()), drawn
+
+
 @torch.no_grad()
 def test_padding_changes_nothing(document: Document, model: Any) -> None:
     if not document.purpose.of_tokens:
