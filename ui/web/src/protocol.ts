@@ -474,6 +474,8 @@ export type Origin = {
   config?: Record<string, unknown>;
   /** What the config listed layer by layer where the graph says it itself: `layer_types`. */
   patterns?: Record<string, unknown>;
+  /** Keys of its checkpoint that are others here, because it shares the tensor: `cls.predictions.bias` → `cls.predictions.decoder.bias`. */
+  renamed?: Record<string, string>;
   /** Of the blocks as imported: equal to `structure(document)` while only sizes and config values were edited. */
   structure?: string;
   /** Of the architecture as imported: equal to `fingerprint(document)` while nothing was edited. */
