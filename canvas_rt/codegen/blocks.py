@@ -306,7 +306,7 @@ class Plan:
         backbone, _stack = self.backbone
         if self.stateful and not self.task.generates:
             hint = "Take it out, or make the document a causal language model."
-            raise EmitError(f"a {self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)
+            raise EmitError(f"{self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)
         for name in self.attending:
             if name not in self.inner and self.stack[0] not in reachable_blocks(self.document, name):
                 raise EmitError(
@@ -339,7 +339,7 @@ class Plan:
             raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
         if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
             hint = "Set causal to false, and window and chunk to null, on every attention node."
-            raise EmitError(f"the attention of an {self.task.words} sees all of an image", path=backbone, hint=hint)
+            raise EmitError(f"the attention of {self.task.words} sees all of an image", path=backbone, hint=hint)
         emitted: dict[str, str] = {self.names.model: self.document.root}
         for name in self.order:
             other = emitted.setdefault(self.names.of(name), name)

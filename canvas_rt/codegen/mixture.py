@@ -18,7 +18,7 @@ from canvas_rt.codegen.syntax import unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.catalogue import VARIANTS, complete
-from canvas_rt.ops.learned import MODULE
+from canvas_rt.ops.learned import MODULE, PARAMETER
 
 Attrs = Mapping[str, Any]
 
@@ -113,6 +113,10 @@ TRANSPOSED = """\
             init.normal_(module.weight, mean=0.0, std={std})
             init.zeros_(module.bias)
 """
+
+DRAWN = """\
+        if isinstance(module, {name}):
+{draws}"""
 
 ZERO_CENTRED = """\
         if isinstance(module, {classes}):
@@ -330,8 +334,23 @@ def init_weights(plan: Plan) -> str:
     zero_centred = {name(prefix, attrs) or "" for name, attrs in norms if attrs["zero_centred"]}
     if zero_centred:
         parts.append(ZERO_CENTRED.format(classes=_either(sorted(zero_centred))))
-    parts += given_buffers(plan)
+    parts += drawn(plan, std) + given_buffers(plan)
     return INIT_WEIGHTS + "".join(parts) if parts else ""
+
+
+def drawn(plan: Plan, std: str) -> list[str]:
+    """What draws the learned tensors that blocks hold themselves: made as zeros, all but vectors would be alike for ever."""
+    parts = []
+    for block in plan.order:
+        own = [(node, complete(node)) for node in plan.items(block) if isinstance(node, Node) and node.op == PARAMETER]
+        keys = [
+            f"{node.id}.{attrs['key']}" if attrs["key"] else node.id
+            for node, attrs in own
+            if attrs["learned"] and len(attrs["shape"]) > 1
+        ]
+        draws = "".join(f"            init.normal_(module.{key}, mean=0.0, std={std})\n" for key in keys)
+        parts += [DRAWN.format(name=plan.names.of(block), draws=draws)] if draws else []
+    return parts
 
 
 def given_buffers(plan: Plan) -> list[str]:

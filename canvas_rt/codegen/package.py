@@ -1,6 +1,8 @@
 """Write a document as a Hugging Face model: `model.py`, `config.json` and what belongs to them."""
 
+import ast
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -23,6 +25,7 @@ from canvas_rt.codegen.frame import (
     model_type,
     pretrained_class,
 )
+from canvas_rt.codegen.syntax import constant, quote, unparse
 from canvas_rt.errors import CanvasError, EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, resolve
@@ -35,6 +38,7 @@ from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.learned import MODULE
 from canvas_rt.ops.modules import config_class as config_of
 from canvas_rt.ops.modules import keeps_index
+from canvas_rt.ops.parameters import parameter_keys
 from canvas_rt.physics.shapes import ValueShape, check
 from canvas_rt.physics.structure import output_ports
 
@@ -231,9 +235,32 @@ def module_source(plan: Plan) -> str:
     if "alibi" in ops:
         parts.append(alibi_function(plan))
     parts += mixture.classes(plan)
+    body += renaming(plan)
     text = "\n\n".join([*parts, body])
     known = "\n".join([imports(text), *module_imports(plan)])
     return f'"""{title(plan)}: written by Canvas."""\n\n{known}\n\n\n{text}'
+
+
+RENAMING = """
+
+# What shares a tensor in the original may lie in its checkpoint under the other's name.
+register_checkpoint_conversion_mapping({model}, {renamings}, overwrite=True)
+"""
+
+
+def renaming(plan: Plan) -> str:
+    """What tells transformers of keys of the original's checkpoint that are others here; nothing where there are none."""
+    if not plan.document.config.get("tie_word_embeddings"):
+        return ""
+    keys = parameter_keys(plan.document)
+    pairs = {
+        re.escape(old): new
+        for old, new in plan.document.origin.renamed.items()
+        if new in keys and not any(key.startswith(old) for key in keys) and re.fullmatch(r"\w+(\.\w+)*", old, re.ASCII)
+    }
+    made = [quote("WeightRenaming(old, new)", old=constant(f"^{o}"), new=constant(n)) for o, n in pairs.items()]
+    listed = unparse(ast.List(made, ast.Load()))
+    return RENAMING.format(model=unparse(constant(plan.names.model)), renamings=listed) if pairs else ""
 
 
 def title(plan: Plan) -> str:
@@ -252,6 +279,11 @@ IMPORTS = (
     ("ACT2FN", "from transformers.activations import ACT2FN"),
     ("Cache", "from transformers.cache_utils import Cache, DynamicCache"),
     ("PretrainedConfig", "from transformers.configuration_utils import PretrainedConfig"),
+    (
+        "register_checkpoint_conversion_mapping",
+        "from transformers.conversion_mapping import register_checkpoint_conversion_mapping",
+    ),
+    ("WeightRenaming", "from transformers.core_model_loading import WeightRenaming"),
     ("GenerationMixin", "from transformers.generation import GenerationMixin"),
     ("use_experts_implementation", "from transformers.integrations import use_experts_implementation"),
     ("create_causal_mask", "from transformers.masking_utils import create_causal_mask"),

@@ -274,7 +274,7 @@ class ArchitectureImport:
         model = self.model(values, overrides)
         takes, task = getattr(model, "main_input_name", None), self.factory.task
         if takes != task.takes:
-            reason = f"its class takes {takes}, where a {task.words} takes {task.takes}"
+            reason = f"its class takes {takes}, where {task.words} takes {task.takes}"
             raise UnsupportedModelError(reason, path=self.name)
         if (found := own_cache(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
@@ -449,7 +449,10 @@ class ArchitectureImport:
         self.effective |= named
         ties = getattr(self.model_class, "_tied_weights_keys", None) or {}
         keys = block_keys(root, blocks, sizes, config)
-        ties = {key: source for key, source in ties.items() if {key, source} <= keys} if isinstance(ties, dict) else {}
+        ties = ties if isinstance(ties, dict) else {}
+        # What shares a tensor with no part of the graph has it for itself, and a checkpoint may hold it under that name.
+        renamed = {source: key for key, source in ties.items() if key in keys and source not in keys}
+        ties = {key: source for key, source in ties.items() if {key, source} <= keys}
         document = Document(
             name=self.name,
             root=root,
@@ -457,13 +460,14 @@ class ArchitectureImport:
             sizes=FrozenMap(sizes),
             config=FrozenMap(config),
             blocks=FrozenMap(dict(blocks)),
-            ties=FrozenMap(dict(ties) if isinstance(ties, dict) else {}),
+            ties=FrozenMap(ties),
         )
         lists = {name: freeze(value) for name, value in self.config.to_dict().items() if name in PATTERNS}
         if self.overrides:
             lists["per_layer_config"] = freeze({str(layer): own for layer, own in self.overrides.items()})
         origin = Origin(
             patterns=FrozenMap(lists),
+            renamed=FrozenMap(renamed),
             source=self.name,
             model_type=str(self.config.model_type),
             architecture=self.model_class.__name__,
@@ -528,7 +532,7 @@ class ArchitectureImport:
         theirs = self.original_shapes
         small = document.replace(sizes=document.sizes.with_items({"num_hidden_layers": self.trace_depth}))
         ours = parameter_keys(small)
-        self.unused = tuple(sorted(theirs.keys() - ours.keys()))
+        self.unused = tuple(sorted(theirs.keys() - ours.keys() - document.origin.renamed.keys()))
         differing = sorted(key for key in ours if ours[key] != theirs.get(key))
         if differing:
             key = differing[0]

@@ -285,6 +285,10 @@ class Origin(Model):
     patterns: FrozenMap[str, Frozen] = FrozenMap()
     """What the config listed layer by layer where the graph says it itself: `layer_types`."""
 
+    renamed: Annotated[FrozenMap[str, str], Field(exclude_if=lambda table: not table)] = FrozenMap()
+    """Keys of its checkpoint that are others here, because it shares the tensor: `cls.predictions.bias` →
+    `cls.predictions.decoder.bias`."""
+
     structure: str = Field(default="", max_length=64)
     """Of the blocks as imported: equal to `structure(document)` while only sizes and config values were edited."""
 

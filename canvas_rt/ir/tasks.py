@@ -25,7 +25,7 @@ class Task:
     """The class of transformers' outputs."""
 
     words: str
-    """What people call such a model."""
+    """What people call such a model, with its article."""
 
     classifies: bool = False
     """Whether it gives one score for each of a config's labels."""
@@ -48,11 +48,11 @@ TASKS: Mapping[str, Task] = {
             "ForCausalLM",
             "input_ids",
             "CausalLMOutputWithPast",
-            "causal language model",
+            "a causal language model",
             generates=True,
         ),
         Task(
-            "masked_lm", "AutoModelForMaskedLM", "ForMaskedLM", "input_ids", "MaskedLMOutput", "masked language model"
+            "masked_lm", "AutoModelForMaskedLM", "ForMaskedLM", "input_ids", "MaskedLMOutput", "a masked language model"
         ),
         Task(
             "image_classification",
@@ -60,7 +60,7 @@ TASKS: Mapping[str, Task] = {
             "ForImageClassification",
             "pixel_values",
             "ImageClassifierOutput",
-            "image classifier",
+            "an image classifier",
             classifies=True,
         ),
     )

@@ -46,7 +46,7 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
         if name not in NOT_OF_THE_GRAPH and ours.get(name) != theirs.get(name):
             return f"{name} is {ours.get(name)!r} in one and {theirs.get(name)!r} in the other"
     if a.task != b.task:
-        return f"one is a {a.purpose.words}, the other a {b.purpose.words}"
+        return f"one is {a.purpose.words}, the other {b.purpose.words}"
     if dict(a.tied) != dict(b.tied):
         return f"ties differ: {dict(a.tied)} and {dict(b.tied)}"
     scopes = [

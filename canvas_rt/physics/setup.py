@@ -132,7 +132,7 @@ def setup_of(scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, devi
     """
     if scenario.mode in ("decode", "chat") and not task.generates:
         hint = "Choose mode prefill, one forward of all that it is given, or train."
-        raise CanvasError(f"a {task.words} generates nothing", path="mode", hint=hint)
+        raise CanvasError(f"{task.words} generates nothing", path="mode", hint=hint)
     if scenario.attention == "flash" and scenario.dtype == "fp32":
         raise CanvasError(
             "FlashAttention has no kernel for fp32", path="attention", hint="Try attention efficient, or dtype bf16."

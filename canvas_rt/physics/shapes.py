@@ -264,7 +264,7 @@ def _logits_flaws(run: BlockRun, task: Task, batch: int, sequence: int) -> Itera
     logits = run.outputs.get("logits")
     if task.classifies:
         if logits is not None and (len(logits.shape) != 2 or logits.shape[0] != batch):
-            message = f"logits are {show(logits.shape)}, but an {task.words} gives [{batch}, num_labels]"
+            message = f"logits are {show(logits.shape)}, but {task.words} gives [{batch}, num_labels]"
             yield Diagnostic("error", "return", message, "Let the output be one row of scores for each image.")
     elif logits is not None and logits.shape[:2] != (batch, sequence):
         message = f"logits are {show(logits.shape)}, but a language model gives [{batch}, {sequence}, vocab_size]"

@@ -325,7 +325,7 @@ class Verification:
     @torch.no_grad()
     def decoding(self) -> Finding:
         if not self.task.generates:
-            return Finding(None, f"does not apply: a {self.task.words} generates nothing, and has no cache")
+            return Finding(None, f"does not apply: {self.task.words} generates nothing, and has no cache")
         model: Any = self.emitted(self.small)
         length = PROMPT + GENERATED
         ids = self.ids[:, :length]

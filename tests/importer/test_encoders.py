@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForMaskedLM
 
 from canvas_rt.codegen import emit
@@ -16,6 +17,7 @@ from canvas_rt.importer.config import check_config, task_of
 from canvas_rt.importer.small import small_config
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import dumps, load, save
+from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.tasks import TASKS
 from canvas_rt.physics import check, measure
 from canvas_rt.verifier.checks import Verification
@@ -255,6 +257,11 @@ def test_it_gives_a_loss_states_and_attentions(document: Document, model: Any) -
     assert (len(outputs.hidden_states), len(outputs.attentions)) == (depth + 1, depth)
 
 
+def test_what_a_block_learns_itself_does_not_start_as_zeros(document: Document, model: Any) -> None:
+    drawn = {name: float(p.detach().std()) for name, p in model.named_parameters() if p.dim() > 1}
+    assert all(0.01 < std < 0.03 for std in drawn.values()), drawn
+
+
 @torch.no_grad()
 def test_padding_changes_nothing(document: Document, model: Any) -> None:
     if not document.purpose.of_tokens:
@@ -263,3 +270,33 @@ def test_padding_changes_nothing(document: Document, model: Any) -> None:
     mask = (torch.arange(17) < 12).long()[None]
     whole = model(input_ids=IDS[:1]).logits
     torch.testing.assert_close(model(input_ids=padded, attention_mask=mask).logits[:, :12], whole)
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["one name", "both names"])
+def test_a_tensor_that_the_original_keeps_under_two_names_is_found_under_either(both: bool, tmp_path: Path) -> None:
+    document, report = import_model(BERT)
+    assert dict(document.origin.renamed) == {"cls.predictions.bias": "cls.predictions.decoder.bias"}
+    assert report.unused == ()
+    original = transformers.BertForMaskedLM(AutoConfig.for_model(**BERT)).eval()
+    for parameter in original.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    emit(document).write(tmp_path / "emitted")
+    original.save_pretrained(tmp_path / "original")
+    tensors = load_file(tmp_path / "original" / "model.safetensors")
+    if both:
+        tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].clone()
+    save_file(tensors, tmp_path / "emitted" / "model.safetensors", metadata={"format": "pt"})
+    emitted = AutoModelForMaskedLM.from_pretrained(tmp_path / "emitted", trust_remote_code=True).eval()
+    expected = original(input_ids=IDS).logits
+    assert torch.equal(emitted(input_ids=IDS).logits, expected)
+    emitted.save_pretrained(tmp_path / "again")
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "again", trust_remote_code=True).eval()
+    assert torch.equal(again(input_ids=IDS).logits, expected)
+
+
+def test_a_stranger_s_names_of_tensors_are_not_pasted_into_code() -> None:
+    document, _ = import_model(BERT)
+    evil = {'x"], [print("evil")]) #': "cls.predictions.decoder.bias", "cls.predictions.bias": 'y" + evil("'}
+    told = document.replace(origin=document.origin.replace(renamed=FrozenMap(evil)))
+    code = emit(told).files["model.py"]
+    assert "evil" not in code and "register_checkpoint_conversion_mapping" not in code

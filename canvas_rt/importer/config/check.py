@@ -167,7 +167,7 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
     if "is_decoder" in fields:
         if config.get("is_decoder") and not task.generates:
             raise ConfigError(
-                f"is true, but a {task.words} looks both ways",
+                f"is true, but {task.words} looks both ways",
                 path=f"{name}: is_decoder",
                 hint="Remove it, or remove 'architectures' to import a causal language model.",
             )

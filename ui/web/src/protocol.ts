@@ -157,6 +157,8 @@ export type Document = {
   name: string;
   /** The block that is the whole model. */
   root: string;
+  /** What it is for: `causal_lm`, `masked_lm` or `image_classification`. Left out, it is a causal language model. */
+  task?: "causal_lm" | "masked_lm" | "image_classification";
   /** Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`. */
   sizes: Record<string, unknown>;
   /** All other values of the config: epsilons, activations, rotary parameters, token ids. */
@@ -472,6 +474,8 @@ export type Origin = {
   config?: Record<string, unknown>;
   /** What the config listed layer by layer where the graph says it itself: `layer_types`. */
   patterns?: Record<string, unknown>;
+  /** Keys of its checkpoint that are others here, because it shares the tensor: `cls.predictions.bias` → `cls.predictions.decoder.bias`. */
+  renamed?: Record<string, string>;
   /** Of the blocks as imported: equal to `structure(document)` while only sizes and config values were edited. */
   structure?: string;
   /** Of the architecture as imported: equal to `fingerprint(document)` while nothing was edited. */
