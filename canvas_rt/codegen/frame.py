@@ -12,6 +12,7 @@ from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
+from canvas_rt.ir.graph import key_of
 
 NULLABLE = {
     "sliding_window": "int",
@@ -146,7 +147,7 @@ class {plan.names.pretrained}(PreTrainedModel):
 def backbone_use(plan: Plan) -> str:
     """The attribute under which the whole model holds its backbone."""
     root = plan.document.blocks[plan.document.root]
-    return next(item.id for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
+    return next(key_of(item) for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
 
 
 SIGNATURE = """def forward(
@@ -232,7 +233,7 @@ class BackboneWriter(BlockWriter):
         )
         if embedding is not None:
             before += statements(
-                "if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id
+                "if inputs_embeds is None:\n    inputs_embeds = held(input_ids)", held=self.held[key_of(embedding)]
             )
         if self.context:
             before += statements(
@@ -377,13 +378,18 @@ def embedding_path(plan: Plan, block: str) -> str:
         if "input_ids" not in item.inputs.values():
             continue
         if isinstance(item, Node) and item.op == "embedding":
-            return item.id
+            return _path_of(plan, block, item)
         if isinstance(item, Use):
             port = next(port for port, ref in item.inputs.items() if ref == "input_ids")
             deeper = embedding_path(plan, item.block) if port == "input_ids" else ""
             if deeper:
-                return f"{item.id}.{deeper}"
+                return f"{_path_of(plan, block, item)}.{deeper}"
     return ""
+
+
+def _path_of(plan: Plan, block: str, item: Node | Use) -> str:
+    """What is written behind `self.` for a module of a block."""
+    return unparse(BlockWriter(plan, block).held[key_of(item)]).removeprefix("self.")
 
 
 class CausalLMWriter(BlockWriter):
@@ -397,13 +403,13 @@ class CausalLMWriter(BlockWriter):
         return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
 
     def add(self, graph: fx.Graph, values: dict[str, fx.Node], item: Any) -> None:
-        if item.id == backbone_use(self.plan):
+        if key_of(item) == backbone_use(self.plan):
             values[item.id] = graph.placeholder("hidden_states")
             return
         super().add(graph, values, item)
 
     def module(self, item: Any) -> ast.expr | None:
-        if item.id == backbone_use(self.plan):
+        if key_of(item) == backbone_use(self.plan):
             return ast.Call(ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load())], [])
         return super().module(item)
 

@@ -18,7 +18,7 @@ from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
-from canvas_rt.importer.recognise import Recogniser, Traced, stand_in
+from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, register_functions, trace
@@ -400,7 +400,7 @@ class ArchitectureImport:
                 return None
             if not all(stands_for(self.values[field], was[name]) for name in moved):
                 return None
-            followers += [(stand_in(path.rpartition(".")[0]), base.leaves[path], name) for name in moved]
+            followers += [(*base.leaves[path], name) for name in moved]
         return followers
 
     # the document

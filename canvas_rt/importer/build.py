@@ -9,6 +9,7 @@ from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.graph import key_of
 
 PREFIX = "Canvas"
 """What emitted classes are called beside the block's name; import drops it again."""
@@ -109,7 +110,8 @@ class Builder:
 
     def real_settings(self, node: Node, where: str) -> Mapping[str, Any]:
         """Settings of a node that its parameters tell at the real sizes."""
-        path = self.original_path(f"{where}__{node.id}" if where != "root" else node.id)
+        place = key_of(node).replace(".", "__")
+        path = self.original_path(f"{where}__{place}" if where != "root" else place)
         if node.op == "module":
             keys = node.attrs["keys"]
             given = {name: self.original.get(f"{path}.{name}", ()) for name in node.attrs.get("buffers", {})}

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from canvas_rt.importer.buffers import Buffer, buffer_of
 from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
+from canvas_rt.importer.dissolve import dissolve
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
 from canvas_rt.importer.patterns import find_rotations
@@ -59,8 +60,8 @@ class Traced:
     layers: Mapping[str, tuple[int, ...]]
     """For each stack's path, the index that its traced layers have in the whole model."""
 
-    leaves: Mapping[str, str] = field(default_factory=dict)
-    """For each module that is one node, by its path, the node's id in its block."""
+    leaves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """For each module that is one node, by its path, the block that it stands in and its id there."""
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Recogniser:
 
     blocks: dict[str, Block] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
-    ids: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, tuple[str, str]] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
     leaves: dict[str, Node | None] = field(default_factory=dict)
     """What the proofs have told, by the module's path."""
@@ -96,6 +97,7 @@ class Recogniser:
     """For each module the ports whose values are read elsewhere too."""
 
     def run(self) -> Traced:
+        dissolve(self.graphs, self.model)
         move_in(self.graph, self.graphs, self.inputs[1])
         given_out(self.graph, self.graphs)
         self.block("", ("input_ids",))
@@ -129,17 +131,6 @@ class Recogniser:
         except TraceError as error:
             error.module = _own(path) if error.module is None else error.module
             raise
-
-    def wrapped(self, path: str, name: str) -> str:
-        """The path of a module that only holds the one at a path: a block that passes everything through."""
-        inner = self.blocks[stand_in(path)]
-        holder = path.rpartition(".")[0]
-        use = Use(id=name, block=stand_in(path), inputs=FrozenMap({port: port for port in inner.inputs}))
-        alone = len(inner.outputs) == 1
-        outputs = {port: name if alone else f"{name}.{port}" for port in inner.outputs}
-        self.classes[stand_in(holder)] = type(self.submodule(holder)).__name__
-        self.blocks[stand_in(holder)] = Block(inputs=inner.inputs, nodes=(use,), outputs=FrozenMap(outputs))
-        return holder
 
     def leaf(self, path: str) -> Node | None:
         """The node that a whole module is, if it is one of those known; without inputs."""
@@ -186,6 +177,7 @@ class _Reader:
         self.inputs = tuple(dict.fromkeys(ports))
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
+        self.names |= {key.partition(".")[0] for key in map(self.key, called_in(self.graph)) if key}
         self.rotations = find_rotations(self.graph)
         self.attentions = find_attentions(self.graph, self.kept)
         self.order = {node: index for index, node in enumerate(self.graph.nodes)}
@@ -308,7 +300,7 @@ class _Reader:
         learns = any(True for _ in self.recogniser.submodule(path).parameters())
         if "@" in path and learns:
             raise TraceError(f"{path.partition('@')[0]} is used more than once")
-        leaf = self.recogniser.leaf(path) if "." not in _own(target) or not learns else None
+        leaf = self.recogniser.leaf(path)
         if leaf is not None and self.read_leaf(node, leaf, path, arguments):
             return
         ports = self.ports(arguments)
@@ -316,17 +308,21 @@ class _Reader:
         self.recogniser.shared[path] = frozenset(elsewhere)
         self.recogniser.block(path, ports)
         node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
-        outer, _, inner = _own(target).rpartition(".")
-        if outer:
-            path = self.recogniser.wrapped(path, inner)
-        if "." in outer or (outer and outer in self.names):
-            raise TraceError(f"{self.where}: calls {target}, which another module holds")
-        if learns and (outer or inner) in self.names:
-            raise TraceError(f"{self.where}: {outer or inner} is used more than once, or stands beside its own name")
-        name = self.unique(outer or inner)
+        key, own = self.key(target), _own(target)
+        if learns and not key and own in self.names:
+            raise TraceError(f"{self.where}: {own} is used more than once, or stands beside its own name")
+        name = self.unique(key.replace(".", "_") or own.rpartition(".")[2])
         inputs = self.wires(ports, arguments)
-        self.put(node, Use(id=name, block=stand_in(path), inputs=inputs))
+        self.put(node, Use(id=name, block=stand_in(path), inputs=inputs, key=key))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
+
+    def key(self, target: str) -> str:
+        """What a module is called in the checkpoint where that can be no id: it stands in a list, or in a table."""
+        path = f"{self.path}.{target}".lstrip(".")
+        own = _own(target)
+        learns = any(True for _ in self.recogniser.submodule(path).parameters())
+        listed = own.rpartition(".")[2].isdecimal() and "@" not in path
+        return own if "." in own and (learns or listed) else ""
 
     def without_passed(self, node: fx.Node, path: str, given: Mapping[str, fx.Node]) -> fx.Node:
         """What a module gives that it was given is that itself: its block gives the rest. The call, or what takes the rest."""
@@ -363,10 +359,11 @@ class _Reader:
             wires = {"position_ids": self.positions(arguments[0])}
         else:
             wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
-        name = self.unique(leaf.id)
+        key = self.key(str(node.target))
+        name = self.unique(key.replace(".", "_") or leaf.id)
         inputs = FrozenMap({port: wires[port] for port in ports})
-        self.put(node, leaf.replace(id=name, inputs=inputs))
-        self.recogniser.ids[path] = name
+        self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
+        self.recogniser.ids[path] = stand_in(self.path), name
         self.bind_outputs(node, name, leaf.op)
         return True
 
@@ -379,10 +376,11 @@ class _Reader:
         if sum(map(len, fed)) != len(call.args[0]):  # type: ignore[arg-type]
             return False
         wires = {port: self.ref(arg) for ports, arg in zip(fed, arguments, strict=True) for port in ports}
-        name = self.unique(leaf.id)
+        key = self.key(str(node.target))
+        name = self.unique(key.replace(".", "_") or leaf.id)
         inputs = FrozenMap({port: wires[port] for port in OPS[MODULE].inputs if port in wires})
-        self.put(node, leaf.replace(id=name, inputs=inputs))
-        self.recogniser.ids[path] = name
+        self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
+        self.recogniser.ids[path] = stand_in(self.path), name
         self.bind_values(node, name, ("out",))
         return True
 
@@ -854,6 +852,11 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
     aten.tanh.default: "tanh",
     aten.sigmoid.default: "sigmoid",
 }
+
+
+def called_in(graph: fx.Graph) -> list[str]:
+    """The modules that a graph calls."""
+    return [str(node.target) for node in graph.nodes if node.op == "call_module"]
 
 
 def experts_ports(graph: fx.Graph) -> tuple[str, ...]:

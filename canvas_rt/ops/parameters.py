@@ -32,10 +32,13 @@ class ParameterRow:
     shared: int = 0
     """How many of them share the storage of another, and so count for nothing."""
 
+    place: str = ""
+    """The node's as the checkpoint calls it, where that is not its path: `model.layers.0-31.mlp.0`."""
+
     @property
     def key(self) -> str:
         """The checkpoint's key, with a range where layers are alike."""
-        return parameter_key(self.path, self.name)
+        return parameter_key(self.place or self.path, self.name)
 
     @property
     def count(self) -> int:
@@ -81,9 +84,10 @@ def parameter_table(document: Document) -> tuple[ParameterRow, ...]:
         if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT or is_function(visit.item.op):
             continue
         for spec in _node_specs(visit.item, visit.environment):
-            pattern = parameter_key(visit.path, spec.name)
+            pattern = parameter_key(visit.key, spec.name)
             shared = sum(covers(pattern, key) for key in tied)
-            rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared))
+            place = visit.key if visit.key != visit.path else ""
+            rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared, place))
     return tuple(rows)
 
 

@@ -150,6 +150,9 @@ class Tracer(Interpreter):
 
     # -- weights
 
+    def place(self, path: str) -> str:
+        return path  # no checkpoint is read: tensors are told apart by their nodes
+
     def learned(self, key: str, shape: tuple[int, ...]) -> Tensor:
         path = key.rpartition(".")[0]
         return self.weight(key, shape, self.setup.weight_dtype, trained=path not in self.regime.frozen, path=path)

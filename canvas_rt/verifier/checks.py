@@ -477,8 +477,8 @@ def guarded(check: Callable[[], Finding]) -> Finding:
 def source_key(document: Document, key: str) -> str | None:
     """The origin's key for a parameter: its own, with its layer's number as it was; None for a fresh layer."""
     for visit in walk(document):
-        if isinstance(visit.item, Stack) and key.startswith(f"{visit.path}."):
-            number, _, rest = key[len(visit.path) + 1 :].partition(".")
+        if isinstance(visit.item, Stack) and key.startswith(f"{visit.key}."):
+            number, _, rest = key[len(visit.key) + 1 :].partition(".")
             source = visit.item.source_of(int(number))
-            return None if source is None else f"{visit.path}.{source}.{rest}"
+            return None if source is None else f"{visit.key}.{source}.{rest}"
     return key
