@@ -849,13 +849,17 @@ class BlockWriter:
             layout.result = lambda value: statements("return value, attn_weights", value=value)
         return layout
 
-    def read_sizes(self, graph: fx.Graph) -> list[ast.stmt]:
-        """What tells batch and sequence, where the block needs to know."""
+    def note_sizes(self, graph: fx.Graph) -> None:
+        """Note which of batch and sequence the block's functions name."""
         if any(node.target in vocabulary.NEEDS_SIZES for node in graph.nodes if node.op == "call_function"):
             self.sizes_used |= set(RUN_TIME)
         for node in graph.nodes:
             if node.target is vocabulary.function:
                 node.meta["write"]([ast.Name("x", ast.Load())] * len(node.args))  # notes what it names
+
+    def read_sizes(self, graph: fx.Graph) -> list[ast.stmt]:
+        """What tells batch and sequence, where the block needs to know."""
+        self.note_sizes(graph)
         if not self.sizes_used:
             return []
         stream = (

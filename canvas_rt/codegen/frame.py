@@ -13,6 +13,7 @@ from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.graph import key_of
+from canvas_rt.ops.functions import RUN_TIME
 
 NULLABLE = {
     "sliding_window": "int",
@@ -422,6 +423,10 @@ class CausalLMWriter(BlockWriter):
             "hidden_states = hidden_states[:, kept, :]",
             _name_=backbone_use(self.plan),
         )
+        self.note_sizes(graph)
+        for dim, name in enumerate(RUN_TIME):
+            if name in self.sizes_used:  # of the tokens that logits are made for
+                before += statements("name = hidden_states.shape[dim]", name=name, dim=ast.Constant(dim))
         ending = (
             "logits = value\nloss = None\n"
             "if labels is not None:\n"

@@ -64,7 +64,8 @@ def position_name(prefix: str, attrs: Mapping[str, Any]) -> str:
 def sinusoid_name(prefix: str, attrs: Mapping[str, Any]) -> str:
     word = {"none": "", "frequencies": "Rounded", "values": "Narrow"}[attrs["rounding"]]
     holed = "Padded" if attrs["zero"] is not None else ""
-    return f"{prefix}{'Whole' if attrs['spacing'] == 'whole' else ''}{word}{holed}Sinusoids"
+    swapped = "Cosine" if attrs["first"] == "cosines" else ""
+    return f"{prefix}{'Whole' if attrs['spacing'] == 'whole' else ''}{swapped}{word}{holed}Sinusoids"
 
 
 def rotary_name(prefix: str, attrs: Mapping[str, Any]) -> str:
@@ -90,8 +91,11 @@ class Classes:
         own = {f"{self.prefix}Router", f"{self.prefix}Experts", position_name(self.prefix, {})}
         for layout, layer_type, wide in product(("halves", "interleaved", "once"), (None, ""), (False, True)):
             own.add(rotary_name(self.prefix, {"layout": layout, "layer_type": layer_type, "wide": wide}))
-        for spacing, rounding, zero in product(("half_open", "whole"), ("none", "frequencies", "values"), (None, 0)):
-            own.add(sinusoid_name(self.prefix, {"spacing": spacing, "rounding": rounding, "zero": zero}))
+        options = ("half_open", "whole"), ("none", "frequencies", "values"), ("sines", "cosines"), (None, 0)
+        for values in product(*options):
+            own.add(
+                sinusoid_name(self.prefix, dict(zip(("spacing", "rounding", "first", "zero"), values, strict=True)))
+            )
         own |= {f"{self.prefix}{word}ScaledEmbedding" for word in ("", "Rounded")}
         return frozenset(own | {name for name in self.norms if name is not None})
 

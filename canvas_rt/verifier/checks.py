@@ -234,7 +234,8 @@ class Verification:
 
     def layers_flaw(self, model: Any) -> str:
         """The silent traps of surgery: layers that never run, and layers that share a place in the cache."""
-        layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+        stack = next(visit.key for visit in walk(self.document) if isinstance(visit.item, Stack))
+        layers: Any = model.get_submodule(stack)
         if len(layers) != model.config.num_hidden_layers:
             return f"{len(layers)} layers, but num_hidden_layers is {model.config.num_hidden_layers}: the rest would never run"
         own: list[list[Any]] = [list({getattr(m, "layer_idx", None): 0 for m in layer.modules()}) for layer in layers]
@@ -327,7 +328,13 @@ class Verification:
         greedy = self.greedy(model)
         models = [("the emitted model", model), *((type(original).__name__, original) for original in originals)]
         for name, candidate in models:
-            tokens = self.generate(candidate, ids[:, :PROMPT])
+            try:
+                tokens = self.generate(candidate, ids[:, :PROMPT])
+            except Exception as error:  # an original may generate from other inputs than tokens alone
+                if candidate is model:
+                    raise
+                told = f"; {name}'s own generate refuses a prompt alone, by {type(error).__name__}"
+                continue
             if candidate is not model and not torch.equal(tokens, self.greedy(candidate)):
                 told = f"; {name}'s own generate is not what its forward gives, and so no reference"
                 continue
