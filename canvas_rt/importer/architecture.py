@@ -18,7 +18,7 @@ from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
-from canvas_rt.importer.recognise import Recogniser, Traced
+from canvas_rt.importer.recognise import Recogniser, Traced, own_path
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, register_functions, trace
@@ -389,7 +389,8 @@ class ArchitectureImport:
         old, new = (Recogniser(model, nn.Module(), {}) for model in (before, after))
         followers: list[tuple[str, str, str]] = []
         for path in (path for path in ours if ours[path] != theirs[path]):
-            if path not in base.leaves or is_rotary(before.get_submodule(path)):
+            placed = [base.leaves[place] for place in base.leaves if own_path(place) == path]
+            if not placed or is_rotary(before.get_submodule(path)):
                 return None
             ends = old.leaf(path), new.leaf(path)
             if ends[0] is None or ends[1] is None or ends[0].op != ends[1].op:
@@ -400,7 +401,7 @@ class ArchitectureImport:
                 return None
             if not all(stands_for(self.values[field], was[name]) for name in moved):
                 return None
-            followers += [(*base.leaves[path], name) for name in moved]
+            followers += [(*place, name) for place in placed for name in moved]
         return followers
 
     # the document

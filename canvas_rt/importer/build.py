@@ -9,7 +9,7 @@ from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import key_of
+from canvas_rt.ir.graph import key_clashes, key_of
 
 PREFIX = "Canvas"
 """What emitted classes are called beside the block's name; import drops it again."""
@@ -81,6 +81,8 @@ class Builder:
         items = tuple(self.item([version.nodes[i] for version in versions], stand_in) for i in range(len(first.nodes)))
         block = Block(inputs=first.inputs, nodes=items, outputs=first.outputs)
         block = block.replace(role=role_of(block, self.blocks))
+        for item, other in key_clashes(block).items():
+            raise TraceError(f"{stand_in.replace('__', '.')}: {item} stands where {other} does, and is another module")
         name = self.traces[0].classes[stand_in].removeprefix(PREFIX)
         return self.file(name, block)
 

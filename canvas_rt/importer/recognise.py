@@ -117,7 +117,7 @@ class Recogniser:
 
     def submodule(self, path: str) -> nn.Module:
         """The module behind a path; a second call of one is traced as `path@1`."""
-        return self.model.get_submodule(_own(path)) if path else self.model
+        return self.model.get_submodule(own_path(path)) if path else self.model
 
     def block(self, path: str, ports: tuple[str, ...]) -> None:
         """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
@@ -129,15 +129,15 @@ class Recogniser:
             if times > 1:
                 raise TraceError(f"{reader.where} attends {times} times, and has one place in the cache")
         except TraceError as error:
-            error.module = _own(path) if error.module is None else error.module
+            error.module = own_path(path) if error.module is None else error.module
             raise
 
     def leaf(self, path: str) -> Node | None:
         """The node that a whole module is, if it is one of those known; without inputs."""
         if path not in self.leaves:
-            module, name = self.submodule(path), _own(path).rpartition(".")[2]
+            module, name = self.submodule(path), own_path(path).rpartition(".")[2]
             if name.isdecimal():  # it stands in a list
-                name = "_".join(_own(path).split(".")[-2:])
+                name = "_".join(own_path(path).split(".")[-2:])
             if type(module) in self.whole:
                 call = call_in(self.graph(path))
                 layer = self.layer_of(path)
@@ -151,7 +151,7 @@ class Recogniser:
 
     def layer_of(self, path: str) -> int | None:
         """In which of the traced layers a module stands."""
-        return next((int(part) for part in _own(path).split(".") if part.isdecimal()), None)
+        return next((int(part) for part in own_path(path).split(".") if part.isdecimal()), None)
 
     def of_layer(self, path: str) -> dict[str, Any]:
         """What stands for a module's layer in the lists that it reads of its config."""
@@ -177,7 +177,12 @@ class _Reader:
         self.inputs = tuple(dict.fromkeys(ports))
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
-        self.names |= {key.partition(".")[0] for key in map(self.key, called_in(self.graph)) if key}
+        self.used: set[str] = set()
+        """Modules that the block uses, as far as it is read."""
+        keys = [key for key in map(self.key, called_in(self.graph)) if "." in key]
+        self.holders = {key.partition(".")[0] for key in keys}
+        """What the lists and tables are called in which modules stand that are used here."""
+        self.names |= self.holders
         self.rotations = find_rotations(self.graph)
         self.attentions = find_attentions(self.graph, self.kept)
         self.order = {node: index for index, node in enumerate(self.graph.nodes)}
@@ -271,14 +276,17 @@ class _Reader:
 
     def read_parameter(self, node: fx.Node, name: str, value: Tensor) -> None:
         first, _, rest = name.partition(".")
-        if "." in rest or first in self.names:
+        listed = "." in rest or first in self.holders
+        if first in self.names and not listed:
             raise TraceError(f"{self.where}: uses {name}, which another module holds")
         attrs: dict[str, Any] = {"shape": tuple(value.shape)}
-        if rest:
+        if rest and not listed:
             attrs["key"] = rest
         if not (isinstance(value, nn.Parameter) and value.requires_grad):
             attrs["learned"] = False
-        self.add(node, first, PARAMETER, {}, attrs)
+        own = self.add(node, name.replace(".", "_") if listed else first, PARAMETER, {}, attrs)
+        if listed:
+            self.items = [item.replace(key=name) if item.id == own else item for item in self.items]
 
     def read_buffer(self, node: fx.Node, name: str, buffer: Buffer) -> None:
         ref = ""
@@ -298,8 +306,6 @@ class _Reader:
             return
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
         learns = any(True for _ in self.recogniser.submodule(path).parameters())
-        if "@" in path and learns:
-            raise TraceError(f"{path.partition('@')[0]} is used more than once")
         leaf = self.recogniser.leaf(path)
         if leaf is not None and self.read_leaf(node, leaf, path, arguments):
             return
@@ -308,21 +314,23 @@ class _Reader:
         self.recogniser.shared[path] = frozenset(elsewhere)
         self.recogniser.block(path, ports)
         node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
-        key, own = self.key(target), _own(target)
+        key, own = self.key(target), own_path(target)
+        self.used.add(own)
         if learns and not key and own in self.names:
-            raise TraceError(f"{self.where}: {own} is used more than once, or stands beside its own name")
+            raise TraceError(f"{self.where}: {own} stands beside its own name")
         name = self.unique(key.replace(".", "_") or own.rpartition(".")[2])
         inputs = self.wires(ports, arguments)
         self.put(node, Use(id=name, block=stand_in(path), inputs=inputs, key=key))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
 
     def key(self, target: str) -> str:
-        """What a module is called in the checkpoint where that can be no id: it stands in a list, or in a table."""
+        """What a module is called in the checkpoint, where that can be no id: it stands in a list or a table, or is used again."""
         path = f"{self.path}.{target}".lstrip(".")
-        own = _own(target)
+        own = own_path(target)
         learns = any(True for _ in self.recogniser.submodule(path).parameters())
-        listed = own.rpartition(".")[2].isdecimal() and "@" not in path
-        return own if "." in own and (learns or listed) else ""
+        listed = own.rpartition(".")[2].isdecimal() and "@" not in target
+        again = learns and own in self.used
+        return own if again or ("." in own and (learns or listed)) else ""
 
     def without_passed(self, node: fx.Node, path: str, given: Mapping[str, fx.Node]) -> fx.Node:
         """What a module gives that it was given is that itself: its block gives the rest. The call, or what takes the rest."""
@@ -360,6 +368,7 @@ class _Reader:
         else:
             wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
         key = self.key(str(node.target))
+        self.used.add(own_path(str(node.target)))
         name = self.unique(key.replace(".", "_") or leaf.id)
         inputs = FrozenMap({port: wires[port] for port in ports})
         self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
@@ -377,6 +386,7 @@ class _Reader:
             return False
         wires = {port: self.ref(arg) for ports, arg in zip(fed, arguments, strict=True) for port in ports}
         key = self.key(str(node.target))
+        self.used.add(own_path(str(node.target)))
         name = self.unique(key.replace(".", "_") or leaf.id)
         inputs = FrozenMap({port: wires[port] for port in OPS[MODULE].inputs if port in wires})
         self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
@@ -390,6 +400,8 @@ class _Reader:
             self.refs[node] = name
             for user in node.users:  # a module may give a list of one
                 if user.target is operator.getitem and not isinstance(node.meta.get("val"), Tensor):
+                    if user.args[1] != 0:
+                        raise TraceError(f"{self.where}: {name} gives more than one value")
                     self.refs[user] = name
             return
         for user in node.users:
@@ -890,7 +902,7 @@ def _is_table(node: fx.Node) -> bool:
     return node.target is operator.getitem
 
 
-def _own(path: str) -> str:
+def own_path(path: str) -> str:
     """A module's path, whichever of its calls it stands for."""
     return ".".join(part.partition("@")[0] for part in path.split("."))
 

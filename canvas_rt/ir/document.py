@@ -133,7 +133,8 @@ class Node(Model):
     """For each input port, the value that feeds it."""
 
     key: Key = ""
-    """What it is called in the checkpoint, where that is not its id: `ffn.0` is the first in the list `ffn` of its block."""
+    """What it is called in the checkpoint, where that is not its id: `ffn.0` is the first in the list `ffn` of its block.
+    Nodes of one key are one module, used several times."""
 
 
 class Use(Model):

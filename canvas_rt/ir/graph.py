@@ -1,6 +1,6 @@
 """Walk a document: order of execution, paths, and which names a block depends on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -59,21 +59,30 @@ def key_of(item: Item) -> str:
 
 @lru_cache(maxsize=4096)
 def key_clashes(block: Block) -> Mapping[str, str]:
-    """Items that the checkpoint cannot tell from one ahead of them, which has the same key or stands around it or within it."""
+    """Items that cannot be kept beside one ahead of them: of its key but another module, or around it or within it."""
     if not any(key_of(item) != item.id for item in block.nodes):
         return {}  # ids are unique
     clashes: dict[str, str] = {}
-    ends: dict[str, str] = {}
+    ends: dict[str, Item] = {}
     passed: dict[str, str] = {}
     for item in block.nodes:
         parts = key_of(item).split(".")
-        around = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-        other = next((ends[key] for key in around if key in ends), passed.get(around[-1]))
+        *around, own = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        other = next((ends[key].id for key in around if key in ends), passed.get(own))
+        if other is None and own in ends and not one_module(ends[own], item):
+            other = ends[own].id
         if other is not None:
             clashes[item.id] = other
-        ends.setdefault(around[-1], item.id)
-        passed |= {key: item.id for key in around[:-1] if key not in passed}
+        ends.setdefault(own, item)
+        passed |= {key: item.id for key in around if key not in passed}
     return clashes
+
+
+def one_module(first: Item, second: Item) -> bool:
+    """Whether two items of one key can be one module that is used twice."""
+    if isinstance(first, Node) and isinstance(second, Node):
+        return first.op == second.op and first.attrs == second.attrs
+    return isinstance(first, Use) and isinstance(second, Use) and first.block == second.block
 
 
 def consumers(block: Block, node_id: str) -> tuple[tuple[str, str], ...]:
@@ -252,6 +261,19 @@ def find(document: Document, path: str) -> Place:
 
 def checkpoint_path(document: Document, path: str) -> str:
     """A path by ids as the checkpoint has it: layers by number, one of them or a range."""
+    return _renamed(document, path, lambda block, item: key_of(item))
+
+
+def first_path(document: Document, path: str) -> str:
+    """A path by ids, of items that are one module by the first of them."""
+
+    def first(block: Block, item: Item) -> str:
+        return next(other.id for other in block.nodes if key_of(other) == key_of(item))
+
+    return _renamed(document, path, first)
+
+
+def _renamed(document: Document, path: str, name: Callable[[Block, Item], str]) -> str:
     block: str = document.root
     stack: Stack | None = None
     parts: list[str] = []
@@ -263,7 +285,7 @@ def checkpoint_path(document: Document, path: str) -> str:
             stack = None
             continue
         item = document.blocks[block].node(part)
-        parts.append(part if item is None else key_of(item))
+        parts.append(part if item is None else name(document.blocks[block], item))
         stack = item if isinstance(item, Stack) else None
         block = item.block if isinstance(item, Use) else block
     return ".".join(parts)
@@ -337,6 +359,7 @@ __all__ = [
     "consumers",
     "execution_order",
     "find",
+    "first_path",
     "head",
     "key_clashes",
     "key_of",
@@ -344,6 +367,7 @@ __all__ = [
     "layer_runs",
     "live",
     "names_used",
+    "one_module",
     "own_names",
     "parse_layers",
     "reachable_blocks",

@@ -80,11 +80,15 @@ def parameter_table(document: Document) -> tuple[ParameterRow, ...]:
     """
     tied = document.tied
     rows = []
+    seen: set[str] = set()  # a module may be used by several nodes
     for visit in walk(document):
         if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT or is_function(visit.item.op):
             continue
         for spec in _node_specs(visit.item, visit.environment):
             pattern = parameter_key(visit.key, spec.name)
+            if pattern in seen:
+                continue
+            seen.add(pattern)
             shared = sum(covers(pattern, key) for key in tied)
             place = visit.key if visit.key != visit.path else ""
             rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared, place))

@@ -111,8 +111,8 @@ def _names(block: Block) -> Iterator[Finding]:
             yield error(item.id, f"has the name of {taken}", "Rename one of them.")
         elif item.id in clashes:
             other = clashes[item.id]
-            message = f"is {key_of(item)} in the checkpoint, where {other} stands"
-            yield error(item.id, message, "Give one of them a key of its own, or none: then its key is its id.")
+            message = f"is {key_of(item)} in the checkpoint, where {other} stands, which is another module"
+            yield error(item.id, message, "Give one of them a key of its own, or set both alike: then they share.")
         seen.add(item.id)
 
 
