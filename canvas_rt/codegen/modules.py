@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
-from canvas_rt.codegen.syntax import quote, setting
+from canvas_rt.codegen.syntax import constant, quote, setting
 from canvas_rt.ir.document import Node
+from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS, VARIANTS, complete
-from canvas_rt.ops.modules import config_class, made_with
+from canvas_rt.ops.modules import beside, config_class, made_with
 
 Settings = Mapping[str, ast.expr]
 Construct = Callable[[Node, Settings, "Classes"], ast.expr]
@@ -280,15 +281,23 @@ def _module(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     """A module of transformers kept whole: it takes a config of its own class."""
     written = complete(node)
     source = written["source"]
-    fields = {name: setting(value) for name, value in written["fields"].items()}
+    fields = dict(zip(written["fields"], _values(attrs["fields"]), strict=True))
     fields["num_hidden_layers"] = quote("config.num_hidden_layers")
-    for name, value in written["by_layer"].items():
-        fields[name] = quote("[value] * config.num_hidden_layers", value=setting(value))
+    for (name, own), value in zip(written["by_layer"].items(), _values(attrs["by_layer"]), strict=True):
+        other = own if is_expression(own) else beside(source, name, own)
+        listed = "[own if index == layer_idx else other for index in range(config.num_hidden_layers)]"
+        alike = quote("[own] * config.num_hidden_layers", own=value)
+        fields[name] = alike if other == own else quote(listed, own=value, other=constant(other))
     own = _call(config_class(source).__name__, [], **fields)
     if written["mask"]:
         own = _call("attending_as", [CONFIG, own])
     known = {"layer_idx": ast.Name("layer_idx", ast.Load()), "initialize_mixer_weights": ast.Constant(False)}
     return _call(source.partition(".")[2], [own], **{name: known[name] for name in made_with(source)})
+
+
+def _values(table: ast.expr) -> list[ast.expr]:
+    assert isinstance(table, ast.Dict)
+    return table.values
 
 
 CONSTRUCT: Mapping[str, Construct] = {

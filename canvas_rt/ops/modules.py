@@ -186,6 +186,22 @@ def read_by_layer(source: str) -> tuple[str, ...]:
     return tuple(sorted((found & _fields(config_class(source))) - {"per_layer_config"}))
 
 
+@lru_cache(maxsize=128)
+def beside(source: str, field: str, own: Any) -> Any:
+    """What other layers are in a list of a module's config beside its own: the same, unless the config refuses that."""
+    usual = getattr(config_class(source)(), field, None)
+    others = [own, *(usual if isinstance(usual, list | tuple) else ())]
+    return next((other for other in others if _takes(source, field, [own, other])), own)
+
+
+def _takes(source: str, field: str, listed: list[Any]) -> bool:
+    try:
+        config_class(source)(**{field: listed, "num_hidden_layers": len(listed)})
+    except Exception:  # in whatever way a class says that it does not
+        return False
+    return True
+
+
 NOT_ITS_OWN = frozenset({"layer_types", "num_hidden_layers", "dtype"})
 """What a module reads of the model at large."""
 
@@ -263,9 +279,9 @@ def named_arguments(attrs: Mapping[str, Any]) -> tuple[tuple[str, int | None], .
 @lru_cache(maxsize=64)
 def _made(source: str, fields: FrozenMap[str, Any], by_layer: FrozenMap[str, Any], device: str) -> nn.Module:
     cls: Any = module_class(source)
-    # As if it stood in a model of one layer.
-    alone = {name: [value] for name, value in thaw(by_layer).items()}
-    config = config_class(source)(**thaw(fields), **(alone | {"num_hidden_layers": 1} if alone else {}))
+    # As if it stood in a model of few layers.
+    lists = {name: [value, beside(source, name, by_layer[name])] for name, value in thaw(by_layer).items()}
+    config = config_class(source)(**thaw(fields), **(lists | {"num_hidden_layers": 2} if lists else {}))
     config._attn_implementation = "eager"
     own = {"layer_idx": 0, "initialize_mixer_weights": False}
     with torch.device(device):
@@ -330,6 +346,7 @@ __all__ = [
     "CACHES",
     "arguments_of",
     "attends_by",
+    "beside",
     "buffer_of",
     "cache_argument",
     "config_class",
