@@ -12,7 +12,7 @@ from torch import fx, nn
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.functions import Anchor, expression_of
 from canvas_rt.codegen.holders import TAKEN, Holder, holding
-from canvas_rt.codegen.modules import CONSTRUCT, Classes, buffer_value
+from canvas_rt.codegen.modules import CONSTRUCT, ROTARY_READS, Classes, buffer_value
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
@@ -197,10 +197,14 @@ class Plan:
         return any(kind.sizes for kind in self.backbone[1].kinds)
 
     @cached_property
+    def layers_own(self) -> frozenset[str]:
+        """What some layers have for themselves."""
+        return frozenset(name for kind in self.backbone[1].kinds for name in kind.sizes)
+
+    @cached_property
     def turns_unlike(self) -> bool:
         """Whether some layers have for themselves what rotary embeddings read."""
-        own = {name for kind in self.backbone[1].kinds for name in kind.sizes}
-        return bool(own & {"head_dim", "rope_parameters", "max_position_embeddings"})
+        return bool(self.layers_own & {"head_dim", "rope_parameters", "max_position_embeddings"})
 
     @cached_property
     def several_classes(self) -> bool:
@@ -381,6 +385,14 @@ def _span(attrs: Mapping[str, Any]) -> str:
     return f"chunk {attrs['chunk']}" if attrs["chunk"] is not None else str(attrs["window"])
 
 
+def _settings_read(item: Item) -> Mapping[str, Any]:
+    """The settings of an item that its block reads: a rotary embedding reads the usual ones by itself."""
+    attrs: Mapping[str, Any] = item.attrs if isinstance(item, Node) else {}
+    if isinstance(item, Node) and item.op == "rotary_embedding":
+        return {name: value for name, value in attrs.items() if ROTARY_READS.get(name) != value}
+    return attrs
+
+
 def is_tensor(item: Item) -> bool:
     """Whether an item is a tensor of the block's own."""
     return isinstance(item, Node) and item.op == PARAMETER
@@ -413,11 +425,15 @@ class BlockWriter:
         self.attends = bool(plan.attention_nodes(name))
         # All layers are called alike, those without attention too.
         self.context = name in plan.attending or (name in plan.layer_blocks and bool(plan.attending))
-        self.owner = "layer" if plan.heterogeneous and name in plan.inner else "config"
+        self.owner = "config"
+        if plan.heterogeneous and name in plan.inner:
+            self.owner = "layer"
+        elif plan.layers_own & names_in(tuple(map(_settings_read, self.order))):
+            self.owner = "general"
         self.own_attributes: dict[str, ast.expr] = {}
         self.sizes_used: set[str] = set()
         """Which of `batch` and `seq` the block's functions name."""
-        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "batch", "seq", "recurrent_mask"}
+        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "general", "batch", "seq", "recurrent_mask"}
         self.arguments = {port: fresh(port, taken) for port in self.block.inputs}
 
     # where its parts are
@@ -455,8 +471,7 @@ class BlockWriter:
     def init(self) -> str:
         index = ", layer_idx: int" if self.takes_index else ""
         body = statements("super().__init__()")
-        if self.owner == "layer":
-            body += statements("layer = config.per_layer_config[layer_idx]")
+        body += self.owner_statements()
         if self.attends:
             body += self.attention_attributes()
         elif self.holds_stack:
@@ -466,6 +481,11 @@ class BlockWriter:
         body += self.module_attributes()
         header = f"def __init__(self, config: {self.plan.names.config}{index}) -> None:"
         return "\n".join([header, *indent(unparse(body))])
+
+    def owner_statements(self) -> list[ast.stmt]:
+        """What gives the sizes of the layer at hand, or those of the model at large where layers have some for themselves."""
+        found = {"layer": "layer = config.per_layer_config[layer_idx]", "general": "general = with_values(config)"}
+        return statements(found[self.owner]) if self.owner in found else []
 
     def attention_attributes(self) -> list[ast.stmt]:
         nodes = self.plan.attention_nodes(self.name)

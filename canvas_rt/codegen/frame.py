@@ -173,7 +173,7 @@ class BackboneWriter(BlockWriter):
     """Writes the class that holds embedding, layers and final norm."""
 
     def init(self) -> str:
-        body = statements("super().__init__(config)")
+        body = statements("super().__init__(config)") + self.owner_statements()
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
@@ -397,7 +397,7 @@ class CausalLMWriter(BlockWriter):
     """Writes the whole model: backbone, head, loss."""
 
     def init(self) -> str:
-        body = [*statements("super().__init__(config)")]
+        body = [*statements("super().__init__(config)"), *self.owner_statements()]
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += [*self.module_attributes(), *statements("self.post_init()")]

@@ -9,7 +9,7 @@ from canvas_rt.codegen.syntax import constant, quote, setting
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS, VARIANTS, complete
-from canvas_rt.ops.modules import beside, config_class, made_with
+from canvas_rt.ops.modules import beside, config_class, made_with, sets_layers_apart
 
 Settings = Mapping[str, ast.expr]
 Construct = Callable[[Node, Settings, "Classes"], ast.expr]
@@ -181,17 +181,20 @@ def _layer_norm(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     return quote("nn.LayerNorm(s, eps=e, bias=b)", s=attrs["size"], e=attrs["eps"], b=attrs["bias"])
 
 
+ROTARY_READS = {
+    "head_dim": "=head_dim",
+    "parameters": "=rope_parameters",
+    "max_position_embeddings": "=max_position_embeddings",
+}
+"""What a rotary embedding reads of the config by itself, unless it has settings of its own."""
+
+
 def _rotary(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     """A rotary embedding reads the config; one with settings of its own reads a copy that holds these."""
     written = complete(node)
-    usual = {
-        "head_dim": "=head_dim",
-        "parameters": "=rope_parameters",
-        "max_position_embeddings": "=max_position_embeddings",
-    }
     fields = {"parameters": "rope_parameters"}
     # It stands outside the layers, whose own sizes it does not see.
-    changed = {fields.get(n, n): setting(written[n]) for n, value in usual.items() if written[n] != value}
+    changed = {fields.get(n, n): attrs[n] for n, value in ROTARY_READS.items() if written[n] != value}
     layer_type = [] if written["layer_type"] is None else [attrs["layer_type"]]
     name = rotary_name(classes.prefix, written)
     copied = changed or classes.heterogeneous
@@ -288,6 +291,8 @@ def _module(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
         listed = "[own if index == layer_idx else other for index in range(config.num_hidden_layers)]"
         alike = quote("[own] * config.num_hidden_layers", own=value)
         fields[name] = alike if other == own else quote(listed, own=value, other=constant(other))
+    if sets_layers_apart(source):  # what this layer has for itself, it is given
+        fields["per_layer_config"] = ast.Dict([], [])
     own = _call(config_class(source).__name__, [], **fields)
     if written["mask"]:
         own = _call("attending_as", [CONFIG, own])

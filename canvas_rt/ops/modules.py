@@ -176,7 +176,16 @@ def fields_read(source: str) -> tuple[str, ...]:
         re.findall(r"self\.(\w+) = ", made)
     ):  # what the config works out when it is made
         read |= set(re.findall(r"self\.([a-z]\w*)", made))
+    if sets_layers_apart(source):  # whose numbers must fit one another
+        read |= set(re.findall(r"(?:self|config)\.([a-z]\w*)", inspect.getsource(config.validate_architecture)))
     return tuple(sorted((read & known) - NOT_ITS_OWN))
+
+
+@lru_cache(maxsize=128)
+def sets_layers_apart(source: str) -> bool:
+    """Whether a module's config gives some layers sizes for themselves, unless it is told that there are none such."""
+    config = config_class(source)
+    return hasattr(config, "validate_architecture") and "per_layer_config" in inspect.getsource(config)
 
 
 @lru_cache(maxsize=128)
@@ -281,7 +290,9 @@ def _made(source: str, fields: FrozenMap[str, Any], by_layer: FrozenMap[str, Any
     cls: Any = module_class(source)
     # As if it stood in a model of few layers.
     lists = {name: [value, beside(source, name, by_layer[name])] for name, value in thaw(by_layer).items()}
-    config = config_class(source)(**thaw(fields), **(lists | {"num_hidden_layers": 2} if lists else {}))
+    more: dict[str, Any] = {"num_hidden_layers": 2} if lists else {}
+    more |= {"per_layer_config": {}} if sets_layers_apart(source) else {}
+    config = config_class(source)(**thaw(fields), **lists, **more)
     config._attn_implementation = "eager"
     own = {"layer_idx": 0, "initialize_mixer_weights": False}
     with torch.device(device):
@@ -360,5 +371,6 @@ __all__ = [
     "named_arguments",
     "read_by_layer",
     "run_module",
+    "sets_layers_apart",
     "source_name",
 ]
