@@ -21,9 +21,7 @@ def _to_dissolve(graph: fx.Graph, model: nn.Module, path: str) -> fx.Node | None
     """A call of a module that does not stay one, if there is any."""
     calls: dict[str, fx.Node] = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
     for target, node in calls.items():
-        if "@" in _joined(path, target):
-            continue
-        module = model.get_submodule(_joined(path, target))
+        module = model.get_submodule(_own(_joined(path, target)))
         learns = any(True for _ in module.parameters())
         row = type(module) is nn.Sequential and learns
         shared = any(other.startswith(f"{target}.") and _learns(model, _joined(path, other)) for other in calls)
@@ -33,8 +31,12 @@ def _to_dissolve(graph: fx.Graph, model: nn.Module, path: str) -> fx.Node | None
 
 
 def _learns(model: nn.Module, path: str) -> bool:
-    own = ".".join(part.partition("@")[0] for part in path.split("."))
-    return any(True for _ in model.get_submodule(own).parameters())
+    return any(True for _ in model.get_submodule(_own(path)).parameters())
+
+
+def _own(path: str) -> str:
+    """A module's path, whichever of its calls it stands for."""
+    return ".".join(part.partition("@")[0] for part in path.split("."))
 
 
 def _graph_of(graphs: nn.Module, path: str) -> fx.Graph | None:

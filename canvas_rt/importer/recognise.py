@@ -135,9 +135,9 @@ class Recogniser:
     def leaf(self, path: str) -> Node | None:
         """The node that a whole module is, if it is one of those known; without inputs."""
         if path not in self.leaves:
-            module, name = self.submodule(path), own_path(path).rpartition(".")[2]
-            if name.isdecimal():  # it stands in a list
-                name = "_".join(own_path(path).split(".")[-2:])
+            module, parts = self.submodule(path), own_path(path).split(".")
+            listed = next((i for i, part in enumerate(reversed(parts)) if not part.isdecimal()), 0)
+            name = "_".join(parts[-1 - listed :])  # it may stand in a list, which stands in another
             if type(module) in self.whole:
                 call = call_in(self.graph(path))
                 layer = self.layer_of(path)
@@ -318,7 +318,8 @@ class _Reader:
         self.used.add(own)
         if learns and not key and own in self.names:
             raise TraceError(f"{self.where}: {own} stands beside its own name")
-        name = self.unique(key.replace(".", "_") or own.rpartition(".")[2])
+        last = own.rpartition(".")[2]
+        name = self.unique((key or (own if last.isdecimal() else last)).replace(".", "_"))
         inputs = self.wires(ports, arguments)
         self.put(node, Use(id=name, block=stand_in(path), inputs=inputs, key=key))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))

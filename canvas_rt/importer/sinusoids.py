@@ -74,7 +74,7 @@ def _made_of(node: fx.Node) -> list[fx.Node]:
 
 def _positions(nodes: list[fx.Node], shape: tuple[int, ...]) -> fx.Node | None:
     """The whole numbers that are looked up: one for each token, the farthest back."""
-    whole = [n for n in nodes if len(shape_of(n)) in (1, 2) and n.meta["val"].dtype is torch.int64]
+    whole = [n for n in nodes if len(shape_of(n)) == len(shape) and n.meta["val"].dtype is torch.int64]
     fits = [n for n in whole if shape_of(n)[-1] == shape[-1]]
     return fits[-1] if fits else None
 
