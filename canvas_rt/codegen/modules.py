@@ -9,7 +9,7 @@ from canvas_rt.codegen.syntax import constant, quote, setting
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS, VARIANTS, complete
-from canvas_rt.ops.modules import beside, config_class, made_with, sets_layers_apart
+from canvas_rt.ops.modules import beside, config_class, lists_needed, made_with, sets_layers_apart
 
 Settings = Mapping[str, ast.expr]
 Construct = Callable[[Node, Settings, "Classes"], ast.expr]
@@ -291,6 +291,9 @@ def _module(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
         listed = "[own if index == layer_idx else other for index in range(config.num_hidden_layers)]"
         alike = quote("[own] * config.num_hidden_layers", own=value)
         fields[name] = alike if other == own else quote(listed, own=value, other=constant(other))
+    for name, first in lists_needed(source).items():
+        if name not in fields:
+            fields[name] = quote("[first] * config.num_hidden_layers", first=constant(first))
     if sets_layers_apart(source):  # what this layer has for itself, it is given
         fields["per_layer_config"] = ast.Dict([], [])
     own = _call(config_class(source).__name__, [], **fields)

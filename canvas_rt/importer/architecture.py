@@ -422,16 +422,16 @@ class ArchitectureImport:
             else:
                 config[field] = freeze(value)
         self.effective |= named
-        ties = getattr(self.model_class, "_tied_weights_keys", None) or {}
+        ties = self.ties()
         keys = block_keys(root, blocks, sizes, config)
-        ties = {key: source for key, source in ties.items() if {key, source} <= keys} if isinstance(ties, dict) else {}
+        ties = {key: source for key, source in ties.items() if {key, source} <= keys}
         document = Document(
             name=self.name,
             root=root,
             sizes=FrozenMap(sizes),
             config=FrozenMap(config),
             blocks=FrozenMap(dict(blocks)),
-            ties=FrozenMap(dict(ties) if isinstance(ties, dict) else {}),
+            ties=FrozenMap(ties),
         )
         lists = {name: freeze(value) for name, value in self.config.to_dict().items() if name in PATTERNS}
         if self.overrides:
@@ -444,6 +444,16 @@ class ArchitectureImport:
             versions=FrozenMap({"torch": torch.__version__, "transformers": transformers.__version__}),
         )
         return with_origin(document, origin)
+
+    def ties(self) -> dict[str, str]:
+        """Keys of parameters that share another's storage, by what the class says, and by its patterns for all its layers."""
+        written = getattr(self.model_class, "_tied_weights_keys", None)
+        known = dict(written) if isinstance(written, dict) else {}
+        few = getattr(self.few_layers, "all_tied_weights_keys", None) or {}
+        if few.keys() - known.keys():
+            whole: Any = self.original()
+            known |= whole.all_tied_weights_keys
+        return known
 
     @cached_property
     def model_class(self) -> type:

@@ -565,7 +565,10 @@ class _Reader:
         return True
 
     def passes_on(self, node: fx.Node) -> bool:
-        """Functions that change no value. What is laid out anew for attention has gradients that are rounded in another order."""
+        """Functions that change no value. What is laid out anew for attention has gradients that are rounded in another order,
+        and what is copied beside other uses has its gradients added last."""
+        if node.target is aten.clone.default and len(source_of(node).users) > 1 and source_of(node).op != "placeholder":
+            return False
         attends = any(user.target is torch.ops.canvas_rt.attention.default for user in node.users)
         if node.target is aten.contiguous.default and attends and not source_of(node).meta["val"].is_contiguous():
             return False

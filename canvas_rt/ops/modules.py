@@ -203,6 +203,20 @@ def beside(source: str, field: str, own: Any) -> Any:
     return next((other for other in others if _takes(source, field, [own, other])), own)
 
 
+@lru_cache(maxsize=128)
+def lists_needed(source: str) -> Mapping[str, Any]:
+    """What a module's config lists layer by layer, where it refuses another depth than its usual one without: the first of each."""
+    config = config_class(source)
+    try:
+        config(num_hidden_layers=2)
+    except Exception:  # in whatever way a class says that it does not
+        usual = config()
+        lists = {name: getattr(usual, name, None) for name in sorted(_fields(config))}
+        depth = usual.num_hidden_layers
+        return {name: value[0] for name, value in lists.items() if isinstance(value, list) and len(value) == depth > 0}
+    return {}
+
+
 def _takes(source: str, field: str, listed: list[Any]) -> bool:
     try:
         config_class(source)(**{field: listed, "num_hidden_layers": len(listed)})
@@ -366,6 +380,7 @@ __all__ = [
     "is_keepable",
     "keeps_index",
     "keeps_state",
+    "lists_needed",
     "made_with",
     "module_class",
     "named_arguments",
