@@ -257,7 +257,15 @@ class ArchitectureImport:
         # Patterns may be counted from the last layer.
         alike = all(few.get(path) == kinds[:enough] for path, kinds in whole.items())
         self.whole = {path: members_of(kinds) for path, kinds in whole.items()}
-        return enough if alike else self.depth
+        return enough if alike and self.stands_at(enough) else self.depth
+
+    def stands_at(self, depth: int) -> bool:
+        """Whether the original can be made with fewer layers: ties by pattern may name those that are left out."""
+        try:
+            self.with_depth(depth)
+        except Exception:  # in whatever way a class says that it cannot
+            return False
+        return True
 
     def read(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], probe: int) -> Traced:
         model = self.model(values, overrides)
@@ -502,7 +510,11 @@ class ArchitectureImport:
     @cached_property
     def few_layers(self) -> nn.Module:
         """The original at its real sizes, with as many layers as are traced, on meta."""
-        given = {**self.cut(self.trace_depth), "num_hidden_layers": self.trace_depth}
+        return self.with_depth(self.trace_depth)
+
+    def with_depth(self, depth: int) -> nn.Module:
+        """The original at its real sizes, with so many layers, on meta."""
+        given = {**self.cut(depth), "num_hidden_layers": depth}
         if self.overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in self.overrides.items()}
         return self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
