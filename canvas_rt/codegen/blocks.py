@@ -11,18 +11,29 @@ from torch import fx, nn
 
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.functions import Anchor, expression_of
-from canvas_rt.codegen.modules import CONSTRUCT, Classes, buffer_value
+from canvas_rt.codegen.holders import TAKEN, Holder, holding
+from canvas_rt.codegen.modules import CONSTRUCT, ROTARY_READS, Classes, buffer_value
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, expression, is_expression, names_in
-from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, reachable_blocks, running_order
+from canvas_rt.ir.graph import (
+    Item,
+    blocks_of,
+    execution_order,
+    head,
+    key_clashes,
+    key_of,
+    reachable_blocks,
+    running_order,
+)
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import OPS, complete, op_named, setting_problems, shown
 from canvas_rt.ops.functions import RUN_TIME, function_named, is_function
 from canvas_rt.ops.learned import CONSTANT, MODULE, PARAMETER
 from canvas_rt.ops.modules import attends_by, cache_argument, flaw, named_arguments
+from canvas_rt.ops.op import parameter_key
 
 PREFIX = "Canvas"
 RESERVED = frozenset(dir(nn.Module)) | {
@@ -195,10 +206,14 @@ class Plan:
         return any(kind.sizes for kind in self.backbone[1].kinds)
 
     @cached_property
+    def layers_own(self) -> frozenset[str]:
+        """What some layers have for themselves."""
+        return frozenset(name for kind in self.backbone[1].kinds for name in kind.sizes)
+
+    @cached_property
     def turns_unlike(self) -> bool:
         """Whether some layers have for themselves what rotary embeddings read."""
-        own = {name for kind in self.backbone[1].kinds for name in kind.sizes}
-        return bool(own & {"head_dim", "rope_parameters", "max_position_embeddings"})
+        return bool(self.layers_own & {"head_dim", "rope_parameters", "max_position_embeddings"})
 
     @cached_property
     def several_classes(self) -> bool:
@@ -335,6 +350,12 @@ class Plan:
                 path=readers[0] if readers else self.document.root,
                 hint="Group embedding, layers and final norm into one block.",
             )
+        if "." in key_of(uses[0]):
+            raise EmitError(
+                "the backbone is an attribute of the whole model, and stands in no list",
+                path=uses[0].id,
+                hint="Give it a key without a dot.",
+            )
         if self.document.blocks[backbone].inputs != (takes,) or tuple(root.outputs) != ("logits",):
             raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
         if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
@@ -371,18 +392,42 @@ class Plan:
         for item in self.items(name):
             if isinstance(item, Node):
                 self.validate_settings(item, f"{name}.{item.id}")
+        for item_id, other in key_clashes(block).items():
+            raise EmitError(f"stands in the checkpoint where {other} does", path=f"{name}.{item_id}")
         for item in block.nodes:
-            if item.id in RESERVED and not (isinstance(item, Node) and item.op not in CONSTRUCT):
+            first, *rest = place_of(item).split(".")
+            if first in RESERVED and not (isinstance(item, Node) and item.op not in CONSTRUCT and not rest):
                 raise EmitError(
-                    f"'{item.id}' is a name that every module has for itself",
+                    f"'{first}' is a name that every module has for itself",
                     path=f"{name}.{item.id}",
                     hint="Rename the node.",
                 )
+            if taken := next((part for part in rest if part in TAKEN), None):
+                message = f"'{taken}' is a name that every list or table of modules has for itself"
+                raise EmitError(message, path=f"{name}.{item.id}", hint="Give the node another key.")
 
 
 def _span(attrs: Mapping[str, Any]) -> str:
     """What an attention sees, as a key: the expression of its window, that of its chunk, or nothing."""
     return f"chunk {attrs['chunk']}" if attrs["chunk"] is not None else str(attrs["window"])
+
+
+def _settings_read(item: Item) -> Mapping[str, Any]:
+    """The settings of an item that its block reads: a rotary embedding reads the usual ones by itself."""
+    attrs: Mapping[str, Any] = item.attrs if isinstance(item, Node) else {}
+    if isinstance(item, Node) and item.op == "rotary_embedding":
+        return {name: value for name, value in attrs.items() if ROTARY_READS.get(name) != value}
+    return attrs
+
+
+def is_tensor(item: Item) -> bool:
+    """Whether an item is a tensor of the block's own."""
+    return isinstance(item, Node) and item.op == PARAMETER
+
+
+def place_of(item: Item) -> str:
+    """What an item is called in the checkpoint, within its block; of a tensor the whole key."""
+    return parameter_key(key_of(item), complete(item)["key"] if isinstance(item, Node) and is_tensor(item) else "")
 
 
 def _sees(node: Node) -> bool:
@@ -407,12 +452,34 @@ class BlockWriter:
         self.attends = bool(plan.attention_nodes(name))
         # All layers are called alike, those without attention too.
         self.context = name in plan.attending or (name in plan.layer_blocks and bool(plan.attending))
-        self.owner = "layer" if plan.heterogeneous and name in plan.inner else "config"
+        self.owner = "config"
+        if plan.heterogeneous and name in plan.inner:
+            self.owner = "layer"
+        elif plan.layers_own & names_in(tuple(map(_settings_read, self.order))):
+            self.owner = "general"
         self.own_attributes: dict[str, ast.expr] = {}
         self.sizes_used: set[str] = set()
         """Which of `batch` and `seq` the block's functions name."""
-        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "batch", "seq", "recurrent_mask"}
+        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "general", "batch", "seq", "recurrent_mask"}
         self.arguments = {port: fresh(port, taken) for port in self.block.inputs}
+
+    # where its parts are
+
+    @cached_property
+    def holder(self) -> Holder:
+        """The lists and tables in which the block keeps modules that are no attributes of its own."""
+        keys = [key_of(i) for i in self.order if not isinstance(i, Node) or i.op in CONSTRUCT]
+        return holding(keys, [place_of(item) for item in self.order if is_tensor(item)])
+
+    @cached_property
+    def held(self) -> Mapping[str, ast.expr]:
+        """How `forward` reaches each module, by its key: `self.norm`, `self.ffn[0]`."""
+        return dict(self.holder.accesses(ast.Name("self", ast.Load())))
+
+    def held_tensor(self, node: Node) -> ast.expr:
+        """How `forward` reaches a tensor of the block's own."""
+        around, _, name = place_of(node).rpartition(".")
+        return quote("owner._name_", owner=self.held[around] if around else ast.Name("self", ast.Load()), _name_=name)
 
     # the class
 
@@ -431,8 +498,7 @@ class BlockWriter:
     def init(self) -> str:
         index = ", layer_idx: int" if self.takes_index else ""
         body = statements("super().__init__()")
-        if self.owner == "layer":
-            body += statements("layer = config.per_layer_config[layer_idx]")
+        body += self.owner_statements()
         if self.attends:
             body += self.attention_attributes()
         elif self.holds_stack:
@@ -442,6 +508,11 @@ class BlockWriter:
         body += self.module_attributes()
         header = f"def __init__(self, config: {self.plan.names.config}{index}) -> None:"
         return "\n".join([header, *indent(unparse(body))])
+
+    def owner_statements(self) -> list[ast.stmt]:
+        """What gives the sizes of the layer at hand, or those of the model at large where layers have some for themselves."""
+        found = {"layer": "layer = config.per_layer_config[layer_idx]", "general": "general = with_values(config)"}
+        return statements(found[self.owner]) if self.owner in found else []
 
     def attention_attributes(self) -> list[ast.stmt]:
         nodes = self.plan.attention_nodes(self.name)
@@ -491,15 +562,20 @@ class BlockWriter:
 
     def module_attributes(self) -> list[ast.stmt]:
         body: list[ast.stmt] = []
+        made = {key_of(item): module for item in self.order if (module := self.module(item)) is not None}
+        begun: set[str] = set()
         for item in self.order:
-            if isinstance(item, Node) and item.op == PARAMETER:
-                body += self.parameter(item)
+            tensor, key = is_tensor(item), place_of(item)
+            first, _, rest = key.partition(".")
+            if not tensor and key not in made:
                 continue
-            made = self.module(item)
-            if made is not None:
-                body += statements("self._name_ = made", _name_=item.id, made=made)
-                if isinstance(item, Node) and item.op == MODULE:
-                    body += self.given_buffers(item)
+            if first not in begun and (rest or not tensor):
+                begun.add(first)
+                inner = self.holder.parts[first]
+                value = made[first] if inner is None else inner.expression(made, first)
+                body += statements("self._name_ = made", _name_=first, made=value)
+            if isinstance(item, Node):
+                body += self.parameter(item) if tensor else self.given_buffers(item) if item.op == MODULE else []
         return body
 
     def given_buffers(self, node: Node) -> list[ast.stmt]:
@@ -507,8 +583,8 @@ class BlockWriter:
         body: list[ast.stmt] = []
         for name, parts in complete(node)["buffers"].items():
             body += statements(
-                "self._name_.register_buffer(name, value, persistent=False)",
-                _name_=node.id,
+                "held.register_buffer(name, value, persistent=False)",
+                held=self.held[key_of(node)],
                 name=ast.Constant(name),
                 value=buffer_value(parts, self.owner),
             )
@@ -518,16 +594,13 @@ class BlockWriter:
         """What makes a learned tensor, or one that is only kept in the checkpoint."""
         attrs = complete(node)
         shape = ast.Tuple([setting(size, self.owner) for size in attrs["shape"]], ast.Load())
-        flat = len(attrs["shape"]) == 1 and (attrs["key"] or node.id).endswith("weight")
+        around, _, name = place_of(node).rpartition(".")
+        flat = len(attrs["shape"]) == 1 and name.endswith("weight")
         value = quote("torch.ones(shape)" if flat else "torch.zeros(shape)", shape=shape)
-        *inner, name = (f"{node.id}.{attrs['key']}" if attrs["key"] else node.id).split(".")
-        body = statements("self._name_ = nn.Module()", _name_=inner[0]) if inner else []
-        owner = quote("self._name_", _name_=inner[0]) if inner else quote("self")
+        owner = self.held[around] if around else quote("self")
         if attrs["learned"]:
-            return body + statements("owner._name_ = nn.Parameter(value)", owner=owner, _name_=name, value=value)
-        return body + statements(
-            "owner.register_buffer(name, value)", owner=owner, name=ast.Constant(name), value=value
-        )
+            return statements("owner._name_ = nn.Parameter(value)", owner=owner, _name_=name, value=value)
+        return statements("owner.register_buffer(name, value)", owner=owner, name=ast.Constant(name), value=value)
 
     @property
     def holds_stack(self) -> bool:
@@ -596,6 +669,7 @@ class BlockWriter:
         if isinstance(item, Use):
             inner = self.plan.document.blocks[item.block]
             made = graph.call_module(item.id, tuple(take(port) for port in inner.inputs))
+            made.meta["held"] = self.held[key_of(item)]
             made.meta["context"] = item.block in self.plan.attending
             made.meta["positions"] = item.block in self.plan.positioned
             made.meta["tuple"] = self.plan.gives_weights(item.block)
@@ -656,8 +730,7 @@ class BlockWriter:
             made.meta["value"] = ast.Name("position_ids", ast.Load())
         elif node.op == PARAMETER:
             made = graph.call_function(vocabulary.attribute, ())
-            key = f"{node.id}.{attrs['key']}" if attrs["key"] else node.id
-            made.meta["value"] = quote(f"self.{key}")
+            made.meta["value"] = self.held_tensor(node)
         elif node.op == CONSTANT:
             made = graph.call_function(vocabulary.attribute, ())
             anchor = self.anchor()
@@ -701,6 +774,8 @@ class BlockWriter:
             made.meta["groups_at_run_time"] = self.groups(node) is None
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
+        if made.op == "call_module":
+            made.meta["held"] = self.held[key_of(node)]
         return made
 
     def embedded(self, graph: fx.Graph) -> fx.Node:
@@ -774,7 +849,7 @@ class BlockWriter:
             isinstance(parsed.tree, ast.Name) and self.block.node(parsed.text) is None and parsed.text not in RESERVED
         )
         written = setting(value, self.owner)
-        taken = {item.id for item in self.block.nodes} | RESERVED
+        taken = {item.id for item in self.block.nodes} | {*self.holder.parts} | RESERVED
         named = {*self.plan.document.sizes, *self.plan.document.config}
         plain = name not in ("size", "value", "factor", *named) and name not in taken
         if plain and unparse(self.own_attributes.get(name, written)) == unparse(written):
@@ -828,13 +903,17 @@ class BlockWriter:
             layout.result = lambda value: statements("return value, attn_weights", value=value)
         return layout
 
-    def read_sizes(self, graph: fx.Graph) -> list[ast.stmt]:
-        """What tells batch and sequence, where the block needs to know."""
+    def note_sizes(self, graph: fx.Graph) -> None:
+        """Note which of batch and sequence the block's functions name."""
         if any(node.target in vocabulary.NEEDS_SIZES for node in graph.nodes if node.op == "call_function"):
             self.sizes_used |= set(RUN_TIME)
         for node in graph.nodes:
             if node.target is vocabulary.function:
                 node.meta["write"]([ast.Name("x", ast.Load())] * len(node.args))  # notes what it names
+
+    def read_sizes(self, graph: fx.Graph) -> list[ast.stmt]:
+        """What tells batch and sequence, where the block needs to know."""
+        self.note_sizes(graph)
         if not self.sizes_used:
             return []
         stream = (

@@ -12,7 +12,9 @@ from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
+from canvas_rt.ir.graph import key_of
 from canvas_rt.ir.tasks import Task
+from canvas_rt.ops.functions import RUN_TIME
 
 NULLABLE = {
     "sliding_window": "int",
@@ -149,7 +151,7 @@ class {plan.names.pretrained}(PreTrainedModel):
 def backbone_use(plan: Plan) -> str:
     """The attribute under which the whole model holds its backbone."""
     root = plan.document.blocks[plan.document.root]
-    return next(item.id for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
+    return next(key_of(item) for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
 
 
 ARGUMENTS = """
@@ -194,7 +196,7 @@ class BackboneWriter(BlockWriter):
     """Writes the class that holds embedding, layers and final norm."""
 
     def init(self) -> str:
-        body = statements("super().__init__(config)")
+        body = statements("super().__init__(config)") + self.owner_statements()
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
@@ -257,7 +259,7 @@ class BackboneWriter(BlockWriter):
         )
         if embedding is not None:
             before += statements(
-                "if inputs_embeds is None:\n    inputs_embeds = self._name_(input_ids)", _name_=embedding.id
+                "if inputs_embeds is None:\n    inputs_embeds = held(input_ids)", held=self.held[key_of(embedding)]
             )
         cached = self.context and self.plan.task.generates
         if cached:
@@ -440,33 +442,38 @@ def embedding_path(plan: Plan, block: str) -> str:
         if "input_ids" not in item.inputs.values():
             continue
         if isinstance(item, Node) and item.op == "embedding":
-            return item.id
+            return _path_of(plan, block, item)
         if isinstance(item, Use):
             port = next(port for port, ref in item.inputs.items() if ref == "input_ids")
             deeper = embedding_path(plan, item.block) if port == "input_ids" else ""
             if deeper:
-                return f"{item.id}.{deeper}"
+                return f"{_path_of(plan, block, item)}.{deeper}"
     return ""
+
+
+def _path_of(plan: Plan, block: str, item: Node | Use) -> str:
+    """What is written behind `self.` for a module of a block."""
+    return unparse(BlockWriter(plan, block).held[key_of(item)]).removeprefix("self.")
 
 
 class HeadWriter(BlockWriter):
     """Writes the whole model: backbone, head, loss."""
 
     def init(self) -> str:
-        body = [*statements("super().__init__(config)")]
+        body = [*statements("super().__init__(config)"), *self.owner_statements()]
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += [*self.module_attributes(), *statements("self.post_init()")]
         return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
 
     def add(self, graph: fx.Graph, values: dict[str, fx.Node], item: Any) -> None:
-        if item.id == backbone_use(self.plan):
+        if key_of(item) == backbone_use(self.plan):
             values[item.id] = graph.placeholder("hidden_states")
             return
         super().add(graph, values, item)
 
     def module(self, item: Any) -> ast.expr | None:
-        if item.id == backbone_use(self.plan):
+        if key_of(item) == backbone_use(self.plan):
             return ast.Call(ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load())], [])
         return super().module(item)
 
@@ -486,6 +493,10 @@ class HeadWriter(BlockWriter):
         loss = "logits=logits, labels=labels, vocab_size=self.config.vocab_size"
         if task.classifies:
             loss = "labels, logits, self.config"
+        self.note_sizes(graph)
+        for dim, name in enumerate(RUN_TIME):
+            if name in self.sizes_used:  # of the tokens that logits are made for
+                before += statements("name = hidden_states.shape[dim]", name=name, dim=ast.Constant(dim))
         ending = (
             "logits = value\nloss = None\n"
             "if labels is not None:\n"

@@ -214,6 +214,9 @@ def sinusoid_class(name: str, attrs: Attrs) -> str:
     return SINUSOIDS.format(
         name=name,
         dtype="" if attrs["rounding"] == "none" else "        self.dtype = torch.get_default_dtype()\n",
+        parts=", ".join(
+            f"torch.{one}(angles)" for one in (("sin", "cos") if attrs["first"] == "sines" else ("cos", "sin"))
+        ),
         frequencies=FREQUENCIES[attrs["spacing"]].format(exact=exact),
         cast=".to(self.dtype)" if attrs["rounding"] == "values" else "",
         argument=", zero: int = -1" if attrs["zero"] is not None else "",
@@ -233,7 +236,7 @@ class {name}(nn.Module):
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
 {frequencies}        places = (position_ids + self.offset)[..., None]
         angles = places.float() * frequencies
-        return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1){hole}{cast}
+        return torch.cat([{parts}], dim=-1){hole}{cast}
 """
 
 FREQUENCIES = {

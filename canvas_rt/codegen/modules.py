@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from itertools import product
 from typing import Any
 
-from canvas_rt.codegen.syntax import quote, setting
+from canvas_rt.codegen.syntax import constant, quote, setting
 from canvas_rt.ir.document import Node
+from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS, VARIANTS, complete
-from canvas_rt.ops.modules import config_class, made_with
+from canvas_rt.ops.modules import beside, config_class, lists_needed, made_with, sets_layers_apart
 
 Settings = Mapping[str, ast.expr]
 Construct = Callable[[Node, Settings, "Classes"], ast.expr]
@@ -64,7 +65,8 @@ def position_name(prefix: str, attrs: Mapping[str, Any]) -> str:
 def sinusoid_name(prefix: str, attrs: Mapping[str, Any]) -> str:
     word = {"none": "", "frequencies": "Rounded", "values": "Narrow"}[attrs["rounding"]]
     holed = "Padded" if attrs["zero"] is not None else ""
-    return f"{prefix}{'Whole' if attrs['spacing'] == 'whole' else ''}{word}{holed}Sinusoids"
+    swapped = "Cosine" if attrs["first"] == "cosines" else ""
+    return f"{prefix}{'Whole' if attrs['spacing'] == 'whole' else ''}{swapped}{word}{holed}Sinusoids"
 
 
 def rotary_name(prefix: str, attrs: Mapping[str, Any]) -> str:
@@ -90,8 +92,11 @@ class Classes:
         own = {f"{self.prefix}Router", f"{self.prefix}Experts", position_name(self.prefix, {})}
         for layout, layer_type, wide in product(("halves", "interleaved", "once"), (None, ""), (False, True)):
             own.add(rotary_name(self.prefix, {"layout": layout, "layer_type": layer_type, "wide": wide}))
-        for spacing, rounding, zero in product(("half_open", "whole"), ("none", "frequencies", "values"), (None, 0)):
-            own.add(sinusoid_name(self.prefix, {"spacing": spacing, "rounding": rounding, "zero": zero}))
+        options = ("half_open", "whole"), ("none", "frequencies", "values"), ("sines", "cosines"), (None, 0)
+        for values in product(*options):
+            own.add(
+                sinusoid_name(self.prefix, dict(zip(("spacing", "rounding", "first", "zero"), values, strict=True)))
+            )
         own |= {f"{self.prefix}{word}ScaledEmbedding" for word in ("", "Rounded")}
         return frozenset(own | {name for name in self.norms if name is not None})
 
@@ -176,17 +181,20 @@ def _layer_norm(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     return quote("nn.LayerNorm(s, eps=e, bias=b)", s=attrs["size"], e=attrs["eps"], b=attrs["bias"])
 
 
+ROTARY_READS = {
+    "head_dim": "=head_dim",
+    "parameters": "=rope_parameters",
+    "max_position_embeddings": "=max_position_embeddings",
+}
+"""What a rotary embedding reads of the config by itself, unless it has settings of its own."""
+
+
 def _rotary(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     """A rotary embedding reads the config; one with settings of its own reads a copy that holds these."""
     written = complete(node)
-    usual = {
-        "head_dim": "=head_dim",
-        "parameters": "=rope_parameters",
-        "max_position_embeddings": "=max_position_embeddings",
-    }
     fields = {"parameters": "rope_parameters"}
     # It stands outside the layers, whose own sizes it does not see.
-    changed = {fields.get(n, n): setting(written[n]) for n, value in usual.items() if written[n] != value}
+    changed = {fields.get(n, n): attrs[n] for n, value in ROTARY_READS.items() if written[n] != value}
     layer_type = [] if written["layer_type"] is None else [attrs["layer_type"]]
     name = rotary_name(classes.prefix, written)
     copied = changed or classes.heterogeneous
@@ -277,15 +285,28 @@ def _module(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     """A module of transformers kept whole: it takes a config of its own class."""
     written = complete(node)
     source = written["source"]
-    fields = {name: setting(value) for name, value in written["fields"].items()}
+    fields = dict(zip(written["fields"], _values(attrs["fields"]), strict=True))
     fields["num_hidden_layers"] = quote("config.num_hidden_layers")
-    for name, value in written["by_layer"].items():
-        fields[name] = quote("[value] * config.num_hidden_layers", value=setting(value))
+    for (name, own), value in zip(written["by_layer"].items(), _values(attrs["by_layer"]), strict=True):
+        other = own if is_expression(own) else beside(source, name, own)
+        listed = "[own if index == layer_idx else other for index in range(config.num_hidden_layers)]"
+        alike = quote("[own] * config.num_hidden_layers", own=value)
+        fields[name] = alike if other == own else quote(listed, own=value, other=constant(other))
+    for name, first in lists_needed(source).items():
+        if name not in fields:
+            fields[name] = quote("[first] * config.num_hidden_layers", first=constant(first))
+    if sets_layers_apart(source):  # what this layer has for itself, it is given
+        fields["per_layer_config"] = ast.Dict([], [])
     own = _call(config_class(source).__name__, [], **fields)
     if written["mask"]:
         own = _call("attending_as", [CONFIG, own])
     known = {"layer_idx": ast.Name("layer_idx", ast.Load()), "initialize_mixer_weights": ast.Constant(False)}
     return _call(source.partition(".")[2], [own], **{name: known[name] for name in made_with(source)})
+
+
+def _values(table: ast.expr) -> list[ast.expr]:
+    assert isinstance(table, ast.Dict)
+    return table.values
 
 
 CONSTRUCT: Mapping[str, Construct] = {

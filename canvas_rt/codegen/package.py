@@ -225,7 +225,9 @@ def module_source(plan: Plan) -> str:
         parts.append(ATTENDING_AS.format(config=plan.names.config))
     if any("with_values(" in text for text in (body, *small)):
         parts.append(
-            WITH_VALUES.format(config=plan.names.config, heterogeneous=HETEROGENEOUS if plan.turns_unlike else "")
+            WITH_VALUES.format(
+                config=plan.names.config, heterogeneous=HETEROGENEOUS if plan.turns_unlike or "general." in body else ""
+            )
         )
     parts += small
     if "padded_positions" in ops:

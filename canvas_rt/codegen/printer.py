@@ -214,10 +214,15 @@ class _Printer:
             return self.by_name(node, inputs)
         if node.op == "call_module":
             context = self.context(node)
-            call = ast.Call(quote("self._name_", _name_=str(node.target)), inputs, context)
+            call = ast.Call(self.called(node), inputs, context)
             first = node.meta.get("tuple") and not node.meta.get("more")
             return quote("call[0]", call=call) if first else call
         return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
+
+    def called(self, node: fx.Node) -> ast.expr:
+        """The module that a node calls."""
+        held: ast.expr = node.meta.get("held") or quote("self._name_", _name_=str(node.target))
+        return held
 
     def by_name(self, node: fx.Node, inputs: list[ast.expr]) -> ast.expr:
         """A module kept whole, called as the original is."""
@@ -234,7 +239,7 @@ class _Printer:
         if node.meta["cache"]:
             given[node.meta["cache"]] = ast.Name("past_key_values", ast.Load())
         keywords = [ast.keyword(name, value) for name, value in given.items()]
-        call = ast.Call(quote("self._name_", _name_=str(node.target)), [], keywords)
+        call = ast.Call(self.called(node), [], keywords)
         place = node.meta["place"]
         return call if place < 0 else quote("call[place]", call=call, place=ast.Constant(place))
 
@@ -256,7 +261,7 @@ class _Printer:
         rows = [self.value(arg) for arg in others]
         if not node.meta.get("in_a_row"):
             rows = [quote("x.flatten(0, -2)", x=value) for value in (source, *rows)]
-        call = ast.Call(quote("self._name_", _name_=str(node.target)), rows, [])
+        call = ast.Call(self.called(node), rows, [])
         name = fresh("tokens", self.taken)
         self.body += [(s, "") for s in statements("name = call", name=name, call=call)]
         return quote("name.view_as(x)", name=name, x=source)

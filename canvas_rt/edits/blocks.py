@@ -34,7 +34,7 @@ from canvas_rt.edits.wires import (
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import Item, execution_order, head, names_used
+from canvas_rt.ir.graph import Item, execution_order, head, key_of, names_used
 
 SEMANTIC = ("input_ids", "position_ids", "cos", "sin")
 """Values that keep their name from block to block and come after the stream; all else is `hidden_states`."""
@@ -198,7 +198,8 @@ def ungroup(document: Document, edit: Ungroup) -> Document:
 
         given = {port_ref(document, item, port): inward(ref) for port, ref in body.outputs.items()}
         moved = rewired(body, inward).nodes
-        inlined = tuple(node.replace(id=ids[node.id]) for node in moved)
+        heads = {key_of(node).partition(".")[0] for node in rest.nodes}
+        inlined = tuple(_moved(node, ids[node.id], heads) for node in moved)
         at = block.nodes.index(item)
         joined = rest.replace(nodes=(*rest.nodes[:at], *inlined, *rest.nodes[at:]))
         _check_passed_through(joined, given, item, edit.path)
@@ -207,6 +208,12 @@ def ungroup(document: Document, edit: Ungroup) -> Document:
         return document.with_block(holder, joined)
 
     return at_items(document, edit.path, change)
+
+
+def _moved(item: Item, new_id: str, taken: set[str]) -> Item:
+    """An item in another block: the checkpoint calls it as before where nothing else is called so there."""
+    lost = not isinstance(item, Stack) and item.key.partition(".")[0] in taken
+    return item.replace(id=new_id, key="") if lost else item.replace(id=new_id)
 
 
 def _check_passed_through(block: Block, given: dict[str, str | None], use: Use, path: str) -> None:

@@ -25,7 +25,7 @@ from canvas_rt.edits.wires import (
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, names_in
-from canvas_rt.ir.graph import Item, blocks_of, head
+from canvas_rt.ir.graph import Item, blocks_of, head, key_of
 from canvas_rt.ops.catalogue import ALIASES, DTYPES, Setting, is_name, op_named
 from canvas_rt.ops.functions import RUN_TIME
 
@@ -63,7 +63,11 @@ def set_attr(document: Document, edit: SetAttr) -> Document:
                 f"{item.id} is {what}, which has no settings", path=edit.path, hint="SetSize sets its sizes."
             )
         check_setting(document, item, edit.name, edit.value, edit.path)
-        return with_item(document, block, item.replace(attrs=item.attrs.with_items({edit.name: edit.value})))
+        attrs = item.attrs.with_items({edit.name: edit.value})
+        shared = [old for old in document.blocks[block].nodes if isinstance(old, Node) and key_of(old) == key_of(item)]
+        for one in shared:  # several nodes may be one module
+            document = with_item(document, block, one.replace(attrs=attrs))
+        return document
 
     return at_items(document, edit.path, change)
 
@@ -219,7 +223,10 @@ def rename_node(document: Document, edit: RenameNode) -> Document:
         document = retied(document, lambda t, i: (edit.new_id if t[i] == (name, item.id) else t[i][1],))
         document = redrawn(document, {f"{name}/{item.id}": f"{name}/{edit.new_id}"})
         block = document.blocks[name]
-        renamed = [old.replace(id=edit.new_id) if old.id == item.id else old for old in block.nodes]
+        # What another node shares stays where it was in the checkpoint.
+        shared = any(key_of(old) == item.id != old.id for old in block.nodes)
+        new = item.replace(id=edit.new_id, key=key_of(item)) if shared else item.replace(id=edit.new_id)
+        renamed = [new if old.id == item.id else old for old in block.nodes]
 
         def ref(old: str) -> str:
             return edit.new_id + old[len(item.id) :] if head(old) == item.id else old

@@ -2,11 +2,12 @@
 
 from canvas_rt.edits.layout import pruned
 from canvas_rt.edits.paths import layer_kinds, sources, with_item, with_layers
+from canvas_rt.edits.wires import trail
 from canvas_rt.errors import CanvasError, EditError
 from canvas_rt.ir.document import MOST_LAYERS, MOST_NAMES, MOST_NODES, Document, Node, Stack, check_uses
 from canvas_rt.ir.expressions import names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import blocks_of, find, reachable_blocks, recursive_blocks
+from canvas_rt.ir.graph import blocks_of, key_of, reachable_blocks, recursive_blocks
 
 
 def settle(before: Document, document: Document, named: str | None = None) -> Document:
@@ -122,7 +123,5 @@ def _ties_pruned(before: Document, document: Document) -> Document:
 
 
 def _leads(document: Document, key: str) -> bool:
-    try:
-        return isinstance(find(document, key.rpartition(".")[0]).item, Node)
-    except CanvasError:
-        return False
+    block, name = next(iter(trail(document, key)[-2:-1]), ("", ""))
+    return bool(block) and any(isinstance(i, Node) and key_of(i) == name for i in document.blocks[block].nodes)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import Item, consumers, execution_order, parse_layers
+from canvas_rt.ir.graph import Item, consumers, execution_order, key_of, parse_layers
 from canvas_rt.ops.catalogue import op_named
 
 
@@ -166,18 +166,28 @@ Trail = tuple[tuple[str, str], ...]
 
 def trail(document: Document, key: str) -> Trail:
     """Where a parameter's key leads."""
-    block, item = document.root, None
+    block: str = document.root
+    item: Item | None = None
     found: list[tuple[str, str]] = []
-    for part in key.split("."):
-        chosen = parse_layers(part)
+    parts = key.split(".")
+    while parts:
+        chosen = parse_layers(parts[0])
         if isinstance(item, Stack) and chosen is not None:
             block = item.kinds[item.kind_indices(chosen[1])[chosen[0]]].block
-            found.append(("", part))
+            found.append(("", parts.pop(0)))
             continue
-        item = document.blocks[block].node(part) if block else None
-        found.append((block if item else "", part))
+        item = _called(document.blocks[block], parts) if block else None
+        name = key_of(item) if item else parts[0]
+        found.append((block if item else "", name))
+        del parts[: name.count(".") + 1]
         block = item.block if isinstance(item, Use) else item.kinds[0].block if isinstance(item, Stack) else ""
     return tuple(found)
+
+
+def _called(block: Block, parts: list[str]) -> Item | None:
+    """The item that the first of a key's parts name."""
+    keys = ((item, key_of(item).split(".")) for item in block.nodes)
+    return next((item for item, own in keys if parts[: len(own)] == own), None)
 
 
 def retied(document: Document, change: Callable[[Trail, int], tuple[str, ...] | None]) -> Document:

@@ -108,7 +108,8 @@ def paste(
                 wires[port] = ids[head(ref)] + ref[len(head(ref)) :]
             elif head(ref) in known:
                 wires[port] = ref
-        edits.append(AddNode(level, _renamed(item, ids[item.id], blocks, wires)))
+        fresh = item if isinstance(item, Stack) else item.replace(key="")  # what is pasted learns for itself
+        edits.append(AddNode(level, _renamed(fresh, ids[item.id], blocks, wires)))
     if position is not None:
         corner = _corner(clip)
         for offset, item in enumerate(clip.items):

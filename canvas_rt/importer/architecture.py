@@ -18,7 +18,7 @@ from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
-from canvas_rt.importer.recognise import Recogniser, Traced, stand_in
+from canvas_rt.importer.recognise import Recogniser, Traced, own_path
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
@@ -263,7 +263,15 @@ class ArchitectureImport:
         # Patterns may be counted from the last layer.
         alike = all(few.get(path) == kinds[:enough] for path, kinds in whole.items())
         self.whole = {path: members_of(kinds) for path, kinds in whole.items()}
-        return enough if alike else self.depth
+        return enough if alike and self.stands_at(enough) else self.depth
+
+    def stands_at(self, depth: int) -> bool:
+        """Whether the original can be made with fewer layers: ties by pattern may name those that are left out."""
+        try:
+            self.with_depth(depth)
+        except Exception:  # in whatever way a class says that it cannot
+            return False
+        return True
 
     def run_time(self, probe: int) -> dict[str, int]:
         """What the sizes that a run is given are in a probe. How long a row of patches is follows from the model's own."""
@@ -408,10 +416,13 @@ class ArchitectureImport:
             return None
         old, new = (Recogniser(model, nn.Module(), {}) for model in (before, after))
         followers: list[tuple[str, str, str]] = []
+        places: dict[str, list[tuple[str, str]]] = {}
+        for place, held in base.leaves.items():
+            places.setdefault(own_path(place), []).append(held)
         unlike = [path for path in ours if ours[path] != theirs[path]]
         unlike = [path for path in unlike if not only_keeps(before.get_submodule(path), after.get_submodule(path))]
-        for path in dict.fromkeys(next(filter(base.leaves.__contains__, around(path)), path) for path in unlike):
-            if path not in base.leaves or is_rotary(before.get_submodule(path)):
+        for path in dict.fromkeys(next(filter(places.__contains__, around(path)), path) for path in unlike):
+            if path not in places or is_rotary(before.get_submodule(path)):
                 return None
             ends = old.leaf(path), new.leaf(path)
             if ends[0] is None or ends[1] is None or ends[0].op != ends[1].op:
@@ -424,7 +435,7 @@ class ArchitectureImport:
                 return None
             if not all(stands_for(self.values[field], was[name]) for name in moved):
                 return None
-            followers += [(stand_in(path.rpartition(".")[0]), base.leaves[path], name) for name in moved]
+            followers += [(*place, name) for place in places[path] for name in moved]
         return followers
 
     # the document
@@ -447,9 +458,8 @@ class ArchitectureImport:
             else:
                 config[field] = freeze(value)
         self.effective |= named
-        ties = getattr(self.model_class, "_tied_weights_keys", None) or {}
+        ties = self.ties()
         keys = block_keys(root, blocks, sizes, config)
-        ties = ties if isinstance(ties, dict) else {}
         # What shares a tensor with no part of the graph has it for itself, and a checkpoint may hold it under that name.
         renamed = {source: key for key, source in ties.items() if key in keys and source not in keys}
         ties = {key: source for key, source in ties.items() if {key, source} <= keys}
@@ -474,6 +484,16 @@ class ArchitectureImport:
             versions=FrozenMap({"torch": torch.__version__, "transformers": transformers.__version__}),
         )
         return with_origin(document, origin)
+
+    def ties(self) -> dict[str, str]:
+        """Keys of parameters that share another's storage, by what the class says, and by its patterns for all its layers."""
+        written = getattr(self.model_class, "_tied_weights_keys", None)
+        known = dict(written) if isinstance(written, dict) else {}
+        few = getattr(self.few_layers, "all_tied_weights_keys", None) or {}
+        if few.keys() - known.keys():
+            whole: Any = self.original()
+            known |= whole.all_tied_weights_keys
+        return known
 
     @cached_property
     def model_class(self) -> type:
@@ -522,7 +542,11 @@ class ArchitectureImport:
     @cached_property
     def few_layers(self) -> nn.Module:
         """The original at its real sizes, with as many layers as are traced, on meta."""
-        given = {**self.cut(self.trace_depth), "num_hidden_layers": self.trace_depth}
+        return self.with_depth(self.trace_depth)
+
+    def with_depth(self, depth: int) -> nn.Module:
+        """The original at its real sizes, with so many layers, on meta."""
+        given = {**self.cut(depth), "num_hidden_layers": depth}
         if self.overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in self.overrides.items()}
         return self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")

@@ -10,6 +10,7 @@ from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.graph import key_clashes, key_of
 from canvas_rt.ops.catalogue import VARIANTS
 
 PREFIX = "Canvas"
@@ -91,6 +92,8 @@ class Builder:
         items = tuple(self.item([version.nodes[i] for version in versions], stand_in) for i in range(len(first.nodes)))
         block = Block(inputs=first.inputs, nodes=items, outputs=first.outputs)
         block = block.replace(role=role_of(block, self.blocks))
+        for item, other in key_clashes(block).items():
+            raise TraceError(f"{stand_in.replace('__', '.')}: {item} stands where {other} does, and is another module")
         name = self.traces[0].classes[stand_in].removeprefix(PREFIX)
         return self.file(name, block)
 
@@ -130,7 +133,8 @@ class Builder:
 
     def real_settings(self, node: Node, where: str) -> Mapping[str, Any]:
         """Settings of a node that its parameters tell at the real sizes."""
-        path = self.original_path(f"{where}__{node.id}" if where != "root" else node.id)
+        place = key_of(node).replace(".", "__")
+        path = self.original_path(f"{where}__{place}" if where != "root" else place)
         if node.op == "module":
             keys = node.attrs["keys"]
             given = {name: self.original.get(f"{path}.{name}", ()) for name in node.attrs.get("buffers", {})}

@@ -2,7 +2,7 @@
 
 import operator
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -29,11 +29,22 @@ def with_transposes(graph: fx.Graph) -> None:
         graph.erase_node(node)
 
 
+ONE_WORD: Mapping[Any, Any] = {
+    aten.broadcast_to.default: aten.expand.default,
+    aten.multiply.Tensor: aten.mul.Tensor,
+    aten.multiply.Scalar: aten.mul.Scalar,
+    aten.subtract.Tensor: aten.sub.Tensor,
+    aten.divide.Tensor: aten.div.Tensor,
+    aten.concatenate.default: aten.cat.default,
+    aten.concat.default: aten.cat.default,
+}
+"""Functions that have two names."""
+
+
 def with_chunks(graph: fx.Graph) -> None:
     """Write splits into parts of one size by how many parts there are, whatever their size; and one word for one thing."""
     for node in graph.nodes:
-        if node.target is aten.broadcast_to.default:
-            node.target = aten.expand.default
+        node.target = ONE_WORD.get(node.target, node.target)
         if node.target is aten.split.Tensor and isinstance(node.args[1], int):
             dim = node.args[2] if len(node.args) > 2 else 0
             whole = shape_of(node.args[0])[dim]

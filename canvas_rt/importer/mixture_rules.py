@@ -1,5 +1,7 @@
 """Rules for the parts of a mixture of experts: which router, which experts, found by running them beside each variant."""
 
+import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -80,10 +82,19 @@ def _choices(module: nn.Module, experts: int) -> Iterator[Settings]:
     """Every way to choose experts, those with limits and groups last."""
     caps = (None, *(value for value in numbers_of(module) if value > 0))
     for cap, groups, precision, scoring, after, order in product(
-        caps, _groupings(module, experts), ("scores", "logits", "model"), SCORINGS, (False, True), (True, False)
+        caps, _groupings(module, experts), ("scores", "logits", "model"), SCORINGS, (False, True), _orders(module)
     ):
         chosen = {"precision": precision, "scoring": scoring, "after_top_k": after, "sorted": order, "softcap": cap}
         yield chosen | groups
+
+
+def _orders(module: nn.Module) -> tuple[bool, bool]:
+    """Whether the best comes first, the likelier answer ahead: of few experts, the unsorted are sorted too."""
+    try:
+        calls = re.findall(r"topk\([^\n]*", inspect.getsource(type(module)))
+    except (OSError, TypeError):
+        calls = []
+    return (False, True) if calls and "sorted=False" in calls[-1] else (True, False)
 
 
 def _groupings(module: nn.Module, experts: int) -> Iterator[Settings]:

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from canvas_rt.importer.buffers import Buffer, buffer_of
 from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
+from canvas_rt.importer.dissolve import dissolve
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
 from canvas_rt.importer.names import named_by_use
@@ -61,8 +62,8 @@ class Traced:
     layers: Mapping[str, tuple[int, ...]]
     """For each stack's path, the index that its traced layers have in the whole model."""
 
-    leaves: Mapping[str, str] = field(default_factory=dict)
-    """For each module that is one node, by its path, the node's id in its block."""
+    leaves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """For each module that is one node, by its path, the block that it stands in and its id there."""
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Recogniser:
 
     blocks: dict[str, Block] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
-    ids: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, tuple[str, str]] = field(default_factory=dict)
     prepared: set[str] = field(default_factory=set)
     leaves: dict[str, Node | None] = field(default_factory=dict)
     """What the proofs have told, by the module's path."""
@@ -101,6 +102,7 @@ class Recogniser:
     """For each module the ports whose values are read elsewhere too."""
 
     def run(self) -> Traced:
+        dissolve(self.graphs, self.model)
         move_in(self.graph, self.graphs, self.inputs[1])
         given_out(self.graph, self.graphs)
         self.block("", (self.task.takes,))
@@ -120,7 +122,7 @@ class Recogniser:
 
     def submodule(self, path: str) -> nn.Module:
         """The module behind a path; a second call of one is traced as `path@1`."""
-        return self.model.get_submodule(_own(path)) if path else self.model
+        return self.model.get_submodule(own_path(path)) if path else self.model
 
     def block(self, path: str, ports: tuple[str, ...]) -> None:
         """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
@@ -132,26 +134,15 @@ class Recogniser:
             if times > 1:
                 raise TraceError(f"{reader.where} attends {times} times, and has one place in the cache")
         except TraceError as error:
-            error.module = _own(path) if error.module is None else error.module
+            error.module = own_path(path) if error.module is None else error.module
             raise
-
-    def wrapped(self, path: str, name: str) -> str:
-        """The path of a module that only holds the one at a path: a block that passes everything through."""
-        inner = self.blocks[stand_in(path)]
-        holder = path.rpartition(".")[0]
-        use = Use(id=name, block=stand_in(path), inputs=FrozenMap({port: port for port in inner.inputs}))
-        alone = len(inner.outputs) == 1
-        outputs = {port: name if alone else f"{name}.{port}" for port in inner.outputs}
-        self.classes[stand_in(holder)] = type(self.submodule(holder)).__name__
-        self.blocks[stand_in(holder)] = Block(inputs=inner.inputs, nodes=(use,), outputs=FrozenMap(outputs))
-        return holder
 
     def leaf(self, path: str) -> Node | None:
         """The node that a whole module is, if it is one of those known; without inputs."""
         if path not in self.leaves:
-            module, name = self.submodule(path), _own(path).rpartition(".")[2]
-            if name.isdecimal():  # it stands in a list
-                name = "_".join(_own(path).split(".")[-2:])
+            module, parts = self.submodule(path), own_path(path).split(".")
+            listed = next((i for i, part in enumerate(reversed(parts)) if not part.isdecimal()), 0)
+            name = "_".join(parts[-1 - listed :])  # it may stand in a list, which stands in another
             if type(module) in self.whole:
                 call = call_in(self.graph(path))
                 layer = self.layer_of(path)
@@ -165,7 +156,7 @@ class Recogniser:
 
     def layer_of(self, path: str) -> int | None:
         """In which of the traced layers a module stands."""
-        return next((int(part) for part in _own(path).split(".") if part.isdecimal()), None)
+        return next((int(part) for part in own_path(path).split(".") if part.isdecimal()), None)
 
     def of_layer(self, path: str) -> dict[str, Any]:
         """What stands for a module's layer in the lists that it reads of its config."""
@@ -193,6 +184,12 @@ class _Reader:
         self.inputs = tuple(dict.fromkeys(ports))
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
+        self.used: set[str] = set()
+        """Modules that the block uses, as far as it is read."""
+        keys = [key for key in map(self.key, called_in(self.graph)) if "." in key]
+        self.holders = {key.partition(".")[0] for key in keys}
+        """What the lists and tables are called in which modules stand that are used here."""
+        self.names |= self.holders
         self.rotations = find_rotations(self.graph)
         self.attentions = find_attentions(self.graph, self.kept)
         self.order = {node: index for index, node in enumerate(self.graph.nodes)}
@@ -288,14 +285,17 @@ class _Reader:
 
     def read_parameter(self, node: fx.Node, name: str, value: Tensor) -> None:
         first, _, rest = name.partition(".")
-        if "." in rest or first in self.names:
+        listed = "." in rest or first in self.holders
+        if first in self.names and not listed:
             raise TraceError(f"{self.where}: uses {name}, which another module holds")
         attrs: dict[str, Any] = {"shape": tuple(value.shape)}
-        if rest:
+        if rest and not listed:
             attrs["key"] = rest
         if not (isinstance(value, nn.Parameter) and value.requires_grad):
             attrs["learned"] = False
-        self.add(node, first, PARAMETER, {}, attrs)
+        own = self.add(node, name.replace(".", "_") if listed else first, PARAMETER, {}, attrs)
+        if listed:
+            self.items = [item.replace(key=name) if item.id == own else item for item in self.items]
 
     def read_buffer(self, node: fx.Node, name: str, buffer: Buffer) -> None:
         ref = ""
@@ -315,9 +315,7 @@ class _Reader:
             return
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
         learns = any(True for _ in self.recogniser.submodule(path).parameters())
-        if "@" in path and learns:
-            raise TraceError(f"{path.partition('@')[0]} is used more than once")
-        leaf = self.recogniser.leaf(path) if "." not in _own(target) or not learns else None
+        leaf = self.recogniser.leaf(path)
         if leaf is not None and self.read_leaf(node, leaf, path, arguments):
             return
         ports = self.ports(arguments)
@@ -325,17 +323,24 @@ class _Reader:
         self.recogniser.shared[path] = frozenset(elsewhere)
         self.recogniser.block(path, ports)
         node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
-        outer, _, inner = _own(target).rpartition(".")
-        if outer:
-            path = self.recogniser.wrapped(path, inner)
-        if "." in outer or (outer and outer in self.names):
-            raise TraceError(f"{self.where}: calls {target}, which another module holds")
-        if learns and (outer or inner) in self.names:
-            raise TraceError(f"{self.where}: {outer or inner} is used more than once, or stands beside its own name")
-        name = self.unique(outer or inner)
+        key, own = self.key(target), own_path(target)
+        self.used.add(own)
+        if learns and not key and own in self.names:
+            raise TraceError(f"{self.where}: {own} stands beside its own name")
+        last = own.rpartition(".")[2]
+        name = self.unique((key or (own if last.isdecimal() else last)).replace(".", "_"))
         inputs = self.wires(ports, arguments)
-        self.put(node, Use(id=name, block=stand_in(path), inputs=inputs))
+        self.put(node, Use(id=name, block=stand_in(path), inputs=inputs, key=key))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
+
+    def key(self, target: str) -> str:
+        """What a module is called in the checkpoint, where that can be no id: it stands in a list or a table, or is used again."""
+        path = f"{self.path}.{target}".lstrip(".")
+        own = own_path(target)
+        learns = any(True for _ in self.recogniser.submodule(path).parameters())
+        listed = own.rpartition(".")[2].isdecimal() and "@" not in target
+        again = learns and own in self.used
+        return own if again or ("." in own and (learns or listed)) else ""
 
     def without_passed(self, node: fx.Node, path: str, given: Mapping[str, fx.Node]) -> fx.Node:
         """What a module gives that it was given is that itself: its block gives the rest. The call, or what takes the rest."""
@@ -372,10 +377,12 @@ class _Reader:
             wires = {"position_ids": self.positions(arguments[0])}
         else:
             wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
-        name = self.unique(leaf.id)
+        key = self.key(str(node.target))
+        self.used.add(own_path(str(node.target)))
+        name = self.unique(key.replace(".", "_") or leaf.id)
         inputs = FrozenMap({port: wires[port] for port in ports})
-        self.put(node, leaf.replace(id=name, inputs=inputs))
-        self.recogniser.ids[path] = name
+        self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
+        self.recogniser.ids[path] = stand_in(self.path), name
         self.bind_outputs(node, name, leaf.op)
         return True
 
@@ -388,10 +395,12 @@ class _Reader:
         if sum(map(len, fed)) != len(call.args[0]):  # type: ignore[arg-type]
             return False
         wires = {port: self.ref(arg) for ports, arg in zip(fed, arguments, strict=True) for port in ports}
-        name = self.unique(leaf.id)
+        key = self.key(str(node.target))
+        self.used.add(own_path(str(node.target)))
+        name = self.unique(key.replace(".", "_") or leaf.id)
         inputs = FrozenMap({port: wires[port] for port in OPS[MODULE].inputs if port in wires})
-        self.put(node, leaf.replace(id=name, inputs=inputs))
-        self.recogniser.ids[path] = name
+        self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
+        self.recogniser.ids[path] = stand_in(self.path), name
         self.bind_values(node, name, ("out",))
         return True
 
@@ -401,6 +410,8 @@ class _Reader:
             self.refs[node] = name
             for user in node.users:  # a module may give a list of one
                 if user.target is operator.getitem and not isinstance(node.meta.get("val"), Tensor):
+                    if user.args[1] != 0:
+                        raise TraceError(f"{self.where}: {name} gives more than one value")
                     self.refs[user] = name
             return
         for user in node.users:
@@ -563,7 +574,10 @@ class _Reader:
         return True
 
     def passes_on(self, node: fx.Node) -> bool:
-        """Functions that change no value. What is laid out anew for attention has gradients that are rounded in another order."""
+        """Functions that change no value. What is laid out anew for attention has gradients that are rounded in another order,
+        and what is copied beside other uses has its gradients added last."""
+        if node.target is aten.clone.default and len(source_of(node).users) > 1 and source_of(node).op != "placeholder":
+            return False
         attends = any(user.target is torch.ops.canvas_rt.attention.default for user in node.users)
         if node.target is aten.contiguous.default and attends and not source_of(node).meta["val"].is_contiguous():
             return False
@@ -863,6 +877,11 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
 }
 
 
+def called_in(graph: fx.Graph) -> list[str]:
+    """The modules that a graph calls."""
+    return [str(node.target) for node in graph.nodes if node.op == "call_module"]
+
+
 def experts_ports(graph: fx.Graph) -> tuple[str, ...]:
     """Which port each input of an experts module is: a trace gives them in an order of its own."""
     call = next(node for node in graph.nodes if node.target is torch.ops.canvas_rt.experts.default)
@@ -894,7 +913,7 @@ def _is_table(node: fx.Node) -> bool:
     return node.target is operator.getitem
 
 
-def _own(path: str) -> str:
+def own_path(path: str) -> str:
     """A module's path, whichever of its calls it stands for."""
     return ".".join(part.partition("@")[0] for part in path.split("."))
 

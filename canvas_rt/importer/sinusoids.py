@@ -49,8 +49,10 @@ def sinusoid_settings(places: Tensor, theirs: Tensor, width: int) -> dict[str, A
     if theirs.shape != (*places.shape, width):
         return None
     without = sorted(set(places[(theirs == 0).all(-1)].flatten().tolist()))
-    for spacing, rounding, offset in product(("half_open", "whole"), ("frequencies", "none", "values"), range(4)):
-        attrs = {"width": width, "spacing": spacing, "rounding": rounding, "offset": offset}
+    options = ("half_open", "whole"), ("frequencies", "none", "values"), ("sines", "cosines"), range(4)
+    for values in product(*options):
+        attrs = dict(zip(("spacing", "rounding", "first", "offset"), values, strict=True)) | {"width": width}
+        offset = values[-1]
         if len(without) == 1:
             attrs["zero"] = without[0] + offset
         if same(theirs, sinusoids(places, {**VARIANTS["sinusoid"], **attrs}, MODEL_DTYPE)):
@@ -72,7 +74,7 @@ def _made_of(node: fx.Node) -> list[fx.Node]:
 
 def _positions(nodes: list[fx.Node], shape: tuple[int, ...]) -> fx.Node | None:
     """The whole numbers that are looked up: one for each token, the farthest back."""
-    whole = [n for n in nodes if len(shape_of(n)) == 2 and n.meta["val"].dtype is torch.int64]
+    whole = [n for n in nodes if len(shape_of(n)) == len(shape) and n.meta["val"].dtype is torch.int64]
     fits = [n for n in whole if shape_of(n)[-1] == shape[-1]]
     return fits[-1] if fits else None
 

@@ -14,7 +14,7 @@ from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.catalogue import VARIANTS
 from canvas_rt.ops.learned import MODULE, MODULE_PORTS
-from canvas_rt.ops.modules import config_class, fields_read, is_keepable, read_by_layer, source_name
+from canvas_rt.ops.modules import config_class, fields_read, is_keepable, read_by_layer, sets_layers_apart, source_name
 
 _library: Any = torch.library.Library("canvas_rt", "FRAGMENT")  # type: ignore[no-untyped-call]
 _library.define(
@@ -160,6 +160,8 @@ def whole_node(module: nn.Module, name: str, call: fx.Node, of_model: Any, layer
         return None
     seen = from_name(str(kind), int(size)) if mask else None  # type: ignore[arg-type]
     config = own_config(module, of_model, source)
+    if sets_layers_apart(source):
+        config = {**config, **(config.get("per_layer_config") or {}).get(str(layer), {})}
     usual = config_class(source)().to_dict()
     read = {field: config[field] for field in fields_read(source) if field in config}
     if layer is None:  # outside the layers nothing is for one of them

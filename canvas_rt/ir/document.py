@@ -50,6 +50,18 @@ def identifier(text: str) -> str:
     return text
 
 
+def _key(text: str) -> str:
+    if text:
+        first, *rest = text.split(".")
+        if len(text) > 200 or len(rest) > 8:
+            raise ValueError(f"'{text[:40]}…' is longer than any key")
+        identifier(first)
+        for name in rest:
+            if not (name.isascii() and name.isdecimal() and len(name) <= 4 and str(int(name)) == name):
+                identifier(name)
+    return text
+
+
 def _expression_or_constant(value: Any) -> Any:
     if is_expression(value):
         try:
@@ -80,6 +92,8 @@ def _reference(text: str) -> str:
 
 
 Identifier = Annotated[str, AfterValidator(identifier)]
+Key = Annotated[str, AfterValidator(_key), Field(exclude_if=lambda text: not text)]
+"""What an item is called in the checkpoint, where that is not its id: identifiers and numbers, as in `ffn.0`. Or nothing."""
 Setting = Annotated[Frozen, AfterValidator(_expression_or_constant)]
 """A constant, or text that begins with `=`: an expression over the model's sizes and config values."""
 Size = Annotated[Setting, AfterValidator(_size)]
@@ -108,7 +122,7 @@ class Node(Model):
     """One use of an op: what it does, its settings, what feeds it."""
 
     id: Identifier
-    """Unique in its block: the attribute's name in the emitted module, and a part of the checkpoint key."""
+    """Unique in its block: the attribute's name in the emitted module, and a part of the checkpoint key, if it has no other."""
 
     op: str = Field(max_length=80)
     """A name from the catalogue of ops."""
@@ -118,6 +132,10 @@ class Node(Model):
 
     inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
     """For each input port, the value that feeds it."""
+
+    key: Key = ""
+    """What it is called in the checkpoint, where that is not its id: `ffn.0` is the first in the list `ffn` of its block.
+    Nodes of one key are one module, used several times."""
 
 
 class Use(Model):
@@ -131,6 +149,9 @@ class Use(Model):
 
     inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
     """For each input of the block, the value that feeds it."""
+
+    key: Key = ""
+    """What it is called in the checkpoint, where that is not its id, as of a node."""
 
 
 class LayerKind(Model):

@@ -1,6 +1,6 @@
 """Walk a document: order of execution, paths, and which names a block depends on."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -50,6 +50,39 @@ def _reaches_itself(start: str, edges: Mapping[str, set[str]]) -> bool:
 def head(ref: str) -> str:
     """The node or block input that a reference names, without the port."""
     return ref.partition(".")[0]
+
+
+def key_of(item: Item) -> str:
+    """What an item is called in the checkpoint, within its block."""
+    return (not isinstance(item, Stack) and item.key) or item.id
+
+
+@lru_cache(maxsize=4096)
+def key_clashes(block: Block) -> Mapping[str, str]:
+    """Items that cannot be kept beside one ahead of them: of its key but another module, or around it or within it."""
+    if not any(key_of(item) != item.id for item in block.nodes):
+        return {}  # ids are unique
+    clashes: dict[str, str] = {}
+    ends: dict[str, Item] = {}
+    passed: dict[str, str] = {}
+    for item in block.nodes:
+        parts = key_of(item).split(".")
+        *around, own = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        other = next((ends[key].id for key in around if key in ends), passed.get(own))
+        if other is None and own in ends and not one_module(ends[own], item):
+            other = ends[own].id
+        if other is not None:
+            clashes[item.id] = other
+        ends.setdefault(own, item)
+        passed |= {key: item.id for key in around if key not in passed}
+    return clashes
+
+
+def one_module(first: Item, second: Item) -> bool:
+    """Whether two items of one key can be one module that is used twice."""
+    if isinstance(first, Node) and isinstance(second, Node):
+        return first.op == second.op and first.attrs == second.attrs
+    return isinstance(first, Use) and isinstance(second, Use) and first.block == second.block
 
 
 def consumers(block: Block, node_id: str) -> tuple[tuple[str, str], ...]:
@@ -226,12 +259,47 @@ def find(document: Document, path: str) -> Place:
     return Place(holder, item, layers, stack, inside)
 
 
+def checkpoint_path(document: Document, path: str) -> str:
+    """A path by ids as the checkpoint has it: layers by number, one of them or a range."""
+    return _renamed(document, path, lambda block, item: key_of(item))
+
+
+def first_path(document: Document, path: str) -> str:
+    """A path by ids, of items that are one module by the first of them."""
+
+    def first(block: Block, item: Item) -> str:
+        return next(other.id for other in block.nodes if key_of(other) == key_of(item))
+
+    return _renamed(document, path, first)
+
+
+def _renamed(document: Document, path: str, name: Callable[[Block, Item], str]) -> str:
+    block: str = document.root
+    stack: Stack | None = None
+    parts: list[str] = []
+    for part in path.split("."):
+        chosen = parse_layers(part)
+        if stack is not None and chosen is not None:
+            block = stack.kinds[stack.kind_indices(chosen[1])[chosen[0]]].block
+            parts.append(part)
+            stack = None
+            continue
+        item = document.blocks[block].node(part)
+        parts.append(part if item is None else name(document.blocks[block], item))
+        stack = item if isinstance(item, Stack) else None
+        block = item.block if isinstance(item, Use) else block
+    return ".".join(parts)
+
+
 @dataclass(frozen=True, slots=True)
 class Visit:
     """One item as it stands in the whole model, alike in all the layers that `path` names."""
 
     path: str
     """As in `model.layers.0-31.self_attn.q_proj`."""
+
+    key: str
+    """The same by what items are called in the checkpoint: `model.layers.0-31.mlp.0` may be the path `….mlp_0`."""
 
     block: str
     """The block that holds the item."""
@@ -256,25 +324,28 @@ def layer_runs(kinds: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
 def walk(document: Document) -> Iterator[Visit]:
     """Every item that the model's outputs depend on, from the root down; layers alike that stand together once."""
 
-    def inside(block: str, prefix: str, environment: Mapping[str, Any], times: int, depth: int) -> Iterator[Visit]:
+    def inside(
+        block: str, prefix: str, keys: str, environment: Mapping[str, Any], times: int, depth: int
+    ) -> Iterator[Visit]:
         if depth > 32 or block not in document.blocks:
             return
         needed = live(document.blocks[block])
         for item in document.blocks[block].nodes:
             if item.id not in needed:
                 continue
-            path = f"{prefix}{item.id}"
-            yield Visit(path, block, item, environment, times)
+            path, key = f"{prefix}{item.id}", f"{keys}{key_of(item)}"
+            yield Visit(path, key, block, item, environment, times)
             if isinstance(item, Use):
-                yield from inside(item.block, f"{path}.", environment, times, depth + 1)
+                yield from inside(item.block, f"{path}.", f"{key}.", environment, times, depth + 1)
             elif isinstance(item, Stack):
                 for first, last, kind in layer_runs(item.kind_indices(resolve(item.repeat, environment))):
                     layers = f"{first}" if first == last else f"{first}-{last}"
                     inner = layer_environment(environment, item.kinds[kind])
                     count = times * (last - first + 1)
-                    yield from inside(item.kinds[kind].block, f"{path}.{layers}.", inner, count, depth + 1)
+                    places = f"{path}.{layers}.", f"{key}.{layers}."
+                    yield from inside(item.kinds[kind].block, *places, inner, count, depth + 1)
 
-    yield from inside(document.root, "", document.environment, 1, 0)
+    yield from inside(document.root, "", "", document.environment, 1, 0)
 
 
 __all__ = [
@@ -284,14 +355,19 @@ __all__ = [
     "Place",
     "Visit",
     "blocks_of",
+    "checkpoint_path",
     "consumers",
     "execution_order",
     "find",
+    "first_path",
     "head",
+    "key_clashes",
+    "key_of",
     "layer_count",
     "layer_runs",
     "live",
     "names_used",
+    "one_module",
     "own_names",
     "parse_layers",
     "reachable_blocks",

@@ -410,6 +410,7 @@ SEMANTIC: Mapping[str, Op] = {
                 "rounding": Setting(
                     "choice", "what has the model's dtype", "none", options=("none", "frequencies", "values")
                 ),
+                "first": Setting("choice", "what comes first", "sines", options=("sines", "cosines")),
                 "offset": Setting("number", "what is added to positions", 0),
                 "zero": Setting(
                     "number", "the position that has none, offset included (null: all have)", optional=True

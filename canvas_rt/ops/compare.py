@@ -6,7 +6,7 @@ from typing import Any
 
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import head
+from canvas_rt.ir.graph import head, key_of
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
 from canvas_rt.ops.functions import RUN_TIME
 
@@ -101,7 +101,7 @@ class _Comparison:
             return
         self.done.add(key)
         first, second = item_of(a), item_of(b)
-        where = f"{a[0].prefix}{first.id}"
+        where = f"{a[0].prefix}{key_of(first)}"
         if type(first) is not type(second):
             raise _Difference(f"{where} is {describe(a)} in one and {describe(b)} in the other")
         if isinstance(first, Stack) and isinstance(second, Stack):
@@ -131,7 +131,7 @@ class _Comparison:
         if key not in self.scopes:
             block = scope.document.blocks[use.block]
             inputs: dict[str, Value] = {port: (scope, source) for port, source in use.inputs.items()}
-            self.scopes[key] = Scope(scope.document, block, f"{scope.prefix}{use.id}.", scope.environments, inputs)
+            self.scopes[key] = Scope(scope.document, block, f"{scope.prefix}{key_of(use)}.", scope.environments, inputs)
         return self.scopes[key]
 
     def nodes(self, a: tuple[Scope, str], first: Node, b: tuple[Scope, str], second: Node, where: str) -> None:
@@ -144,8 +144,8 @@ class _Comparison:
                     raise _Difference(
                         f"{where}: {name} is {settings[name]!r} in one and {others.get(name)!r} in the other"
                     )
-            if parameter_shapes(first, settings) and where != f"{b[0].prefix}{second.id}":
-                raise _Difference(f"{where} is called {b[0].prefix}{second.id} in the other")
+            if parameter_shapes(first, settings) and where != f"{b[0].prefix}{key_of(second)}":
+                raise _Difference(f"{where} is called {b[0].prefix}{key_of(second)} in the other")
         ports = OPS[first.op].fed(first.inputs)
         if ports != OPS[second.op].fed(second.inputs):
             raise _Difference(f"{where} takes {', '.join(ports)} in one, and not the same in the other")

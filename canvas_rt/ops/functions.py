@@ -194,6 +194,7 @@ bitwise_not     bitwise_not.default  x                                          
 logical_not     logical_not.default  x                                                1  x.logical_not()
 to              to.dtype             x, dtype:dtype                                   1  x.to(dtype)
 contiguous      contiguous.default   x                                                1  x.contiguous()
+clone           clone.default        x                                                1  x.clone()
 type_as         type_as.default      x, other                                         1  x.type_as(other)
 tril            tril.default         x, diagonal:int=0                                1  x.tril(diagonal)
 triu            triu.default         x, diagonal:int=0                                1  x.triu(diagonal)

@@ -10,7 +10,7 @@ from torch import Tensor
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import running_order
+from canvas_rt.ir.graph import checkpoint_path, running_order
 from canvas_rt.ops.catalogue import OPS, parameter_shapes
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.kernels import Context
@@ -30,6 +30,7 @@ class Interpreter:
         self.parameters = parameters
         self.context = context
         self.tied = document.tied
+        self.places: dict[str, str] = {}
 
     def run(self, inputs: Values) -> Values:
         """The root's outputs for its inputs."""
@@ -78,11 +79,17 @@ class Interpreter:
     def node(self, node: Node, environment: Mapping[str, Any], inputs: Values, path: str) -> Values:
         attrs = self.context.settings(node, environment)
         learned = {
-            spec.name: self.parameter(parameter_key(path, spec.name), spec.shape)
+            spec.name: self.parameter(parameter_key(self.place(path), spec.name), spec.shape)
             for spec in parameter_shapes(node, attrs)
         }
         results = kernel(node.op)(inputs, attrs, learned, self.context)
         return dict(zip(_outputs(node), results, strict=True))
+
+    def place(self, path: str) -> str:
+        """Where the checkpoint keeps what a node at a path learns."""
+        if path not in self.places:
+            self.places[path] = checkpoint_path(self.document, path)
+        return self.places[path]
 
     def parameter(self, key: str, shape: tuple[int, ...]) -> Tensor:
         return self.parameters(self.tied.get(key, key), shape)

@@ -177,7 +177,16 @@ def fields_read(source: str) -> tuple[str, ...]:
         re.findall(r"self\.(\w+) = ", made)
     ):  # what the config works out when it is made
         read |= set(re.findall(r"self\.([a-z]\w*)", made))
+    if sets_layers_apart(source):  # whose numbers must fit one another
+        read |= set(re.findall(r"(?:self|config)\.([a-z]\w*)", inspect.getsource(config.validate_architecture)))
     return tuple(sorted((read & known) - NOT_ITS_OWN))
+
+
+@lru_cache(maxsize=128)
+def sets_layers_apart(source: str) -> bool:
+    """Whether a module's config gives some layers sizes for themselves, unless it is told that there are none such."""
+    config = config_class(source)
+    return hasattr(config, "validate_architecture") and "per_layer_config" in inspect.getsource(config)
 
 
 @lru_cache(maxsize=128)
@@ -185,6 +194,36 @@ def read_by_layer(source: str) -> tuple[str, ...]:
     """The lists in its config of which a module reads what stands for its own layer: a document says that alone."""
     found = set(re.findall(r"config\.([a-z]\w*)\[(?:self\.)?layer_idx\]", _code(source)))
     return tuple(sorted((found & _fields(config_class(source))) - {"per_layer_config"}))
+
+
+@lru_cache(maxsize=128)
+def beside(source: str, field: str, own: Any) -> Any:
+    """What other layers are in a list of a module's config beside its own: the same, unless the config refuses that."""
+    usual = getattr(config_class(source)(), field, None)
+    others = [own, *(usual if isinstance(usual, list | tuple) else ())]
+    return next((other for other in others if _takes(source, field, [own, other])), own)
+
+
+@lru_cache(maxsize=128)
+def lists_needed(source: str) -> Mapping[str, Any]:
+    """What a module's config lists layer by layer, where it refuses another depth than its usual one without: the first of each."""
+    config = config_class(source)
+    try:
+        config(num_hidden_layers=2)
+    except Exception:  # in whatever way a class says that it does not
+        usual = config()
+        lists = {name: getattr(usual, name, None) for name in sorted(_fields(config))}
+        depth = usual.num_hidden_layers
+        return {name: value[0] for name, value in lists.items() if isinstance(value, list) and len(value) == depth > 0}
+    return {}
+
+
+def _takes(source: str, field: str, listed: list[Any]) -> bool:
+    try:
+        config_class(source)(**{field: listed, "num_hidden_layers": len(listed)})
+    except Exception:  # in whatever way a class says that it does not
+        return False
+    return True
 
 
 NOT_ITS_OWN = frozenset({"layer_types", "num_hidden_layers", "dtype"})
@@ -264,9 +303,11 @@ def named_arguments(attrs: Mapping[str, Any]) -> tuple[tuple[str, int | None], .
 @lru_cache(maxsize=64)
 def _made(source: str, fields: FrozenMap[str, Any], by_layer: FrozenMap[str, Any], device: str) -> nn.Module:
     cls: Any = module_class(source)
-    # As if it stood in a model of one layer.
-    alone = {name: [value] for name, value in thaw(by_layer).items()}
-    config = config_class(source)(**thaw(fields), **(alone | {"num_hidden_layers": 1} if alone else {}))
+    # As if it stood in a model of few layers.
+    lists = {name: [value, beside(source, name, by_layer[name])] for name, value in thaw(by_layer).items()}
+    more: dict[str, Any] = {"num_hidden_layers": 2} if lists else {}
+    more |= {"per_layer_config": {}} if sets_layers_apart(source) else {}
+    config = config_class(source)(**thaw(fields), **lists, **more)
     config._attn_implementation = "eager"
     own = {"layer_idx": 0, "initialize_mixer_weights": False}
     with torch.device(device):
@@ -351,6 +392,7 @@ __all__ = [
     "CACHES",
     "arguments_of",
     "attends_by",
+    "beside",
     "buffer_of",
     "cache_argument",
     "config_class",
@@ -359,10 +401,12 @@ __all__ = [
     "is_keepable",
     "keeps_index",
     "keeps_state",
+    "lists_needed",
     "made_with",
     "module_class",
     "named_arguments",
     "read_by_layer",
     "run_module",
+    "sets_layers_apart",
     "source_name",
 ]

@@ -35,10 +35,13 @@ class ParameterRow:
 
     role: Literal["trained", "frozen", "buffer"] = "trained"
 
+    place: str = ""
+    """The node's as the checkpoint calls it, where that is not its path: `model.layers.0-31.mlp.0`."""
+
     @property
     def key(self) -> str:
         """The checkpoint's key, with a range where layers are alike."""
-        return parameter_key(self.path, self.name)
+        return parameter_key(self.place or self.path, self.name)
 
     @property
     def count(self) -> int:
@@ -80,13 +83,18 @@ def parameter_table(document: Document) -> tuple[ParameterRow, ...]:
     """
     tied = document.tied
     rows = []
+    seen: set[str] = set()  # a module may be used by several nodes
     for visit in walk(document):
         if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT or is_function(visit.item.op):
             continue
         for spec in _node_specs(visit.item, visit.environment):
-            pattern = parameter_key(visit.path, spec.name)
+            pattern = parameter_key(visit.key, spec.name)
+            if pattern in seen:
+                continue
+            seen.add(pattern)
             shared = sum(covers(pattern, key) for key in tied)
-            rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared, spec.role))
+            place = visit.key if visit.key != visit.path else ""
+            rows.append(ParameterRow(visit.path, spec.name, spec.shape, visit.times, shared, spec.role, place))
     return tuple(rows)
 
 

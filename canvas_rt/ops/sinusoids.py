@@ -18,11 +18,12 @@ def frequencies(width: int, attrs: Mapping[str, Any], dtype: torch.dtype, device
 
 
 def sinusoids(positions: Tensor, attrs: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
-    """Sines, then cosines, of every position. [..., width]"""
+    """Sines, then cosines, of every position, or the other way round. [..., width]"""
     turns = frequencies(attrs["width"], attrs, dtype, positions.device)
     places = (positions + attrs["offset"])[..., None]
     angles = places.float() * turns
-    both = torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
+    parts = [torch.sin(angles), torch.cos(angles)]
+    both = torch.cat(parts if attrs["first"] == "sines" else parts[::-1], dim=-1)
     if attrs["zero"] is not None:
         both = both.masked_fill(places == attrs["zero"], 0.0)
     return both.to(dtype) if attrs["rounding"] == "values" else both

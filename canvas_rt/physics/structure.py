@@ -9,7 +9,7 @@ from canvas_rt.diagnostics import Severity
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import MOST_LAYERS, Block, Node, Stack, Use
 from canvas_rt.ir.expressions import display, names_in, resolve
-from canvas_rt.ir.graph import Item, blocks_of, execution_order, head
+from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, key_clashes, key_of
 from canvas_rt.ops.catalogue import OPS
 from canvas_rt.physics.keys import Blocks
 
@@ -104,11 +104,15 @@ def _circles(block: Block) -> Iterator[Finding]:
 
 
 def _names(block: Block) -> Iterator[Finding]:
-    seen: set[str] = set(block.inputs)
+    seen, clashes = set(block.inputs), key_clashes(block)
     for item in block.nodes:
         if item.id in seen:
             taken = "an input of its block" if item.id in block.inputs else "another node of its block"
             yield error(item.id, f"has the name of {taken}", "Rename one of them.")
+        elif item.id in clashes:
+            other = clashes[item.id]
+            message = f"is {key_of(item)} in the checkpoint, where {other} stands, which is another module"
+            yield error(item.id, message, "Give one of them a key of its own, or set both alike: then they share.")
         seen.add(item.id)
 
 

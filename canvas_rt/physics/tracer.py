@@ -15,7 +15,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from canvas_rt.ir.document import Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import own_names
+from canvas_rt.ir.graph import first_path, own_names
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.interpret import Interpreter, Values
 from canvas_rt.ops.kernels import needs_mask
@@ -149,6 +149,11 @@ class Tracer(Interpreter):
         """The head and what comes after it, where the loss runs them on parts of the tokens."""
 
     # -- weights
+
+    def place(self, path: str) -> str:
+        if path not in self.places:  # no checkpoint is read: tensors are told apart by their nodes
+            self.places[path] = first_path(self.document, path)
+        return self.places[path]
 
     def learned(self, key: str, shape: tuple[int, ...]) -> Tensor:
         path = key.rpartition(".")[0]

@@ -34,7 +34,7 @@ class Recorder(Interpreter):
     def item(self, item: Any, environment: Any, inputs: Any, prefix: str) -> Any:
         results = super().item(item, environment, inputs, prefix)
         if len(results) == 1:
-            self.values[prefix + item.id] = next(iter(results.values())).detach()
+            self.values[self.place(prefix + item.id)] = next(iter(results.values())).detach()
         return results
 
 

@@ -386,7 +386,7 @@ export type MoveLayers = {
 };
 
 export type Node = {
-  /** Unique in its block: the attribute's name in the emitted module, and a part of the checkpoint key. */
+  /** Unique in its block: the attribute's name in the emitted module, and a part of the checkpoint key, if it has no other. */
   id: string;
   /** A name from the catalogue of ops. */
   op: string;
@@ -394,6 +394,8 @@ export type Node = {
   attrs?: Record<string, unknown>;
   /** For each input port, the value that feeds it. */
   inputs?: Record<string, string>;
+  /** What it is called in the checkpoint, where that is not its id: `ffn.0` is the first in the list `ffn` of its block. Nodes of one key are one module, used several times. */
+  key?: string;
 };
 
 export type NodeView = {
@@ -856,6 +858,8 @@ export type Use = {
   block: string;
   /** For each input of the block, the value that feeds it. */
   inputs?: Record<string, string>;
+  /** What it is called in the checkpoint, where that is not its id, as of a node. */
+  key?: string;
 };
 
 export type Variant = {
