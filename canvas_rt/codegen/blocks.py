@@ -246,6 +246,12 @@ class Plan:
         )
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """What the whole model is given: tokens or images, and what its task may take beside."""
+        inputs = self.document.blocks[self.document.root].inputs
+        return (self.task.takes, *(name for name in self.task.also if name in inputs))
+
+    @property
     def lists_layers(self) -> bool:
         """Whether the config says of each layer what transformers must know of it: for its cache, or its rotary tables."""
         by_type = self.document.config.get("rope_parameters") or {}
@@ -344,7 +350,7 @@ class Plan:
         readers = [
             i.id for i in root.nodes if not (isinstance(i, Use) and i.block == backbone) and takes in i.inputs.values()
         ]
-        if len(uses) != 1 or list(uses[0].inputs.values()) != [takes] or readers:
+        if len(uses) != 1 or dict(uses[0].inputs) != {name: name for name in self.given} or readers:
             raise EmitError(
                 f"'{self.document.root}' must pass {takes} to one backbone block, and nothing else may read them",
                 path=readers[0] if readers else self.document.root,
@@ -356,7 +362,7 @@ class Plan:
                 path=uses[0].id,
                 hint="Give it a key without a dot.",
             )
-        if self.document.blocks[backbone].inputs != (takes,) or tuple(root.outputs) != ("logits",):
+        if set(self.document.blocks[backbone].inputs) != set(self.given) or tuple(root.outputs) != ("logits",):
             raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
         if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
             hint = "Set causal to false, and window and chunk to null, on every attention node."
@@ -830,7 +836,9 @@ class BlockWriter:
     def anchor(self) -> Anchor:
         """A value of the block that tells device and dtype."""
         streams = [
-            name for port, name in self.arguments.items() if port not in ("input_ids", "position_ids", "indices")
+            name
+            for port, name in self.arguments.items()
+            if port not in ("input_ids", "token_type_ids", "position_ids", "indices")
         ]
         first = next(iter(streams or self.arguments.values()), "")
         learned = quote("next(self.parameters())")

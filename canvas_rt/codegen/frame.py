@@ -13,7 +13,6 @@ from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.graph import key_of
-from canvas_rt.ir.tasks import Task
 from canvas_rt.ops.functions import RUN_TIME
 
 NULLABLE = {
@@ -158,6 +157,7 @@ ARGUMENTS = """
 input_ids: torch.LongTensor | None
 pixel_values: torch.Tensor | None
 attention_mask: torch.Tensor | None
+token_type_ids: torch.LongTensor | None
 position_ids: torch.LongTensor | None
 past_key_values: Cache | None
 inputs_embeds: torch.Tensor | None
@@ -173,19 +173,20 @@ OF_IMAGES = ("pixel_values",)
 """All that a model of images is given: nothing in an image is padding, and its size is the model's."""
 
 
-def given_names(task: Task) -> tuple[str, ...]:
-    """What a model of some task is given, but for labels."""
-    if not task.of_tokens:
+def given_names(plan: Plan) -> tuple[str, ...]:
+    """What a model is given, but for labels."""
+    if not plan.task.of_tokens:
         return OF_IMAGES
+    left_out = {"labels", "token_type_ids", *OF_IMAGES, *(() if plan.task.generates else CACHED)} - {*plan.given}
     known = (line.partition(":")[0] for line in ARGUMENTS.split("\n") if line)
-    return tuple(n for n in known if n not in ("labels", *OF_IMAGES) and (task.generates or n not in CACHED))
+    return tuple(name for name in known if name not in left_out)
 
 
-def signature(task: Task, head: bool = False) -> ast.arguments:
+def signature(plan: Plan, head: bool = False) -> ast.arguments:
     """The arguments of a backbone's `forward`, or with `head` of the whole model's."""
-    names = (*given_names(task), *(["labels"] if head else []))
+    names = (*given_names(plan), *(["labels"] if head else []))
     lines = [f"{line} = None" for line in ARGUMENTS.split("\n") if line.partition(":")[0] in names]
-    if head and task.generates:
+    if head and plan.task.generates:
         lines.append("logits_to_keep: int | torch.Tensor = 0")
     (function,) = ast.parse(f"def forward(self, {', '.join(lines)}, **kwargs: Any): pass").body
     assert isinstance(function, ast.FunctionDef)
@@ -261,6 +262,11 @@ class BackboneWriter(BlockWriter):
             before += statements(
                 "if inputs_embeds is None:\n    inputs_embeds = held(input_ids)", held=self.held[key_of(embedding)]
             )
+        for name in self.plan.given[1:]:
+            source = "input_ids" if embedding is None else "inputs_embeds[..., 0]"
+            before += statements(
+                f"if _name_ is None:\n    _name_ = torch.zeros_like({source}, dtype=torch.long)", _name_=name
+            )
         cached = self.context and self.plan.task.generates
         if cached:
             before += statements(
@@ -285,7 +291,7 @@ class BackboneWriter(BlockWriter):
             *(
                 ast.keyword(n, ast.Name(n, ast.Load()))
                 for n in ("past_key_values", "position_ids", "use_cache")
-                if n in given_names(self.plan.task)
+                if n in given_names(self.plan)
             ),
             ast.keyword(None, ast.Name("kwargs", ast.Load())),
         ]
@@ -294,10 +300,10 @@ class BackboneWriter(BlockWriter):
         gives = "BaseModelOutputWithPast" if self.plan.task.generates else "BaseModelOutput"
         more = ", past_key_values=past_key_values" if self.plan.task.generates else ""
         return Layout(
-            signature(self.plan.task),
+            signature(self.plan),
             gives,
             before,
-            {"input_ids": "input_ids"},
+            {name: name for name in self.plan.given},
             lambda value: statements(f"return {gives}(last_hidden_state=value{more})", value=value),
             context,
             self.comments(graph),
@@ -309,7 +315,7 @@ class BackboneWriter(BlockWriter):
         takes = self.plan.task.takes
         before = statements("if x is None:\n    raise ValueError('give pixel_values')", x=takes)
         return Layout(
-            signature(self.plan.task),
+            signature(self.plan),
             "BaseModelOutput",
             [*before, *self.read_sizes(graph)],
             {takes: takes},
@@ -479,7 +485,7 @@ class HeadWriter(BlockWriter):
 
     def layout(self, graph: fx.Graph) -> Layout:
         task = self.plan.task
-        given = ", ".join(f"{name}={name}" for name in given_names(task))
+        given = ", ".join(f"{name}={name}" for name in given_names(self.plan))
         before = statements(
             f"outputs = self._name_({given}, **kwargs)\nhidden_states = outputs.last_hidden_state",
             _name_=backbone_use(self.plan),
@@ -505,7 +511,7 @@ class HeadWriter(BlockWriter):
             " hidden_states=outputs.hidden_states, attentions=outputs.attentions)"
         )
         return Layout(
-            signature(task, head=True),
+            signature(self.plan, head=True),
             task.gives,
             before,
             {},

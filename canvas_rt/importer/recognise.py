@@ -44,7 +44,7 @@ TRANSPARENT = {
 """Functions that change no value in eval mode."""
 
 SEMANTIC_PORTS = ("cos", "sin", "phases", "position_ids")
-KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "pixel_values", "indices", "weights")
+KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "token_type_ids", "pixel_values", "indices", "weights")
 """Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
 
 
@@ -105,7 +105,11 @@ class Recogniser:
         dissolve(self.graphs, self.model)
         move_in(self.graph, self.graphs, self.inputs[1])
         given_out(self.graph, self.graphs)
-        self.block("", (self.task.takes,))
+        given = [node for node in self.graph("").nodes if node.op == "placeholder" and node.users]
+        known = (self.task.takes, *self.task.also)
+        # All placeholders of a plain model are tokens; a trace names what else it is given.
+        names = tuple(str(node.target) if str(node.target) in known else self.task.takes for node in given)
+        self.block("", names)
         return Traced("root", self.blocks, self.classes, self.kept, self.ids)
 
     def graph(self, path: str) -> fx.Graph:
@@ -905,6 +909,8 @@ def _place(port: str) -> int:
     """Where an input stands among others: the stream first, what follows from positions last."""
     if port == "hidden_states":
         return -2
+    if port == "token_type_ids":  # which go with the tokens
+        return 0
     return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
 
 

@@ -291,6 +291,9 @@ def trace(
     previous = torch.get_default_dtype()
     given: dict[str, Any] = {task.takes: torch.zeros(shape, dtype=given_dtype(task, first.dtype), device=first.device)}
     taken = inspect.signature(model.forward).parameters.values()
+    given |= {
+        name: torch.zeros_like(given[task.takes]) for name in task.also if name in {argument.name for argument in taken}
+    }
     if task.of_tokens and any(
         argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken
     ):

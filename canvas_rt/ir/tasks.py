@@ -27,6 +27,9 @@ class Task:
     words: str
     """What people call such a model, with its article."""
 
+    also: tuple[str, ...] = ()
+    """What its class may take beside that, of the same shape; left out, it is zeros."""
+
     classifies: bool = False
     """Whether it gives one score for each of a config's labels."""
 
@@ -52,7 +55,13 @@ TASKS: Mapping[str, Task] = {
             generates=True,
         ),
         Task(
-            "masked_lm", "AutoModelForMaskedLM", "ForMaskedLM", "input_ids", "MaskedLMOutput", "a masked language model"
+            "masked_lm",
+            "AutoModelForMaskedLM",
+            "ForMaskedLM",
+            "input_ids",
+            "MaskedLMOutput",
+            "a masked language model",
+            also=("token_type_ids",),
         ),
         Task(
             "image_classification",

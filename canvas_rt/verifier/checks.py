@@ -66,7 +66,8 @@ class Verification:
             shape = given_shape(self.task, self.small.environment, BATCH, self.longest)
             self.input = torch.randn(shape, generator=generator)
             self.labels = torch.arange(BATCH) % int(self.small.environment.get("num_labels", 1))
-        self.given = {self.task.takes: self.input, **({"use_cache": False} if self.task.generates else {})}
+        self.inputs = {self.task.takes: self.input, **self.beside()}
+        self.given = {**self.inputs, **({"use_cache": False} if self.task.generates else {})}
         """What models are run with, where nothing is generated."""
         self.weights = random_parameters(seed=1)
 
@@ -74,6 +75,12 @@ class Verification:
     def task(self) -> Task:
         """What the model is for."""
         return self.document.purpose
+
+    def beside(self) -> dict[str, Tensor]:
+        """What the model is given beside tokens: of as many kinds as it has."""
+        kinds = int(self.small.environment.get("type_vocab_size", 1))
+        names = [name for name in self.task.also if name in self.document.blocks[self.document.root].inputs]
+        return {name: (self.ids + torch.arange(self.longest)) % max(1, kinds) for name in names}
 
     @property
     def longest(self) -> int:
@@ -192,7 +199,7 @@ class Verification:
 
         backend: Any = self.attentions[0]
         recorder = Recorder(document, parameter, Context(BATCH, self.longest, self.ids.device, backend=backend))
-        logits = recorder.run({self.task.takes: self.input})["logits"]
+        logits = recorder.run({name: self.inputs[name] for name in document.blocks[document.root].inputs})["logits"]
         torch.autograd.backward(loss_of(logits, self.labels))
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
         gradients |= {name: gradients[source] for name, source in document.tied.items() if source in gradients}

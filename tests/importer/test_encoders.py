@@ -300,3 +300,15 @@ def test_a_stranger_s_names_of_tensors_are_not_pasted_into_code() -> None:
     told = document.replace(origin=document.origin.replace(renamed=FrozenMap(evil)))
     code = emit(told).files["model.py"]
     assert "evil" not in code and "register_checkpoint_conversion_mapping" not in code
+
+
+@torch.no_grad()
+def test_segments_are_an_input_of_those_that_have_them(document: Document, model: Any) -> None:
+    segments = (torch.arange(12) > 6).long().expand(2, -1)
+    if document.origin.model_type != "bert":
+        assert "token_type_ids" not in document.blocks[document.root].inputs
+        return
+    assert document.blocks[document.root].inputs == ("input_ids", "token_type_ids")
+    plain = model(input_ids=IDS).logits
+    assert torch.equal(model(input_ids=IDS, token_type_ids=torch.zeros_like(IDS)).logits, plain)
+    assert not torch.equal(model(input_ids=IDS, token_type_ids=segments).logits, plain)
