@@ -9,8 +9,8 @@ from canvas_rt.importer import import_model
 from canvas_rt.importer.small import small_config
 from canvas_rt.verifier.checks import Verification
 
-FAST = ("qwen3", "gpt2", "gpt_oss")
-"""Norms of queries and keys; fused projections and learned positions; sinks, windows and biased experts."""
+FAST = ("qwen3", "gpt2", "gpt_oss", "ctrl", "musicgen_decoder")
+"""Norms of queries and keys; fused projections and learned positions; sinks, windows and biased experts; rows; lists."""
 
 SLOW = (
     "bert",
@@ -26,6 +26,10 @@ SLOW = (
     "gpt_neox",
     "olmo2",
     "ernie4_5_moe",
+    "olmo_hybrid",
+    "dots3_note_text",
+    "zamba",
+    "zamba2",
 )
 
 

@@ -98,6 +98,7 @@ def test_a_mask_is_read_as_it_was_made(visible: Visible) -> None:
 
 
 def test_sines_and_cosines_are_told_by_their_numbers() -> None:
-    own = {"width": 12, "spacing": "whole", "rounding": "values", "offset": 2, "zero": 5}
-    places = torch.arange(9)[None]
-    assert sinusoid_settings(places, sinusoids(places, own, torch.bfloat16), 12) == own
+    for first in ("sines", "cosines"):
+        own = {"width": 12, "spacing": "whole", "rounding": "values", "first": first, "offset": 2, "zero": 5}
+        places = torch.arange(9)[None]
+        assert sinusoid_settings(places, sinusoids(places, own, torch.bfloat16), 12) == own

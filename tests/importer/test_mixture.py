@@ -218,3 +218,23 @@ def test_a_variant_is_read_emitted_and_read_again(model_type: str, name: str, se
     again = emitted(node)
     assert {key: tuple(tensor.shape) for key, tensor in again.state_dict().items()} == shapes
     assert recognised(again) == found
+
+
+class Unsorted(nn.Module):
+    """A router that leaves the chosen in any order, as its code says: of few experts, numbers do not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.top_k = 2
+        self.weight = nn.Parameter(torch.zeros(8, 16))
+
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits = nn.functional.linear(hidden_states.view(-1, 16), self.weight)
+        shares = logits.softmax(dim=-1, dtype=torch.float)
+        weights, indices = shares.topk(self.top_k, dim=-1, sorted=False)
+        return logits, weights, indices
+
+
+def test_a_router_is_unsorted_where_its_code_says_so() -> None:
+    found = read(Unsorted())
+    assert found is not None and found[0] == "router" and found[1]["sorted"] is False

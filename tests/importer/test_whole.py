@@ -9,9 +9,18 @@ from canvas_rt.codegen import emit
 from canvas_rt.importer.small import small_config
 from canvas_rt.importer.source import import_model
 from canvas_rt.importer.whole import keepable_within
-from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.document import Document, Node, Stack, runs_of
+from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.catalogue import complete
-from canvas_rt.ops.modules import flaw, is_keepable, module_class, named_arguments
+from canvas_rt.ops.modules import (
+    beside,
+    flaw,
+    is_keepable,
+    lists_needed,
+    module_class,
+    named_arguments,
+    sets_layers_apart,
+)
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics.shapes import check
 
@@ -97,3 +106,35 @@ def test_what_it_cannot_be_given_is_told(settings: dict[str, object], said: str)
 
 def test_a_class_is_found_by_its_folder_and_name() -> None:
     assert module_class("doge.DogeAttention") is DogeAttention
+
+
+def test_a_layer_stands_beside_others_that_its_config_allows() -> None:
+    mixer = "olmo_hybrid.OlmoHybridGatedDeltaNet"
+    assert beside(mixer, "layer_types", "linear_attention") == "full_attention"  # it insists on both
+    assert beside("doge.DogeAttention", "layer_types", "full_attention") == "full_attention"
+
+
+def test_a_config_that_lists_its_layers_is_given_as_many_as_the_model_has() -> None:
+    assert lists_needed("zamba2.Zamba2MambaMixer")["layers_block_type"] == "linear_attention"
+    assert lists_needed("doge.DogeAttention") == {}
+
+
+def test_a_config_that_sets_layers_apart_is_told_that_there_are_none_such() -> None:
+    assert sets_layers_apart("dots3_note.Dots3NoteTextAttention")
+    assert not sets_layers_apart("doge.DogeAttention")
+
+
+def test_a_module_kept_whole_reads_the_sizes_of_its_layer(doge: Document) -> None:
+    name = next(name for name, block in doge.blocks.items() if block.role == "backbone")
+    block = doge.blocks[name]
+    (stack,) = (item for item in block.nodes if isinstance(item, Stack))
+    kinds = (*stack.kinds, stack.kinds[0].replace(sizes=FrozenMap({"rms_norm_eps": 1e-3, "hidden_size": 64})))
+    apart = stack.replace(kinds=kinds, runs=runs_of((0, 1)))
+    document = doge.with_block(name, block.replace(nodes=tuple(apart if i is stack else i for i in block.nodes)))
+    source = emit(document).files["model.py"]
+    assert "hidden_size=layer.hidden_size" in source
+    # What stands outside the layers cannot read of the config what some layers have for themselves.
+    assert (
+        "general = with_values(config)" in source and "nn.Embedding(general.vocab_size, general.hidden_size" in source
+    )
+    assert "allow_global_per_layer_attribute_access = True" in source
