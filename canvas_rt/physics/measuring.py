@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from canvas_rt.diagnostics import Diagnostic
-from canvas_rt.ir.document import Document
+from canvas_rt.ir.document import Document, Stack
+from canvas_rt.ir.graph import walk
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import parallel
 from canvas_rt.physics.anatomy import windows_of
@@ -49,10 +50,20 @@ def measure(
     """
     chosen = scenario_of(scenario, settings)
     warnings = require(chosen)
+    if not document.purpose.of_tokens:
+        chosen = chosen.but(sequence=patches(document, chosen.batch) or chosen.sequence)
     card = load_hardware(hardware, file=cards)
     bench = replace(prepare(document, chosen, card, calibration), thorough=thorough)
     report = _chat(bench) if chosen.mode == "chat" else _run(bench)
     return replace(report, diagnostics=(*warnings, *report.diagnostics, *on_card(document, chosen, card)))
+
+
+def patches(document: Document, batch: int) -> int:
+    """How long the row is that layers are given of an image: it follows from the model's sizes; 0 where none is known."""
+    shapes = check(document, batch=batch).shapes
+    stacks = (visit.path for visit in walk(document) if isinstance(visit.item, Stack))
+    found = (shapes.get(path, (None,))[0] for path in stacks)
+    return next((shape.actual[1] for shape in found if shape is not None and len(shape.actual) == 3), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

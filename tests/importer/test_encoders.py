@@ -186,6 +186,7 @@ def test_an_image_costs_what_its_patches_cost() -> None:
     layer = 2 * batch * seq * (4 * size**2 + 2 * size * inner) + 4 * batch * seq**2 * size
     patches = 2 * batch * 4 * (3 * 16 * 16) * size
     assert report.flops.forward == 2 * layer + patches + 2 * batch * size * 10
+    assert report.scenario.sequence == seq
 
 
 @pytest.mark.parametrize("mode", ["decode", "chat"])
