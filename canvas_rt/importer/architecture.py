@@ -23,10 +23,10 @@ from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
 from canvas_rt.importer.whole import keepable_within
-from canvas_rt.ir.document import Document, Node, Origin
+from canvas_rt.ir.document import Document, Node, Origin, Stack
 from canvas_rt.ir.files import with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze
-from canvas_rt.ir.graph import own_names
+from canvas_rt.ir.graph import own_names, walk
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
 from canvas_rt.ops.catalogue import ALIASES
 from canvas_rt.ops.functions import RUN_TIME
@@ -379,6 +379,10 @@ class ArchitectureImport:
                 str(error), path=self.name, hint="This variant of the architecture cannot be imported yet."
             ) from error
         document = self.document(root, blocks)
+        stacks = [visit.key for visit in walk(document) if isinstance(visit.item, Stack)]
+        if len(stacks) > 1:
+            reason = f"it goes through its stacks of layers {len(stacks)} times, and a layer has one place in the cache"
+            raise UnsupportedModelError(reason, path=self.name)
         self.compare_parameters(document)
         return document, self.report(document, builder)
 

@@ -99,6 +99,7 @@ ROUNDED = {
     "llama-4-scout-17b-16e": (109e9, 1.5e9),  # with a vision model of one billion
     "llama-4-maverick-17b-128e": (400e9, 2e9),  # likewise
     "mpt-30b": (30e9, 0.5e9),
+    "nemotron-h-8b": (8.1e9, 0.05e9),
     "qwen3-next-80b-a3b": (80e9, 0.5e9),
     "qwen3.5-9b": (9e9, 0.5e9),
     "qwen3.5-27b": (27e9, 0.5e9),
