@@ -83,7 +83,7 @@ def emitted(document: Document) -> tuple[Any, Any]:
     module = importlib.util.module_from_spec(found)
     sys.modules["emitted_model"] = module  # transformers looks a model's source up by its module
     found.loader.exec_module(module)
-    return getattr(module, plan.names.config), getattr(module, plan.names.causal_lm)
+    return getattr(module, plan.names.config), getattr(module, plan.names.model)
 
 
 def kernel(attention: str) -> AbstractContextManager[Any]:

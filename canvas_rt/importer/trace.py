@@ -287,7 +287,7 @@ def trace(
     Raises `TraceError` with torch's own reason where the model's control flow depends on data.
     """
     first = next(model.parameters())
-    shape = given_shape(task, vars(model.config), batch, sequence)
+    shape = given_shape(task, getattr(getattr(model, "config", None), "__dict__", {}), batch, sequence)
     previous = torch.get_default_dtype()
     given: dict[str, Any] = {task.takes: torch.zeros(shape, dtype=given_dtype(task, first.dtype), device=first.device)}
     taken = inspect.signature(model.forward).parameters.values()
