@@ -71,8 +71,8 @@ def model_of(family: str, document: Document, scenario: Scenario, device: str) -
 
 def emitted(document: Document) -> tuple[Any, Any]:
     """The classes that Canvas emits. Their text is not formatted, so that this needs no ruff."""
-    from canvas_rt.codegen.blocks import Plan
     from canvas_rt.codegen.package import module_source
+    from canvas_rt.codegen.plan import Plan
 
     plan = Plan(document)
     plan.validate()

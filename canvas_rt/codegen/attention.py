@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.leaves import nodes
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import setting, unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node

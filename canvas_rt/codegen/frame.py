@@ -6,8 +6,9 @@ from typing import Any, cast
 
 from torch import fx
 
-from canvas_rt.codegen.blocks import BlockWriter, Plan, indent
+from canvas_rt.codegen.blocks import BlockWriter, indent
 from canvas_rt.codegen.mixture import init_weights
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.modules import (
     Classes,
     embedding_name,
@@ -14,6 +13,7 @@ from canvas_rt.codegen.modules import (
     rms_norm_name,
     sinusoid_name,
 )
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.catalogue import complete
 

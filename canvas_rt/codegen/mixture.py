@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.leaves import nodes
 from canvas_rt.codegen.modules import (
     EXPERT_NUMBERS,
@@ -14,6 +13,7 @@ from canvas_rt.codegen.modules import (
     rms_norm_name,
     router_name,
 )
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node

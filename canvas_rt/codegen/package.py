@@ -13,7 +13,7 @@ from typing import Any
 
 from canvas_rt.codegen import leaves, mixture, rotations
 from canvas_rt.codegen.attention import alibi_function, eager_attention
-from canvas_rt.codegen.blocks import BlockWriter, Plan
+from canvas_rt.codegen.blocks import BlockWriter
 from canvas_rt.codegen.frame import (
     ATTENDING_AS,
     HETEROGENEOUS,
@@ -25,6 +25,7 @@ from canvas_rt.codegen.frame import (
     model_type,
     pretrained_class,
 )
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import constant, quote, unparse
 from canvas_rt.errors import CanvasError, EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.leaves import nodes
 from canvas_rt.codegen.modules import rotary_name
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.vocabulary import rotation_suffix
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import resolve

@@ -16,9 +16,10 @@ from torch import nn
 
 from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
+from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
-from canvas_rt.importer.recognise import Recogniser, Traced, own_path
+from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace

@@ -21,20 +21,19 @@ def _to_dissolve(graph: fx.Graph, model: nn.Module, path: str) -> fx.Node | None
     """A call of a module that does not stay one, if there is any."""
     calls: dict[str, fx.Node] = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
     for target, node in calls.items():
-        module = model.get_submodule(_own(_joined(path, target)))
-        learns = any(True for _ in module.parameters())
-        row = type(module) is nn.Sequential and learns
+        module = model.get_submodule(own_path(_joined(path, target)))
+        row = type(module) is nn.Sequential
         shared = any(other.startswith(f"{target}.") and _learns(model, _joined(path, other)) for other in calls)
-        if (row or shared) and learns:
+        if (row or shared) and _learns(model, _joined(path, target)):
             return node
     return None
 
 
 def _learns(model: nn.Module, path: str) -> bool:
-    return any(True for _ in model.get_submodule(_own(path)).parameters())
+    return any(True for _ in model.get_submodule(own_path(path)).parameters())
 
 
-def _own(path: str) -> str:
+def own_path(path: str) -> str:
     """A module's path, whichever of its calls it stands for."""
     return ".".join(part.partition("@")[0] for part in path.split("."))
 
@@ -75,4 +74,4 @@ def _give(graph: fx.Graph, call: fx.Node, results: Any) -> None:
     graph.erase_node(call)
 
 
-__all__ = ["dissolve"]
+__all__ = ["dissolve", "own_path"]

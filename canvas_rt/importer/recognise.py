@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from canvas_rt.importer.buffers import Buffer, buffer_of
 from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
-from canvas_rt.importer.dissolve import dissolve
+from canvas_rt.importer.dissolve import dissolve, own_path
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
 from canvas_rt.importer.names import named_by_use
@@ -917,11 +917,6 @@ def _place(port: str) -> int:
 def _is_table(node: fx.Node) -> bool:
     """Whether a value is one of several that its source gives, as cosines and sines are."""
     return node.target is operator.getitem
-
-
-def own_path(path: str) -> str:
-    """A module's path, whichever of its calls it stands for."""
-    return ".".join(part.partition("@")[0] for part in path.split("."))
 
 
 def _reached(module: Any, path: str) -> Any:

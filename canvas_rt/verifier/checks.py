@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canvas_rt.codegen.blocks import Plan
 from canvas_rt.codegen.package import config_json
+from canvas_rt.codegen.plan import Plan
 from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.config.classes import model_class_name
 from canvas_rt.importer.factory import ClassFactory, StockFactory

@@ -1,0 +1,434 @@
+"""What a document becomes: names, masks, layers and caches of the emitted model, and what forbids to emit it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from canvas_rt.codegen.holders import TAKEN
+from canvas_rt.codegen.modules import CONSTRUCT, ROTARY_READS, Classes
+from canvas_rt.errors import EmitError
+from canvas_rt.ir.document import Document, Node, Stack, Use
+from canvas_rt.ir.expressions import display, is_expression, names_in
+from canvas_rt.ir.graph import (
+    Item,
+    blocks_of,
+    execution_order,
+    key_clashes,
+    key_of,
+    reachable_blocks,
+    running_order,
+)
+from canvas_rt.ir.tasks import CAUSAL_LM, Task
+from canvas_rt.ops.catalogue import complete, op_named, setting_problems, shown
+from canvas_rt.ops.learned import MODULE, PARAMETER
+from canvas_rt.ops.modules import attends_by, cache_argument, flaw
+from canvas_rt.ops.op import parameter_key
+
+PREFIX = "Canvas"
+RESERVED = frozenset(dir(nn.Module)) | {
+    "config",
+    "layer_idx",
+    "scaling",
+    "sliding_window",
+    "num_key_value_groups",
+    "attention_dropout",
+    "is_causal",
+    "gradient_checkpointing",
+    "training",
+    "post_init",
+    "generate",
+    "loss_function",
+}
+"""Attributes that a module has for itself: a node with one of these ids could not be an attribute."""
+
+LITERAL = frozenset({"choice", "dtype", "text", "name"})
+"""Kinds of setting that decide what code is written, and so must be known when it is."""
+
+SWITCHED = frozenset({"fn", "scoring"})
+"""Choices that emitted code makes when it runs."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What an emitted module calls its classes."""
+
+    root: str
+    """The root block's name."""
+
+    task: Task = CAUSAL_LM
+
+    @property
+    def prefix(self) -> str:
+        return PREFIX + self.root.removesuffix(self.task.ending).removesuffix("LMHeadModel")
+
+    def of(self, block: str) -> str:
+        if block == self.root:
+            return self.model
+        return f"{PREFIX}{block}Block" if PREFIX + block in self.taken else PREFIX + block
+
+    @property
+    def model(self) -> str:
+        """The whole model's class: its name says what it is for."""
+        return f"{self.prefix}{self.task.ending}"
+
+    @property
+    def config(self) -> str:
+        return f"{self.prefix}Config"
+
+    @property
+    def pretrained(self) -> str:
+        return f"{self.prefix}PreTrainedModel"
+
+    @property
+    def classes(self) -> Classes:
+        return Classes(self.prefix)
+
+    @property
+    def taken(self) -> frozenset[str]:
+        """Classes that an emitted module may have, whatever its blocks are called."""
+        return frozenset({self.config, self.pretrained, *self.classes.all})
+
+
+@dataclass
+class Plan:
+    """What emission knows of a document as a whole."""
+
+    document: Document
+    comments: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Shapes to write beside lines, by block and node."""
+
+    places: Mapping[str, Mapping[str, tuple[str, int]]] = field(default_factory=dict)
+    """For each block, where `batch` and `seq` can be read: the input that has them, and the dimension."""
+
+    flat: Mapping[str, bool] = field(default_factory=dict)
+    """Blocks whose input that tells batch and sequence has other than three dimensions."""
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.document.root, self.task)
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.document.purpose
+
+    @cached_property
+    def order(self) -> tuple[str, ...]:
+        """Blocks in use, each before those that use it."""
+        return reachable_blocks(self.document)
+
+    def items(self, block: str) -> tuple[Item, ...]:
+        """What runs of a block."""
+        return running_order(self.document.blocks[block])[0]
+
+    def holding(self, *ops: str) -> frozenset[str]:
+        """Blocks that contain one of some ops, themselves or further in."""
+        return self.where(lambda node: node.op in ops)
+
+    def where(self, holds: Callable[[Node], bool]) -> frozenset[str]:
+        """Blocks that contain a node of some sort, themselves or further in."""
+        found: set[str] = set()
+        for name in self.order:
+            for item in self.items(name):
+                if (isinstance(item, Node) and holds(item)) or any(inner in found for inner in blocks_of(item)):
+                    found.add(name)
+        return frozenset(found)
+
+    @cached_property
+    def attending(self) -> frozenset[str]:
+        """Blocks that contain attention, or another module with a state in the cache, themselves or further in."""
+        return self.where(lambda node: node.op == "attention" or (node.op == MODULE and _has_context(node)))
+
+    @property
+    def attention_anywhere(self) -> bool:
+        """Whether anything attends."""
+        return bool(self.where(_sees))
+
+    @cached_property
+    def stateful(self) -> frozenset[str]:
+        """Blocks that contain a module which keeps a state of its own, themselves or further in."""
+        return self.where(lambda node: node.op == MODULE and not complete(node)["arguments"])
+
+    @cached_property
+    def positioned(self) -> frozenset[str]:
+        """Blocks inside the backbone that number the tokens, themselves or further in."""
+        return self.holding("position_ids", "padded_positions") - {self.backbone[0], self.document.root}
+
+    @cached_property
+    def stack(self) -> tuple[str, Stack]:
+        """The stack of layers, and the block that holds it."""
+        stacks = [(n, i) for n in self.order for i in self.document.blocks[n].nodes if isinstance(i, Stack)]
+        if len(stacks) != 1:
+            raise EmitError(
+                f"the model has {len(stacks)} stacks of layers; a Hugging Face model has one",
+                hint="Move all layers into one stack: layers of unlike kinds may follow one another in it.",
+            )
+        return stacks[0]
+
+    @cached_property
+    def backbone(self) -> tuple[str, Stack]:
+        """The block that takes the tokens, and the stack of layers that it holds, itself or further in."""
+        holder, stack = self.stack
+        root = self.document.blocks[self.document.root]
+        uses = [i for i in root.nodes if isinstance(i, Use) and self.task.takes in i.inputs.values()]
+        inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
+        return (inside[0] if inside else holder), stack
+
+    @cached_property
+    def layer_blocks(self) -> tuple[str, ...]:
+        """The blocks that layers are."""
+        return blocks_of(self.backbone[1])
+
+    @cached_property
+    def inner(self) -> frozenset[str]:
+        """Blocks that stand inside layers, the layers' own included."""
+        return frozenset(n for layer in self.layer_blocks for n in reachable_blocks(self.document, layer))
+
+    @cached_property
+    def heterogeneous(self) -> bool:
+        """Whether some layers have sizes of their own."""
+        return any(kind.sizes for kind in self.backbone[1].kinds)
+
+    @cached_property
+    def layers_own(self) -> frozenset[str]:
+        """What some layers have for themselves."""
+        return frozenset(name for kind in self.backbone[1].kinds for name in kind.sizes)
+
+    @cached_property
+    def turns_unlike(self) -> bool:
+        """Whether some layers have for themselves what rotary embeddings read."""
+        return bool(self.layers_own & {"head_dim", "rope_parameters", "max_position_embeddings"})
+
+    @cached_property
+    def several_classes(self) -> bool:
+        return len(self.layer_blocks) > 1
+
+    @cached_property
+    def windows(self) -> frozenset[str]:
+        """Every attention window, as written."""
+        nodes = [node for name in self.order for node in self.seeing_nodes(name)]
+        overridden = {
+            f"{name}={value}"
+            for kind in self.backbone[1].kinds
+            for name, value in kind.sizes.items()
+            if any(f"={name}" in (complete(node)["window"], complete(node)["chunk"]) for node in nodes)
+        }
+        return frozenset({_span(complete(node)) for node in nodes} | overridden)
+
+    @cached_property
+    def masks(self) -> bool:
+        """Whether layers see unlike windows, so that each takes its own mask."""
+        return len(self.windows) > 1
+
+    @property
+    def own_masks(self) -> bool:
+        """Whether masks say more than transformers can tell from the config, so that only the model can make them."""
+        return (
+            self.windows not in ({"None"}, {"=sliding_window"}, set())
+            or bool(self.stateful or self.whole)
+            or self.keeps_all
+        )
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """What the whole model is given: tokens or images, and what its task may take beside."""
+        inputs = self.document.blocks[self.document.root].inputs
+        return (self.task.takes, *(name for name in self.task.also if name in inputs))
+
+    @property
+    def lists_layers(self) -> bool:
+        """Whether the config says of each layer what transformers must know of it: for its cache, or its rotary tables."""
+        by_type = self.document.config.get("rope_parameters") or {}
+        turned = isinstance(by_type, Mapping) and any(isinstance(own, Mapping) for own in by_type.values())
+        if not self.task.generates:
+            return turned
+        return self.masks or bool(self.stateful or self.whole) or self.keeps_all
+
+    @cached_property
+    def windowed(self) -> frozenset[str]:
+        """Blocks that see no further than a window, themselves or further in."""
+        return self.where(lambda node: _sees(node) and complete(node)["window"] is not None)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the config names a window that attention does not have: the cache must not go by it."""
+        named = {"sliding_window", "attention_chunk_size"} & {*self.document.sizes, *self.document.config}
+        return bool(named) and self.windows != {"=sliding_window"}
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether attention sees no later token."""
+        kinds = {complete(node)["causal"] for name in self.order for node in self.seeing_nodes(name)}
+        if len(kinds) > 1:
+            raise EmitError("some attention is causal and some is not; a Hugging Face model has one sort")
+        return kinds != {False}
+
+    @cached_property
+    def eager_only(self) -> bool:
+        """Whether some attention does what only the eager function knows: soft caps, sinks and biases."""
+        nodes = [node for name in self.order for node in self.attention_nodes(name)]
+        return any(complete(node)["softcap"] is not None or node.inputs.keys() & {"sinks", "bias"} for node in nodes)
+
+    @cached_property
+    def without_attention(self) -> frozenset[str]:
+        """Layer blocks that hold no attention, and so no place in the cache."""
+        return frozenset(layer for layer in self.layer_blocks if layer not in self.attending)
+
+    @cached_property
+    def whole(self) -> tuple[Node, ...]:
+        """Modules kept whole that attend."""
+        nodes = (node for name in self.order for node in self.seeing_nodes(name) if node.op == MODULE)
+        return tuple(nodes)
+
+    def supports(self, name: str) -> bool:
+        """Whether all that attends has an implementation of attention."""
+        kept = all(attends_by(complete(node)["source"])[name] for node in self.whole)
+        return kept and not self.eager_only
+
+    @property
+    def always_masked(self) -> bool:
+        """Whether a mask is made though attention could do without."""
+        return any(attends_by(complete(node)["source"])["always"] for node in self.whole)
+
+    def seeing_nodes(self, block: str) -> list[Node]:
+        """What takes a mask."""
+        return [item for item in self.items(block) if isinstance(item, Node) and _sees(item)]
+
+    def attention_nodes(self, block: str) -> list[Node]:
+        return [item for item in self.items(block) if isinstance(item, Node) and item.op == "attention"]
+
+    def gives_weights(self, block: str) -> bool:
+        """Whether a block's `forward` gives attention weights beside its value, as modules that attend do."""
+        return bool(self.attention_nodes(block)) and block not in self.layer_blocks
+
+    def attentions_in(self, block: str) -> int:
+        """How many times a block attends, inner blocks counted by use."""
+        own = len(self.attention_nodes(block))
+        return own + sum(self.attentions_in(inner) for item in self.items(block) for inner in blocks_of(item))
+
+    def validate(self) -> None:
+        """Raise `EmitError` for a graph that no Hugging Face model can be."""
+        backbone, _stack = self.backbone
+        if self.stateful and not self.task.generates:
+            hint = "Take it out, or make the document a causal language model."
+            raise EmitError(f"{self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)
+        for name in self.attending:
+            if name not in self.inner and self.stack[0] not in reachable_blocks(self.document, name):
+                raise EmitError(
+                    "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
+                )
+        for name in (backbone, self.stack[0], self.document.root):
+            if self.attention_nodes(name):
+                raise EmitError(
+                    "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
+                )
+        for layer in self.layer_blocks:
+            if self.attentions_in(layer) > 1:
+                raise EmitError(
+                    f"attends {self.attentions_in(layer)} times; each layer has one place in the key/value cache",
+                    path=layer,
+                    hint="Put the second attention into a layer of its own.",
+                )
+        root, takes = self.document.blocks[self.document.root], self.task.takes
+        uses = [item for item in self.items(self.document.root) if isinstance(item, Use) and item.block == backbone]
+        readers = [
+            i.id for i in root.nodes if not (isinstance(i, Use) and i.block == backbone) and takes in i.inputs.values()
+        ]
+        if len(uses) != 1 or dict(uses[0].inputs) != {name: name for name in self.given} or readers:
+            raise EmitError(
+                f"'{self.document.root}' must pass {takes} to one backbone block, and nothing else may read them",
+                path=readers[0] if readers else self.document.root,
+                hint="Group embedding, layers and final norm into one block.",
+            )
+        if "." in key_of(uses[0]):
+            raise EmitError(
+                "the backbone is an attribute of the whole model, and stands in no list",
+                path=uses[0].id,
+                hint="Give it a key without a dot.",
+            )
+        if set(self.document.blocks[backbone].inputs) != set(self.given) or tuple(root.outputs) != ("logits",):
+            raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
+        if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
+            hint = "Set causal to false, and window and chunk to null, on every attention node."
+            raise EmitError(f"the attention of {self.task.words} sees all of an image", path=backbone, hint=hint)
+        emitted: dict[str, str] = {self.names.model: self.document.root}
+        for name in self.order:
+            other = emitted.setdefault(self.names.of(name), name)
+            if other != name:
+                raise EmitError(
+                    f"would be emitted as {self.names.of(name)}, as {other} is",
+                    path=name,
+                    hint="Call the block otherwise.",
+                )
+            self.validate_block(name)
+
+    def validate_settings(self, node: Node, path: str) -> None:
+        """Refuse settings that no code could be written for: what a document says is never pasted into code unread."""
+        op, written = op_named(node.op, path), complete(node)
+        for name, kind in ((name, one.kind) for name, one in op.settings.items()):
+            if kind in LITERAL and name not in SWITCHED and is_expression(written[name]):
+                raise EmitError(f"{name} = {display(written[name])} must be written out", path=path)
+        literal = {name: value for name, value in written.items() if not names_in(value)}
+        known = replace(op, settings={name: op.settings[name] for name in literal if name in op.settings})
+        for message, hint in setting_problems(known, literal, shown(node)):
+            raise EmitError(message, path=path, hint=hint)
+        if node.op == MODULE and (found := flaw({**written, "keys": {}})):
+            raise EmitError(found[0], path=path, hint=found[1])
+
+    def validate_block(self, name: str) -> None:
+        block = self.document.blocks[name]
+        if execution_order(block)[1]:
+            raise EmitError("stands in a cycle", path=f"{name}.{execution_order(block)[1][0]}")
+        for item in self.items(name):
+            if isinstance(item, Node):
+                self.validate_settings(item, f"{name}.{item.id}")
+        for item_id, other in key_clashes(block).items():
+            raise EmitError(f"stands in the checkpoint where {other} does", path=f"{name}.{item_id}")
+        for item in block.nodes:
+            first, *rest = place_of(item).split(".")
+            if first in RESERVED and not (isinstance(item, Node) and item.op not in CONSTRUCT and not rest):
+                raise EmitError(
+                    f"'{first}' is a name that every module has for itself",
+                    path=f"{name}.{item.id}",
+                    hint="Rename the node.",
+                )
+            if taken := next((part for part in rest if part in TAKEN), None):
+                message = f"'{taken}' is a name that every list or table of modules has for itself"
+                raise EmitError(message, path=f"{name}.{item.id}", hint="Give the node another key.")
+
+
+def _span(attrs: Mapping[str, Any]) -> str:
+    """What an attention sees, as a key: the expression of its window, that of its chunk, or nothing."""
+    return f"chunk {attrs['chunk']}" if attrs["chunk"] is not None else str(attrs["window"])
+
+
+def settings_read(item: Item) -> Mapping[str, Any]:
+    """The settings of an item that its block reads: a rotary embedding reads the usual ones by itself."""
+    attrs: Mapping[str, Any] = item.attrs if isinstance(item, Node) else {}
+    if isinstance(item, Node) and item.op == "rotary_embedding":
+        return {name: value for name, value in attrs.items() if ROTARY_READS.get(name) != value}
+    return attrs
+
+
+def is_tensor(item: Item) -> bool:
+    """Whether an item is a tensor of the block's own."""
+    return isinstance(item, Node) and item.op == PARAMETER
+
+
+def place_of(item: Item) -> str:
+    """What an item is called in the checkpoint, within its block; of a tensor the whole key."""
+    return parameter_key(key_of(item), complete(item)["key"] if isinstance(item, Node) and is_tensor(item) else "")
+
+
+def _sees(node: Node) -> bool:
+    """Whether a node takes attention's mask."""
+    return node.op == "attention" or (node.op == MODULE and bool(complete(node)["mask"]))
+
+
+def _has_context(node: Node) -> bool:
+    """Whether a module kept whole takes the cache, or a mask."""
+    attrs = complete(node)
+    return not attrs["arguments"] or bool(attrs["mask"]) or bool(cache_argument(attrs["source"]))
