@@ -1,13 +1,10 @@
 """Import an architecture: trace it small at several sizes, recognise, express in symbols, then bind the real sizes."""
 
-import inspect
-import json
 import math
-import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,9 +15,12 @@ from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
+from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of
+from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
+from canvas_rt.importer.stateful import own_cache
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
 from canvas_rt.importer.whole import keepable_within
@@ -28,10 +28,7 @@ from canvas_rt.ir.document import Document, Node, Origin, Stack
 from canvas_rt.ir.files import with_origin
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import own_names, walk
-from canvas_rt.ops.activations import ACTIVATION_KERNELS
-from canvas_rt.ops.catalogue import ALIASES
 from canvas_rt.ops.functions import RUN_TIME
-from canvas_rt.ops.modules import CACHES, source_name
 from canvas_rt.ops.parameters import parameter_keys
 
 
@@ -602,205 +599,3 @@ def block_keys(root: str, blocks: Mapping[str, Any], sizes: Mapping[str, Any], c
         name=root, root=root, sizes=FrozenMap(sizes), config=FrozenMap(config), blocks=FrozenMap(dict(blocks))
     )
     return set(parameter_keys(made))
-
-
-def followed(base: Traced, changed: Traced, own: Any, value: Any) -> list[tuple[str, str, str]] | None:
-    """The settings that were `own` and became `value`; None where the graph changed in any other way."""
-    if base.blocks.keys() != changed.blocks.keys():
-        return None
-    followers: list[tuple[str, str, str]] = []
-    for name, block in base.blocks.items():
-        other = changed.blocks[name]
-        if len(block.nodes) != len(other.nodes) or (block.inputs, block.outputs) != (other.inputs, other.outputs):
-            return None
-        for before, after in zip(block.nodes, other.nodes, strict=True):
-            if before == after:
-                continue
-            if (
-                not isinstance(before, Node)
-                or not isinstance(after, Node)
-                or before.replace(attrs=after.attrs) != after
-            ):
-                return None
-            for setting in before.attrs.keys() | after.attrs.keys():
-                if before.attrs.get(setting) != after.attrs.get(setting):
-                    if after.attrs.get(setting) != value or not stands_for(own, before.attrs.get(setting)):
-                        return None
-                    followers.append((name, before.id, setting))
-    return followers
-
-
-def stands_for(own: Any, setting: Any) -> bool:
-    """Whether a config's value says what a setting says. Of activations, classes may read names in a way of their own."""
-    if not isinstance(own, str) or not isinstance(setting, str) or own == setting:
-        return True
-    kernels = [ACTIVATION_KERNELS.get(ALIASES.get(name, name)) for name in (own, setting)]
-    x = torch.linspace(-6, 6, 257)
-    return None in kernels or all(torch.equal(kernels[0](x), kernel(x)) for kernel in kernels if kernel)  # type: ignore[misc]
-
-
-def around(path: str) -> list[str]:
-    """The paths of a module and of those that hold it, from the inside."""
-    parts = path.split(".")
-    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
-
-
-def only_keeps(module: nn.Module, other: nn.Module) -> bool:
-    """Whether a module that holds others differs from another in numbers alone that it keeps and never reads."""
-    if type(module) is not type(other) or not list(module.children()) or vars(module).keys() != vars(other).keys():
-        return False
-    ours, theirs = plain_of(module), plain_of(other)
-    cls: Any = type(module)
-    return not any(is_read(cls, name) for name in ours if ours[name] != theirs[name])
-
-
-@lru_cache(maxsize=1024)
-def is_read(cls: type, attribute: str) -> bool:
-    """Whether a module's code, but for what makes it, names an attribute."""
-    # What every model of transformers has beside, loads, resizes and saves it.
-    own = [base for base in cls.__mro__ if not base.__module__.startswith(("torch.", "transformers.modeling_utils"))]
-    making = ("__init__", "_init_weights")
-    codes = [f.__code__ for base in own for n, f in vars(base).items() if n not in making and inspect.isfunction(f)]
-    return any(attribute in code.co_names or attribute in code.co_consts for code in codes)
-
-
-def plain_of(module: nn.Module) -> dict[str, Any]:
-    """What a module keeps that is neither a tensor nor a module."""
-    return {n: v for n, v in sorted(vars(module).items()) if isinstance(v, bool | int | float | str | type(None))}
-
-
-def parts_of(model: nn.Module) -> dict[str, str]:
-    """All that tells a model's modules from others, module by module."""
-    parts: dict[str, str] = {}
-    for path, module in model.named_modules():
-        plain = plain_of(module)
-        tensors = {name: list(p.shape) for name, p in module.named_parameters(recurse=False)}
-        own = "" if list(module.children()) else repr(module)
-        parts[path] = json.dumps([type(module).__name__, plain, tensors, own], default=str)
-    return parts
-
-
-@lru_cache(maxsize=256)
-def _source(cls: type) -> str:
-    try:
-        return inspect.getsource(inspect.getmodule(cls) or cls)
-    except (OSError, TypeError):
-        return ""
-
-
-@lru_cache(maxsize=1024)
-def _own_source(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""
-
-
-def reads_when_run(model: nn.Module, field: str) -> bool:
-    """Whether the code of a model's modules may look a field up when it runs."""
-    classes: set[type] = {type(module) for module in model.modules()}
-    texts = {_source(cls) for cls in classes if not cls.__module__.startswith("torch.")}
-    return any(f"self.config.{field}" in text or f'(self.config, "{field}"' in text for text in texts)
-
-
-OWN_STATES = frozenset({"state", "mems", "past_buckets_states", "cache"})
-"""Arguments in which a model carries what came before, where it does without transformers' caches."""
-
-
-def own_cache(model: nn.Module) -> str | None:
-    """What a model keeps its state in, if that is no cache of transformers."""
-    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
-
-    classes: set[type] = {type(module) for module in model.modules()}
-    caches = DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())
-    for cls in sorted(filter(source_name, classes), key=source_name):
-        for name in re.findall(rf"\b(?:{'|'.join(CACHES)})\.([a-z]\w*)\b", _own_source(cls)):
-            if not any(hasattr(cache, name) for cache in caches):
-                return f"{cls.__name__} keeps its state in a cache of its own class, by '{name}'"
-    for name in inspect.signature(model.forward).parameters:
-        if name in OWN_STATES and source_name(type(model)):
-            return f"{type(model).__name__} carries what came before in an argument of its own, '{name}'"
-    return None
-
-
-def stacks_of(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """The lists of layers of a model, by path: those as long as its config says that there are layers."""
-    config: Any = model.config
-    depths = {v for n, v in vars(config).items() if "layers" in n and isinstance(v, int) and not isinstance(v, bool)}
-    depths.add(getattr(config, "num_hidden_layers", 0))
-    found: dict[str, nn.ModuleList] = {}
-    for path, module in model.named_modules():
-        inside = any(path.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and len(module) in depths and not inside:
-            found[path] = module
-    return found
-
-
-def layer_kinds(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """For each list of layers, what tells each layer from those of other kinds."""
-    config: Any = model.config
-    kinds: dict[str, tuple[str, ...]] = {}
-    for path, layers in stacks_of(model).items():
-        lists = [v for _, v in sorted(vars(config).items()) if isinstance(v, list | tuple) and len(v) == len(layers)]
-        counting = counters(layers)
-        kinds[path] = tuple(
-            signature(layer, counting) + json.dumps([one[index] for one in lists], default=str)
-            for index, layer in enumerate(layers)
-        )
-    return kinds
-
-
-def members_of(kinds: Sequence[str]) -> tuple[int, ...]:
-    """For each layer, the first that is of its kind."""
-    return tuple(kinds.index(kind) for kind in kinds)
-
-
-def cut_to_kinds(model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shorten each list of layers to one layer of each kind, plus a second of the first kind, to see one feed the next.
-
-    Gives, by the list's path, the original indices kept, and for each original layer the index that stands for it.
-    """
-    found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    stacks = stacks_of(model)
-    config: Any = model.config
-    for path, kinds in layer_kinds(model).items():
-        members, layers = members_of(kinds), stacks[path]
-        kept = sorted({*members, *([1] if len(layers) > 1 else [])})
-        for name, value in list(vars(config).items()):
-            if isinstance(value, list | tuple) and len(value) == len(layers):
-                object.__setattr__(config, name, [value[index] for index in kept])
-        for position, index in enumerate(kept):
-            layers[position] = layers[index]
-        del layers[len(kept) :]
-        found[path] = (tuple(kept), members)
-    if found:
-        config.num_hidden_layers = max(len(kept) for kept, _ in found.values())
-    return found
-
-
-def counters(layers: nn.ModuleList) -> frozenset[tuple[str, str]]:
-    """Attributes of layers that only number them."""
-    seen: dict[tuple[str, str], list[bool]] = {}
-    for index, layer in enumerate(layers):
-        for path, child in layer.named_modules():
-            for name, value in vars(child).items():
-                if isinstance(value, int) and not isinstance(value, bool):
-                    seen.setdefault((path, name), []).append(value == index)
-    return frozenset(key for key, counts in seen.items() if len(counts) > 1 and all(counts))
-
-
-def signature(module: nn.Module, counting: Collection[tuple[str, str]] = ()) -> str:
-    """All that tells one layer from another, but for its index: classes, parameter shapes, plain attributes."""
-    parts: list[Any] = []
-    for path, child in module.named_modules():
-        plain = {
-            name: value
-            for name, value in sorted(vars(child).items())
-            if isinstance(value, bool | int | float | str | type(None))
-            and name not in ("layer_idx", "training")
-            and not name.startswith("_")
-            and (path, name) not in counting
-        }
-        shapes = {name: list(p.shape) for name, p in child.named_parameters(recurse=False)}
-        parts.append([path, type(child).__name__, plain, shapes])
-    return json.dumps(parts, sort_keys=True, default=str)

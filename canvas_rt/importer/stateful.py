@@ -4,6 +4,7 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.learned import MODULE
-from canvas_rt.ops.modules import config_class, fields_read, source_name
+from canvas_rt.ops.modules import CACHES, config_class, fields_read, source_name
 
 
 def stateful_node(
@@ -74,4 +75,32 @@ def is_said(source: str, field: str, config: Mapping[str, Any]) -> bool:
     return True
 
 
-__all__ = ["given_buffers", "stateful_node"]
+@lru_cache(maxsize=1024)
+def _own_source(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
+
+
+OWN_STATES = frozenset({"state", "mems", "past_buckets_states", "cache"})
+"""Arguments in which a model carries what came before, where it does without transformers' caches."""
+
+
+def own_cache(model: nn.Module) -> str | None:
+    """What a model keeps its state in, if that is no cache of transformers."""
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    classes: set[type] = {type(module) for module in model.modules()}
+    caches = DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())
+    for cls in sorted(filter(source_name, classes), key=source_name):
+        for name in re.findall(rf"\b(?:{'|'.join(CACHES)})\.([a-z]\w*)\b", _own_source(cls)):
+            if not any(hasattr(cache, name) for cache in caches):
+                return f"{cls.__name__} keeps its state in a cache of its own class, by '{name}'"
+    for name in inspect.signature(model.forward).parameters:
+        if name in OWN_STATES and source_name(type(model)):
+            return f"{type(model).__name__} carries what came before in an argument of its own, '{name}'"
+    return None
+
+
+__all__ = ["given_buffers", "own_cache", "stateful_node"]

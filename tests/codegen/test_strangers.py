@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from canvas_rt.codegen import emit
 from canvas_rt.errors import EmitError
@@ -80,3 +81,29 @@ def test_text_that_a_function_takes_stays_text() -> None:
     text = 'constant"+print("evil")+"'
     source = emit(holding("torch.pad", {"pad": (0, 0), "mode": text})).files["model.py"]
     assert repr(text) in source
+
+
+KEYS = (
+    "forward.0",
+    "config.0",
+    "layers.5",
+    "norm",
+    "norm.x",
+    "held.keys",
+    "class.0",
+    "held.__init__",
+    f"x.{EVIL}",
+    "0.x",
+    "a" * 210,
+)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_hides_nothing_and_is_no_code(key: str) -> None:
+    document = open_source("llama-3.2-1b")
+    block = document.blocks["LlamaModel"]
+    sizes = {"in_features": "=hidden_size", "out_features": "=hidden_size", "bias": False}
+    with pytest.raises((EmitError, ValidationError)):
+        node = Node(id="strange", op="linear", attrs=freeze(sizes), inputs=FrozenMap({"x": "norm"}), key=key)
+        changed = block.replace(nodes=(*block.nodes, node), outputs=FrozenMap({"out": "strange"}))
+        emit(Document.model_validate(document.with_block("LlamaModel", changed).model_dump()))

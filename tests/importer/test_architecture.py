@@ -7,10 +7,11 @@ from transformers import MiniMaxConfig, RwkvConfig, RwkvForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
 
 from canvas_rt.errors import UnsupportedModelError
-from canvas_rt.importer.architecture import ArchitectureImport, own_cache
+from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.factory import StockFactory, field_values
 from canvas_rt.importer.positions import numbers_each
 from canvas_rt.importer.small import small_config
+from canvas_rt.importer.stateful import own_cache
 
 
 def test_a_field_that_its_class_overwrites_keeps_what_was_given() -> None:
