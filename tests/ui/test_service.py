@@ -478,3 +478,12 @@ def test_two_tabs_open_configs_at_once(service: Service, capsys: pytest.CaptureF
     }, answers
     assert torch.get_default_dtype() == torch.float32
     assert capsys.readouterr().out == ""
+
+
+def test_an_image_model_takes_images_and_scores_labels(service: Service) -> None:
+    tab = Browser(service)
+    tab.ask(type="hello")
+    seen = nodes(tab.ask(type="open", source="zoo", name="vit-base-patch16-224"))
+    taken, given = seen["pixel_values"], next(node for node in seen.values() if node["kind"] == "output")
+    assert (taken["title"], taken.get("fields", []), taken["outputs"][0]["dtype"]) == ("Image input", [], "float")
+    assert given["detail"] == "a score for each label"

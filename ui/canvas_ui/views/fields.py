@@ -282,7 +282,9 @@ def tokenizer_field(document: Document) -> FieldView:
 
 
 def input_fields(document: Document) -> list[FieldView]:
-    """What can be set of the model's input."""
+    """What can be set of the model's input. An image is as large as the model's own sizes say."""
+    if not document.purpose.of_tokens:
+        return []
     sizes = [size_field(nearest_scope(document, ""), "vocab_size", None)] if "vocab_size" in document.sizes else []
     return [tokenizer_field(document), *sizes]
 

@@ -161,7 +161,8 @@ def _dtype(scope: Scope, ref: str | None) -> Literal["float", "int", ""]:
         return ""
     item = scope.block.node(head(ref))
     if item is None:
-        return "int" if not scope.path else _dtype(*_around(scope, head(ref)))
+        given: Literal["float", "int"] = "int" if scope.document.purpose.of_tokens else "float"
+        return given if not scope.path else _dtype(*_around(scope, head(ref)))
     return "int" if isinstance(item, Node) and (item.op, ref.partition(".")[2]) in COUNTS else "float"
 
 
@@ -178,16 +179,18 @@ def _around(scope: Scope, name: str) -> tuple[Scope, str | None]:
 def _input_view(drawing: Drawing, scope: Scope, name: str) -> NodeView:
     shape = _shape(drawing, scope, name)
     readers = any(head(ref) == name for item in scope.block.nodes for ref in item.inputs.values())
-    root = not scope.path
+    task, root = scope.document.purpose, not scope.path
+    taken = root and name == scope.block.inputs[0]
+    title, detail = ("Text input", "token ids") if task.of_tokens else ("Image input", "an image's pixels")
     return NodeView(
         path=scope.inside(name),
         id=name,
         kind="input",
-        title="Text input" if root else "Input",
-        detail="token ids" if root else "",
+        title=title if taken else "Input",
+        detail=detail if taken else "",
         group="io",
         inputs=[],
-        fields=[tokenizer_field(scope.document)] if root and name == scope.block.inputs[0] else [],
+        fields=[tokenizer_field(scope.document)] if taken and task.of_tokens else [],
         outputs=[PortView(name=name, shape=shape, dtype=_dtype(scope, name), wired=readers)],
         position=_position(scope, name),
     )
@@ -203,12 +206,15 @@ def _output_view(drawing: Drawing, scope: Scope) -> NodeView:
     if not ports:
         ports = [PortView(name="logits" if not scope.path else _PLAIN_OUTPUT, shape=None, wired=False)]
     severity, problem = worst(drawing.found, path)
+    task = scope.document.purpose
     return NodeView(
         path=path,
         id=", ".join(outputs) or ports[0].name,
         kind="output",
         title="Logits" if "logits" in outputs else "Output",
-        detail="a score for each token of the vocabulary" if "logits" in outputs else "",
+        detail=f"a score for each {'token of the vocabulary' if task.of_tokens else 'label'}"
+        if "logits" in outputs
+        else "",
         group="io",
         inputs=ports,
         outputs=[],
