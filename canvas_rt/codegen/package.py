@@ -25,6 +25,7 @@ from canvas_rt.codegen.frame import (
     model_type,
     pretrained_class,
 )
+from canvas_rt.codegen.halves import AcrossWriter, TrunkWriter
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import constant, quote, unparse
 from canvas_rt.errors import CanvasError, EmitError
@@ -181,11 +182,16 @@ def _inside(document: Document, item: Item) -> list[tuple[str, str]]:
 
 def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
     """Where batch and sequence can be read: in the first two dimensions of one input, if there is such a one."""
+    stream = "batch", "seq"
     if not inputs and block.inputs:  # no shape is known: the stream is what comes first
-        return {name: (block.inputs[0], index) for index, name in enumerate(RUN_TIME)}
+        return {name: (block.inputs[0], index) for index, name in enumerate(stream)}
+    found: dict[str, tuple[str, int]] = {}
     for port, shape in inputs.items():
-        if shape[:2] == RUN_TIME:
-            return {name: (port, index) for index, name in enumerate(RUN_TIME)}
+        if shape[:1] == ("batch",) and shape[1:2] in (("seq",), ("source",)):
+            for index, name in enumerate(shape[:2]):
+                found.setdefault(name, (port, index))
+    if found:
+        return found
     known = {
         name: (port, shape.index(name))
         for name in RUN_TIME
@@ -194,7 +200,7 @@ def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict
     }
     whole = next((port for port, shape in inputs.items() if len(shape) >= 3), None)
     if not known and whole is not None:  # no dimension has a name
-        return {name: (whole, index) for index, name in enumerate(RUN_TIME)}
+        return {name: (whole, index) for index, name in enumerate(stream)}
     return known
 
 
@@ -202,21 +208,26 @@ def patch_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[st
     """The same for patches of images, whose number is no size of its own: it is the stream's second dimension."""
     stream = next((port for port, shape in inputs.items() if len(shape) == 3), None)
     if stream is not None:
-        return {name: (stream, index) for index, name in enumerate(RUN_TIME)}
+        return {name: (stream, index) for index, name in enumerate(("batch", "seq"))}
     return {"batch": (next(iter(inputs)), 0)} if inputs else {}
 
 
 def module_source(plan: Plan) -> str:
     """The text of `model.py`, before formatting."""
-    backbone, root = plan.backbone[0], plan.document.root
+    towers, root = {tower.block for tower in plan.towers}, plan.document.root
     ops = {item.op for name in plan.order for item in plan.document.blocks[name].nodes if isinstance(item, Node)}
     parts = [config_class(plan)]
     classes = []
     for name in plan.order:
         if name == root:
             classes.append(HeadWriter(plan, name).source())
-        elif name == backbone:
-            classes += [pretrained_class(plan), BackboneWriter(plan, name).source()]
+        elif name in towers:
+            classes += [] if towers & set(plan.order[: plan.order.index(name)]) else [pretrained_class(plan)]
+            classes.append(BackboneWriter(plan, name).source())
+        elif name == plan.trunk:
+            classes.append(TrunkWriter(plan, name).source())
+        elif plan.sides.is_across(name):
+            classes.append(AcrossWriter(plan, name).source())
         else:
             classes.append(BlockWriter(plan, name).source())
     body = "\n\n".join(classes)
@@ -281,6 +292,7 @@ IMPORTS = (
     ("init.", "from transformers import initialization as init"),
     ("ACT2FN", "from transformers.activations import ACT2FN"),
     ("Cache", "from transformers.cache_utils import Cache, DynamicCache"),
+    ("EncoderDecoderCache", "from transformers.cache_utils import EncoderDecoderCache"),
     ("PretrainedConfig", "from transformers.configuration_utils import PretrainedConfig"),
     (
         "register_checkpoint_conversion_mapping",
@@ -303,6 +315,11 @@ IMPORTS = (
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
     ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast"),
     ("BaseModelOutput(", "from transformers.modeling_outputs import BaseModelOutput"),
+    (
+        "BaseModelOutputWithPastAndCrossAttentions",
+        "from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions",
+    ),
+    ("Seq2SeqModelOutput", "from transformers.modeling_outputs import Seq2SeqModelOutput"),
     *((task.gives, f"from transformers.modeling_outputs import {task.gives}") for task in TASKS.values()),
     ("ROPE_INIT_FUNCTIONS", "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS"),
     ("RopeParameters", "from transformers.modeling_rope_utils import RopeParameters"),
@@ -362,13 +379,12 @@ def format_source(text: str) -> str:
 def config_json(plan: Plan) -> dict[str, Any]:
     """The config as JSON: every field, those that follow from others left open."""
     document, names = plan.document, plan.names
-    backbone = names.of(plan.backbone[0])
     values: dict[str, Any] = {
         "model_type": model_type(plan),
         "architectures": [names.model],
         "auto_map": {
             "AutoConfig": f"model.{names.config}",
-            "AutoModel": f"model.{backbone}",
+            **({} if plan.trunk == document.root else {"AutoModel": f"model.{names.of(plan.trunk)}"}),
             plan.task.auto: f"model.{names.model}",
         },
     }
@@ -378,17 +394,23 @@ def config_json(plan: Plan) -> dict[str, Any]:
     count = layer_count(document, plan.backbone[1])
     values["num_hidden_layers"] = count
     kinds = [plan.backbone[1].kinds[index] for index in plan.backbone[1].kind_indices(count)]
-    own = {
+    sizes = {
         str(layer): {name: resolve(value, document.environment) for name, value in kind.sizes.items()}
         for layer, kind in enumerate(kinds)
         if kind.sizes
     }
-    if own:
-        values["per_layer_config"] = own
+    if sizes:
+        values["per_layer_config"] = sizes
     if plan.lists_layers:
         values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
-    if plan.several_classes:
+    if plan.main.several_classes:
         values["layer_kinds"] = [kind.block for kind in kinds]
+    if plan.halves is not None:
+        stack = plan.towers[0].stack
+        values["is_encoder_decoder"] = True
+        if plan.towers[0].several_classes:
+            own = stack.kind_indices(layer_count(document, stack))
+            values[plan.towers[0].kinds_field] = [stack.kinds[index].block for index in own]
     return values
 
 
@@ -411,8 +433,12 @@ def layer_type(plan: Plan, block: str) -> str:
     return "full_attention"
 
 
+GENERATED = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+"""Tokens that say how generation starts and ends."""
+
+
 def generation_json(document: Document) -> dict[str, Any]:
-    ids = {name: thaw(document.config.get(name)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {name: thaw(document.config.get(name)) for name in GENERATED}
     return {"_from_model_config": True, **{name: value for name, value in ids.items() if value is not None}}
 
 

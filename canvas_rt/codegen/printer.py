@@ -10,9 +10,29 @@ from torch.fx.graph import CodeGen, PythonCode
 
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.syntax import fresh, names_of, quote, statements, unparse
+from canvas_rt.ops.functions import RUN_TIME
 
 LONGEST_EXPRESSION = 90
 """Syntax nodes beyond which an expression gets a line of its own, even if it is used once."""
+
+
+CACHED = "if past_key_values is not None:\n    k, v = past_key_values.update(k, v, self.layer_idx)\n"
+
+KEPT = """\
+if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
+    kept = past_key_values.cross_attention_cache.layers[self.layer_idx]
+    k = kept.keys
+    v = kept.values
+else:
+    k, v = call
+    if past_key_values is not None:
+        k, v = past_key_values.cross_attention_cache.update(k, v, self.layer_idx)
+        past_key_values.is_updated[self.layer_idx] = True
+"""
+"""Keys and values of what an encoder gives are the same for all tokens: they are made for the first."""
+
+MASKS = frozenset({"attention_mask", "encoder_attention_mask", "past_key_values"})
+"""What modules with attention are told, each what it asks for."""
 
 
 @dataclass
@@ -39,6 +59,8 @@ class Layout:
     """By node name: a shape to write behind the line that computes it."""
 
     decorators: Sequence[str] = ()
+
+    name: str = "forward"
 
 
 class SourceCodeGen(CodeGen):
@@ -80,7 +102,7 @@ class _Printer:
         for node in nodes:
             fx.node.map_arg(node.args, self.expect)
         names = [a.arg for a in (*layout.signature.args, *layout.signature.kwonlyargs)]
-        self.taken = {*names, "kwargs", "batch", "seq", "attention", "attn_weights", *self._assigned(layout.before)}
+        self.taken = {*names, "kwargs", *RUN_TIME, "attention", "attn_weights", *self._assigned(layout.before)}
         self.taken |= {
             f"{node.target.__name__}{node.meta.get('suffix', '')}" for node in nodes if callable(node.target)
         }
@@ -109,7 +131,7 @@ class _Printer:
 
     def text(self) -> str:
         function = ast.FunctionDef(
-            name="forward",
+            name=self.layout.name,
             args=self.layout.signature,
             body=[ast.Pass()],
             decorator_list=[quote(name) for name in self.layout.decorators],
@@ -199,6 +221,8 @@ class _Printer:
             self.write_attention(node)
         elif node.target is vocabulary.stack:
             self.write_stack(node)
+        elif node.target is vocabulary.keys_and_values:
+            self.write_keys_and_values(node)
         elif node.target in (vocabulary.port, vocabulary.alibi):
             return  # bound together with its siblings, or written where attention takes it
         elif node.meta.get("ports"):
@@ -248,8 +272,9 @@ class _Printer:
         if node.meta.get("state"):
             mask = ast.keyword("attention_mask", ast.Name("recurrent_mask", ast.Load()))
             return [ast.keyword(node.meta["cache"], ast.Name("past_key_values", ast.Load())), mask]
-        if node.meta.get("context"):
-            return list(self.layout.context)
+        if wanted := node.meta.get("context"):
+            others = MASKS - set(wanted)
+            return [keyword for keyword in self.layout.context if keyword.arg not in others]
         if node.meta.get("positions"):
             return [ast.keyword("position_ids", ast.Name("position_ids", ast.Load()))]
         return []
@@ -342,16 +367,16 @@ class _Printer:
             value = value_out
         given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
         name = fresh("attn", self.taken)
-        cached = (
-            "if past_key_values is not None:\n    k, v = past_key_values.update(k, v, self.layer_idx)\n"
-            if node.meta.get("cached")
-            else ""
-        )
+        cached = CACHED if node.meta.get("cached") else ""
+        if node.meta.get("halved"):
+            cached = cached.replace("values.update", "values.self_attention_cache.update")
         template = cached + (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"
             " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
         )
+        if node.meta.get("across"):
+            template = template.replace("attention_mask,", "encoder_attention_mask,")
         if node.meta.get("window"):
             template = template.replace(
                 "scaling=self.scaling,", "scaling=self.scaling, sliding_window=self.sliding_window,"
@@ -371,6 +396,14 @@ class _Printer:
         self.body += [(s, "") for s in written[:-1]]
         self.body.append((written[-1], self.layout.comments.get(node.name, "")))
         self.bind(node, name)
+
+    def write_keys_and_values(self, node: fx.Node) -> None:
+        """Keys and values of what an encoder gives, and where they are kept."""
+        call = ast.Call(quote("self.keys_and_values"), self.inputs(node), [])
+        names = {port: fresh(port, self.taken) for port in ("k", "v")}
+        self.body += [(s, "") for s in statements(KEPT if node.meta["cached"] else "k, v = call", call=call, **names)]
+        for user in node.users:
+            self.bind(user, names[str(user.args[1])])
 
     def extra(self, node: fx.Node, key: str) -> ast.expr:
         """What attention takes beside queries, keys and values: the bias for keys is made when the cache has given them."""
@@ -393,7 +426,7 @@ class _Printer:
         context = [keyword for keyword in self.layout.context if keyword.arg not in node.meta["taken"]]
         call = ast.Call(ast.Name("layer", ast.Load()), [ast.Name(name, ast.Load()), *others], context)
         loop = statements(
-            "for layer in self._name_[: self.config.num_hidden_layers]:\n    name = call",
+            f"for layer in self._name_{'' if node.meta['encodes'] else '[: self.config.num_hidden_layers]'}:\n    name = call",
             _name_=str(node.meta["attribute"]),
             name=name,
             call=call,

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from canvas_rt.importer.names import Places, names_of_blocks, words_of_kinds
-from canvas_rt.importer.recognise import Traced
+from canvas_rt.importer.recognise import ENCODED, Traced
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import key_clashes, key_of
 from canvas_rt.ops.catalogue import VARIANTS
+from canvas_rt.ops.functions import RUN_TIME
 
 PREFIX = "Canvas"
 """What emitted classes are called beside the block's name; import drops it again."""
@@ -57,6 +59,7 @@ class Builder:
         links: Mapping[tuple[str, str, str], str],
         original: Mapping[str, tuple[int, ...]],
         patterns: Sequence[Sequence[str]],
+        counted: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.traces = traces
         self.environments = environments
@@ -69,6 +72,8 @@ class Builder:
         """Shapes of the original's parameters at the real sizes: one more point in which numbers must agree."""
         self.patterns = patterns
         """What the config says layer by layer, in words."""
+        self.counted = counted
+        """For lists of layers, the field that says how long each is, where there are several."""
         self.symbols = Symbols()
         self.blocks: dict[str, Block] = {}
         self.places: dict[str, Places] = {}
@@ -104,7 +109,8 @@ class Builder:
             candidate = f"{name}{number}"
         self.blocks[candidate] = block
         place = self.places.setdefault(candidate, Places(name))
-        place.words |= {self.word} - {""}
+        crosses = ENCODED in block.inputs and block.role == "attention"
+        place.words |= {"cross" if crosses else self.word} - {""}
         return candidate
 
     def item(self, versions: Sequence[Node | Use | Stack], where: str) -> Node | Use | Stack:
@@ -196,7 +202,7 @@ class Builder:
     def actual_environment(self) -> Mapping[str, Any]:
         """What names stand for at the real sizes, in the layer at hand."""
         own = self.actual_overrides.get(self.layer, {}) if self.layer is not None else {}
-        return {**self.actual, "batch": 1, "seq": 1, **own}
+        return {**self.actual, **dict.fromkeys(RUN_TIME, 1), **own}
 
     def environment(self, probe: int) -> Mapping[str, Any]:
         """What names stand for in a probe, in the layer at hand."""
@@ -214,6 +220,10 @@ class Builder:
         # for two purposes.
         latest = {stands_for[index]: position for position, index in enumerate(indices)}
         words = self.words([indices[p] for p in latest.values()], [stack.kinds[p].block for p in latest.values()])
+        count = self.counted.get(path, "num_hidden_layers")
+        if self.counted:  # of two stacks the one that the model is as deep as is the decoder
+            part = "decoder" if count == "num_hidden_layers" else "encoder"
+            words = [f"{part}_{word}".strip("_") for word in words]
         for (representative, position), self.word in zip(latest.items(), words, strict=True):
             index = indices[position]
             self.layer = index
@@ -227,7 +237,7 @@ class Builder:
         members = tuple(traced_kind[representative] for representative in stands_for)
         order = sorted(range(len(kinds)), key=lambda k: (-members.count(k), members.index(k)))
         rank = {kind: place for place, kind in enumerate(order)}
-        repeat = "=num_hidden_layers" if len(members) == self.actual.get("num_hidden_layers") else len(members)
+        repeat = f"={count}" if len(members) == self.actual.get(count) else len(members)
         return stack.replace(
             repeat=repeat, kinds=tuple(kinds[k] for k in order), runs=runs_of(tuple(rank[k] for k in members))
         )

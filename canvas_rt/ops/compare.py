@@ -73,7 +73,7 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
 def environment_of(document: Document, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A document's environment with some sizes set, the others following."""
     known = at_sizes(document, values).environment if values else document.environment
-    return {**known, **dict(zip(RUN_TIME, (3, 19), strict=True))}
+    return {**known, **dict(zip(RUN_TIME, (3, 19, 29), strict=True))}
 
 
 def at_sizes(document: Document, values: Mapping[str, Any]) -> Document:

@@ -43,6 +43,9 @@ class Context:
     past: int = 0
     """Tokens already in the cache."""
 
+    source: int = 0
+    """What an encoder reads of each sequence, if there is one."""
+
     grouped: bool = False
     """Whether experts run all in grouped products, whatever the backend."""
 
@@ -60,7 +63,7 @@ class Context:
 
     def settings(self, node: Node, environment: Mapping[str, Any]) -> Mapping[str, Any]:
         """A node's settings as values: what its expressions name is the model's, or what this run is given."""
-        run_time = dict(zip(RUN_TIME, (self.batch, self.sequence), strict=True))
+        run_time = dict(zip(RUN_TIME, (self.batch, self.sequence, self.source), strict=True))
         values: Mapping[str, Any] = resolve(complete(node), {**environment, **run_time})
         return values
 
@@ -285,6 +288,8 @@ def _split_heads(inputs: Values, attrs: Mapping[str, Any], parameters: Values, c
 
 
 def _position_ids(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    if attrs["source"]:
+        return (torch.arange(context.source, device=context.device).unsqueeze(0),)
     return ((torch.arange(context.sequence, device=context.device) + context.past).unsqueeze(0),)
 
 
