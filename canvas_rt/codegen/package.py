@@ -107,8 +107,10 @@ def emit(document: Document) -> Source:
     shapes = check(document).shapes
     plan.comments = head_shapes(document, shapes)
     inputs = input_shapes(document, shapes)
-    places = run_time_places if document.purpose.of_tokens else patch_places
-    plan.places = {name: places(document.blocks[name], given) for name, given in inputs.items()}
+    if document.purpose.of_tokens:
+        plan.places = {name: run_time_places(plan, name, given) for name, given in inputs.items()}
+    else:
+        plan.places = {name: patch_places(document.blocks[name], given) for name, given in inputs.items()}
     plan.flat = {
         name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
         for name, given in inputs.items()
@@ -180,28 +182,28 @@ def _inside(document: Document, item: Item) -> list[tuple[str, str]]:
     return found
 
 
-def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
+def run_time_places(plan: Plan, name: str, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
     """Where batch and sequence can be read: in the first two dimensions of one input, if there is such a one."""
-    stream = "batch", "seq"
+    block, stream = plan.document.blocks[name], ("batch", "seq")
     if not inputs and block.inputs:  # no shape is known: the stream is what comes first
-        return {name: (block.inputs[0], index) for index, name in enumerate(stream)}
+        return {size: (block.inputs[0], index) for index, size in enumerate(stream)}
     found: dict[str, tuple[str, int]] = {}
     for port, shape in inputs.items():
         if shape[:1] == ("batch",) and shape[1:2] in (("seq",), ("source",)):
-            for index, name in enumerate(shape[:2]):
-                found.setdefault(name, (port, index))
+            for index, size in enumerate(shape[:2]):
+                found.setdefault(size, (port, index))
     if found:
         return found
     known = {
-        name: (port, shape.index(name))
-        for name in RUN_TIME
+        size: (port, shape.index(size))
+        for size in RUN_TIME
         for port, shape in reversed(tuple(inputs.items()))
-        if name in shape
+        if size in shape
     }
-    whole = next((port for port, shape in inputs.items() if len(shape) >= 3), None)
-    if not known and whole is not None:  # no dimension has a name
-        return {name: (whole, index) for index, name in enumerate(stream)}
-    return known
+    for port in (port for port, shape in inputs.items() if len(shape) >= 3 and not known):  # no dimension has a name
+        found.setdefault("batch", (port, 0))
+        found.setdefault("source" if plan.sides.encoded(name, port) else "seq", (port, 1))
+    return known or found
 
 
 def patch_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:

@@ -8,6 +8,7 @@ from canvas_rt.importer.config.check import REQUIRED, imports_text
 from canvas_rt.importer.config.classes import (
     DECODER,
     ENCODERS,
+    START,
     config_class,
     fields_of,
     model_class_name,
@@ -151,6 +152,8 @@ def small_config(model_type: str, task: Task | None = None) -> dict[str, Any]:
         return {"model_type": model_type, text: small_config(text_type(model_type, text, {}))}
     small = {"model_type": model_type, **_shrunk(config_class(model_type), task), **SPECIAL.get(model_type, {})}
     offered = tasks_of(model_type)
+    if task and task.decodes and (getattr(config_class(model_type), START, None) or 0) >= small.get("vocab_size", 1):
+        small[START] = 3
     if len(offered) > 1:
         small["architectures"] = [model_class_name(model_type, task or offered[0])]
     return small

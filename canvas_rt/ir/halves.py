@@ -52,13 +52,13 @@ class Sides:
     """What of a model follows from what an encoder reads alone."""
 
     items: Mapping[str, Mapping[str, Side]]
-    """For each block its items, by id."""
+    """For each block its inputs and its items, by name."""
 
     across: frozenset[tuple[str, str]]
     """Attention whose queries are the decoder's, and whose keys are the encoder's: by block and id."""
 
     def encoded(self, block: str, name: str) -> bool:
-        """Whether an item of a block follows from the encoder alone."""
+        """Whether an input or an item of a block follows from the encoder alone."""
         return self.items.get(block, {}).get(name) is True
 
     def is_across(self, block: str) -> bool:
@@ -93,6 +93,8 @@ class _Follower:
         block = self.blocks[name]
         sides: dict[str, Side] = dict(given)
         own = self.items.setdefault(name, {})
+        for port, side in given.items():
+            own[port] = side if own.get(port, side) == side else False
         for item in running_order(block)[0]:
             fed = {port: _side(sides, ref) for port, ref in item.inputs.items()}
             outputs = self.item(name, item, fed)
