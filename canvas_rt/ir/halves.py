@@ -66,17 +66,23 @@ class Sides:
         return any(where == block for where, _ in self.across)
 
 
+NEITHER = Sides({}, frozenset())
+"""Of a model without an encoder."""
+
+
 def sides_of(document: Document) -> Sides:
     """Which side each item of a document is on."""
-    task = document.purpose
-    return _sides(document.blocks, document.root, task.takes, task.decodes)
+    task, inputs = document.purpose, document.blocks[document.root].inputs
+    if not task.decodes:
+        return NEITHER
+    return sides_within(document.blocks, document.root, frozenset(inputs) - {task.decodes})
 
 
-@lru_cache(maxsize=64)
-def _sides(blocks: FrozenMap[str, Block], root: str, takes: str, decodes: str) -> Sides:
+@lru_cache(maxsize=256)
+def sides_within(blocks: FrozenMap[str, Block], block: str, encoded: frozenset[str]) -> Sides:
+    """The same of a block by itself, of whose inputs some are an encoder's."""
     follower = _Follower(blocks)
-    if decodes:
-        follower.block(root, {name: name != decodes for name in blocks[root].inputs})
+    follower.block(block, {name: name in encoded for name in blocks[block].inputs})
     return Sides(follower.items, frozenset(follower.across))
 
 
@@ -131,4 +137,4 @@ def _together(sides: Iterable[Side]) -> Side:
     return None if not known else known == {True}
 
 
-__all__ = ["Halves", "Side", "Sides", "halves_of", "sides_of"]
+__all__ = ["NEITHER", "Halves", "Side", "Sides", "halves_of", "sides_of", "sides_within"]

@@ -93,8 +93,8 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     return Check(shapes, tuple(diagnostics))
 
 
-def checked_run(document: Document, batch: int, sequence: int) -> BlockRun:
-    """The run behind a check without errors.
+def checked_run(document: Document, batch: int, sequence: int, source: int | None = None) -> BlockRun:
+    """The run behind a check without errors. An encoder reads `source` tokens; left out, as many as its decoder makes.
 
     Raises `UnresolvedShape` with the first diagnostics where there are any.
     """
@@ -106,7 +106,7 @@ def checked_run(document: Document, batch: int, sequence: int) -> BlockRun:
         raise UnresolvedShape(
             f"{document.name} cannot be measured: {count}\n{shown}", hint="Correct them first: 'check' lists all."
         )
-    return _run(document, document.environment, batch, sequence)[0]
+    return _run(document, document.environment, batch, sequence, source)[0]
 
 
 def _environment(document: Document) -> tuple[dict[str, Any], list[Diagnostic]]:
@@ -194,8 +194,9 @@ def _block_flaws(document: Document) -> Iterator[Diagnostic]:
 
 
 def _run(
-    document: Document, environment: Mapping[str, Any], batch: int, sequence: int
+    document: Document, environment: Mapping[str, Any], batch: int, sequence: int, source: int | None = None
 ) -> tuple[BlockRun, BlockRun, frozenset[str]]:
+    source = sequence if source is None else source
     sizes, task = frozenset(document.sizes), document.purpose
     inputs, dtype = document.blocks[document.root].inputs, given_dtype(task, torch.float32)
     known = labels.label_environment(document)
@@ -205,10 +206,10 @@ def _run(
     setting = Setting(*lengths, sizes, labelling=True)
     named = run_block(document.blocks, document.root, known, primes, setting, None)
     broken = frozenset(sizes - environment.keys())
-    shapes = given_shapes(task, inputs, environment, (batch, sequence, sequence))
+    shapes = given_shapes(task, inputs, environment, (batch, sequence, source))
     given = FrozenMap({name: Flow(shape, dtype) for name, shape in shapes.items()})
     scope = relevant(document.blocks, document.root, {name: freeze(value) for name, value in environment.items()})
-    run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, sequence, sizes, broken), named)
+    run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, source, sizes, broken), named)
     return run, named, sizes
 
 
