@@ -9,7 +9,7 @@ from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.blocks import BlockWriter, indent
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.printer import Layout, print_graph
-from canvas_rt.codegen.syntax import quote, statements, unparse
+from canvas_rt.codegen.syntax import constant, quote, statements, unparse
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.graph import Item, head, key_of
 
@@ -149,6 +149,15 @@ def halves_run(plan: Plan) -> list[ast.stmt]:
     return statements(ENCODED_ONCE, encoder=encoder, decoder=decoder)
 
 
+def ties_within(plan: Plan) -> dict[str, str]:
+    """The ties of parameters of the trunk, as it calls them."""
+    from canvas_rt.codegen.frame import backbone_use
+
+    prefix, ties = f"{backbone_use(plan)}.", plan.document.ties
+    inside = {key: source for key, source in ties.items() if key.startswith(prefix) and source.startswith(prefix)}
+    return {old.removeprefix(prefix): new.removeprefix(prefix) for old, new in inside.items()}
+
+
 class TrunkWriter(BlockWriter):
     """Writes the class that holds encoder and decoder, and nothing else."""
 
@@ -166,8 +175,10 @@ class TrunkWriter(BlockWriter):
             returns=quote("Seq2SeqModelOutput"),
         )
         function.type_params = []  # type: ignore[attr-defined]  # Python 3.12 and later
+        ties = ties_within(plan)
         lines = [
             f"class {plan.names.of(self.name)}({plan.names.pretrained}):",
+            *([f"    _tied_weights_keys = {unparse(constant(ties))}", ""] if ties else []),
             f"    def __init__(self, config: {plan.names.config}) -> None:",
             *indent(indent(unparse(init))),
             "",
@@ -181,4 +192,12 @@ class TrunkWriter(BlockWriter):
         return ast.Call(ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load())], [])
 
 
-__all__ = ["DECODER_IDS", "FROM_LABELS", "HANDED_ON", "OF_BOTH", "AcrossWriter", "TrunkWriter", "halves_run"]
+__all__ = [
+    "DECODER_IDS",
+    "FROM_LABELS",
+    "HANDED_ON",
+    "OF_BOTH",
+    "AcrossWriter",
+    "TrunkWriter",
+    "halves_run",
+]

@@ -257,9 +257,12 @@ def module_source(plan: Plan) -> str:
     return f'"""{title(plan)}: written by Canvas."""\n\n{known}\n\n\n{text}'
 
 
-RENAMING = """
+HEADING = """
 
 # What shares a tensor in the original may lie in its checkpoint under the other's name.
+"""
+
+RENAMING = """\
 register_checkpoint_conversion_mapping({model}, {renamings}, overwrite=True)
 """
 
@@ -270,13 +273,24 @@ def renaming(plan: Plan) -> str:
         return ""
     keys = parameter_keys(plan.document)
     pairs = {
-        re.escape(old): new
+        old: new
         for old, new in plan.document.origin.renamed.items()
         if new in keys and not any(key.startswith(old) for key in keys) and re.fullmatch(r"\w+(\.\w+)*", old, re.ASCII)
     }
-    made = [quote("WeightRenaming(old, new)", old=constant(f"^{o}"), new=constant(n)) for o, n in pairs.items()]
+    text = _renamings(plan.names.model, pairs)
+    if plan.halves is not None and plan.trunk != plan.document.root:  # which is also loaded by itself
+        text += _renamings(plan.names.of(plan.trunk), pairs)
+    return HEADING + text if text else ""
+
+
+def _renamings(model: str, pairs: Mapping[str, str]) -> str:
+    """A call for one class."""
+    made = [
+        quote("WeightRenaming(old, new)", old=constant(f"^{re.escape(old)}"), new=constant(new))
+        for old, new in pairs.items()
+    ]
     listed = unparse(ast.List(made, ast.Load()))
-    return RENAMING.format(model=unparse(constant(plan.names.model)), renamings=listed) if pairs else ""
+    return RENAMING.format(model=unparse(constant(model)), renamings=listed) if pairs else ""
 
 
 def title(plan: Plan) -> str:

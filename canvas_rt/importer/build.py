@@ -219,8 +219,10 @@ class Builder:
         # Of two traced layers of one kind the later tells more: what the first is given is of another dtype, or one value
         # for two purposes.
         latest = {stands_for[index]: position for position, index in enumerate(indices)}
-        words = self.words([indices[p] for p in latest.values()], [stack.kinds[p].block for p in latest.values()])
         count = self.counted.get(path, "num_hidden_layers")
+        said = self.patterns if count == "num_hidden_layers" else ()
+        positions = latest.values()
+        words = self.words(said, [indices[p] for p in positions], [stack.kinds[p].block for p in positions])
         if self.counted:  # of two stacks the one that the model is as deep as is the decoder
             part = "decoder" if count == "num_hidden_layers" else "encoder"
             words = [f"{part}_{word}".strip("_") for word in words]
@@ -242,10 +244,9 @@ class Builder:
             repeat=repeat, kinds=tuple(kinds[k] for k in order), runs=runs_of(tuple(rank[k] for k in members))
         )
 
-    def words(self, layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
-        """What tells some layers apart, each of a kind of its own."""
-        said = [[one[layer] for one in self.patterns] for layer in layers]
-        return words_of_kinds(said, [self.has_experts(name) for name in stand_ins])
+    def words(self, said: Sequence[Sequence[str]], layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
+        """What tells some layers apart, each of a kind of its own. `said`: what the config says layer by layer."""
+        return words_of_kinds([[one[layer] for one in said] for layer in layers], [self.has_experts(name) for name in stand_ins])
 
     def has_experts(self, stand_in: str) -> bool:
         """Whether a traced block has experts, or one within it."""

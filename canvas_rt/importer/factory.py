@@ -138,6 +138,7 @@ HIDDEN = frozenset(
     {
         "layer_types",
         "layer_kinds",
+        "encoder_layer_kinds",
         "model_type",
         "is_encoder_decoder",
         "attribute_map",

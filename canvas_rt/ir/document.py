@@ -36,7 +36,17 @@ DEEPEST_USE = 24
 """More levels of blocks within blocks than any document may have."""
 
 RESERVED = frozenset(
-    ("model_type", "architectures", "auto_map", "per_layer_config", "layer_types", "layer_kinds", "quantization_config")
+    (
+        "model_type",
+        "architectures",
+        "auto_map",
+        "is_encoder_decoder",
+        "per_layer_config",
+        "layer_types",
+        "layer_kinds",
+        "encoder_layer_kinds",
+        "quantization_config",
+    )
 )
 """What an emitted config.json says for itself, so that no size or config value may be called so."""
 

@@ -10,7 +10,7 @@ from canvas_rt.ir.graph import head, key_of
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
 from canvas_rt.ops.functions import RUN_TIME
 
-NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds")
+NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds", "encoder_layer_kinds")
 """Values that restate what the graph says itself."""
 
 

@@ -156,10 +156,10 @@ def setup_of(
     if scenario.mode in ("decode", "chat") and not task.generates:
         hint = "Choose mode prefill, one forward of all that it is given, or train."
         raise CanvasError(f"{task.words} generates nothing", path="mode", hint=hint)
-    if task.decodes and (scenario.context > 1 or scenario.pipeline > 1):
-        field = "context" if scenario.context > 1 else "pipeline"
-        message = f"{task.words} has two stacks of layers, which Canvas does not cut"
-        raise CanvasError(message, path=field, hint=f"Set {field} to 1, and share its parameters: data.")
+    cut = next((n for n in ("tensor", "context", "pipeline", "expert") if task.decodes and getattr(scenario, n) > 1), "")
+    if cut:
+        message = f"{task.words} has two stacks of layers, which Canvas cuts between cards by their parameters alone"
+        raise CanvasError(message, path=cut, hint=f"Set {cut} to 1, and data to as many cards.")
     if scenario.attention == "flash" and scenario.dtype == "fp32":
         raise CanvasError(
             "FlashAttention has no kernel for fp32", path="attention", hint="Try attention efficient, or dtype bf16."

@@ -116,7 +116,8 @@ def tasks_of(model_type: str) -> tuple[Task, ...]:
 def task_of(config: Mapping[str, Any]) -> Task:
     """What a config's model is for: as the class that it was saved from says, or as its model type has it.
 
-    A type that decodes only where it is told to is an encoder.
+    A type that decodes only where it is told to is an encoder; one that has both halves is its decoder by itself, unless
+    the config says that it has both, or what the decoder starts from.
     """
     model_type = str(config.get("model_type"))
     offered = tasks_of(model_type)
@@ -124,8 +125,8 @@ def task_of(config: Mapping[str, Any]) -> Task:
         for task in offered:
             if name == model_class_name(model_type, task):
                 return task
-    if config.get("is_encoder_decoder"):
-        return next((task for task in offered if task.decodes), CAUSAL_LM)
+    if config.get("is_encoder_decoder", START in config):
+        return next((task for task in offered if task.decodes), next(iter(offered), CAUSAL_LM))
     if len(offered) < 2 or "is_decoder" not in declared(model_type) or all(task.generates for task in offered):
         return next(iter(offered), CAUSAL_LM)
     return next(task for task in offered if task.generates == bool(config.get("is_decoder")))
