@@ -235,7 +235,9 @@ def given_names(plan: Plan, part: str = "") -> tuple[str, ...]:
     if part:
         return tuple(name for name in known if name in OF_HALVES[part])
     halved = {name for names in OF_HALVES.values() for name in names if name.startswith(("decoder_", "encoder_"))}
-    left_out = {"labels", "token_type_ids", *OF_IMAGES, *halved, *(() if plan.task.generates else CACHED)} - {*plan.given}
+    left_out = {"labels", "token_type_ids", *OF_IMAGES, *halved, *(() if plan.task.generates else CACHED)} - {
+        *plan.given
+    }
     return tuple(name for name in known if name not in left_out)
 
 

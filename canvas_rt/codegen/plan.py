@@ -429,6 +429,13 @@ class Plan:
             self.validate_backbone(backbone)
         else:
             validate_halves(self, self.halves)
+        for name in self.order:
+            for item in self.items(name):
+                counts = isinstance(item, Node) and item.op == "position_ids"
+                if counts and complete(item)["source"] != (name in self.encoding):  # type: ignore[arg-type]
+                    message = "numbers what an encoder reads where a decoder's tokens flow, or the other way round"
+                    hint = f"Set source to {str(name in self.encoding).lower()}."
+                    raise EmitError(message, path=f"{name}.{item.id}", hint=hint)
         if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
             hint = "Set causal to false, and window and chunk to null, on every attention node."
             raise EmitError(f"the attention of {self.task.words} sees all of an image", path=backbone, hint=hint)
@@ -506,7 +513,9 @@ def validate_halves(plan: Plan, halves: Halves) -> None:
     encoder, decoder = halves.encoder, halves.decoder
     wanted = {"input_ids": halves.decodes, ENCODED: encoder.id}
     if dict(encoder.inputs) != {"input_ids": halves.takes} or dict(decoder.inputs) != wanted:
-        message = f"must pass {halves.takes} to the encoder alone, and {halves.decodes} and what that gives to the decoder"
+        message = (
+            f"must pass {halves.takes} to the encoder alone, and {halves.decodes} and what that gives to the decoder"
+        )
         hint = f"Wire {encoder.id} to {ENCODED} of {decoder.id}, and put what stands between into one of them."
         raise EmitError(message, path=halves.holder, hint=hint)
     others = [item for item in plan.items(halves.holder) if item not in (encoder, decoder)]
@@ -518,16 +527,24 @@ def validate_halves(plan: Plan, halves: Halves) -> None:
     if readers or (inside and (others or [head(ref) for ref in holder.outputs.values()] != [decoder.id])):
         message = "must give what the decoder gives: what stands beside encoder and decoder has no place"
         hint = "Move it into one of them, or behind the decoder."
-        raise EmitError(message, path=f"{halves.holder}.{(readers or [o.id for o in others] or [decoder.id])[0]}", hint=hint)
+        raise EmitError(
+            message, path=f"{halves.holder}.{(readers or [o.id for o in others] or [decoder.id])[0]}", hint=hint
+        )
     if tuple(root.outputs) != ("logits",) or any("." in key_of(use) for use in (encoder, decoder)):
-        raise EmitError(f"takes {', '.join(plan.given)} and gives logits in every {plan.task.words}", path=plan.document.root)
+        raise EmitError(
+            f"takes {', '.join(plan.given)} and gives logits in every {plan.task.words}", path=plan.document.root
+        )
     if plan.windows != {"None"} or plan.stateful or plan.whole:
         message = "windows, chunks, states and modules kept whole are not emitted in a model with an encoder"
         raise EmitError(message, path=plan.document.root, hint="Set window and chunk to null on every attention node.")
     if any(kind.sizes for kind in plan.towers[0].stack.kinds):
-        message = "layers of an encoder cannot have sizes of their own: a config says them of the decoder's layers alone"
+        message = (
+            "layers of an encoder cannot have sizes of their own: a config says them of the decoder's layers alone"
+        )
         raise EmitError(message, path=plan.towers[0].holder, hint="Write the numbers into a block of its own.")
-    shared = [n for n in reachable_blocks(plan.document, encoder.block) if n not in plan.encoding and n in plan.attending]
+    shared = [
+        n for n in reachable_blocks(plan.document, encoder.block) if n not in plan.encoding and n in plan.attending
+    ]
     if shared:
         message = "attends in the encoder and in the decoder, where it keeps keys and values"
         raise EmitError(message, path=shared[0], hint="Give each a block of its own.")

@@ -246,7 +246,9 @@ class Builder:
 
     def words(self, said: Sequence[Sequence[str]], layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
         """What tells some layers apart, each of a kind of its own. `said`: what the config says layer by layer."""
-        return words_of_kinds([[one[layer] for one in said] for layer in layers], [self.has_experts(name) for name in stand_ins])
+        return words_of_kinds(
+            [[one[layer] for one in said] for layer in layers], [self.has_experts(name) for name in stand_ins]
+        )
 
     def has_experts(self, stand_in: str) -> bool:
         """Whether a traced block has experts, or one within it."""

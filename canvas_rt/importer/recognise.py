@@ -381,9 +381,8 @@ class _Reader:
         refs = list(block.outputs.values())
         for user in node.users:
             place = user.args[1]
-            if place not in kept:
-                if refs[place] in given:  # type: ignore[index]
-                    self.refs[user] = self.ref(given[refs[place]])  # type: ignore[index]
+            if place not in kept and refs[place] in given:  # type: ignore[index]
+                self.refs[user] = self.ref(given[refs[place]])  # type: ignore[index]
         left = [user for user in node.users if user.args[1] in kept]
         if len(kept) > 1:
             return node

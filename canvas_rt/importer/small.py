@@ -24,7 +24,10 @@ from canvas_rt.ir.tasks import Task
 SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size|decoder_vocab_size|vocab_size_per_layer_input|unpadded_vocab_size", 96),
     (r"hidden_size|hidden_size_global|input_embedding_size|output_embedding_size", 64),
-    (r"intermediate_size|d_inner|dff|dim_ff|ffn_dim|feed_forward_size|ffn_hidden_size|intermediate_size_mlp|encoder_ffn_dim", 80),
+    (
+        r"intermediate_size|d_inner|dff|dim_ff|ffn_dim|feed_forward_size|ffn_hidden_size|intermediate_size_mlp|encoder_ffn_dim",
+        80,
+    ),
     (r"num_attention_heads|swa_num_attention_heads|linear_num_value_heads|num_heads|index_n_heads|linear_num_heads", 4),
     (r"(num_)?encoder_attention_heads", 2),
     (r"num_key_value_heads|swa_num_key_value_heads|linear_num_key_heads|n_groups|mamba_ngroups|kv_n_heads", 2),

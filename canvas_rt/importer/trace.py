@@ -293,7 +293,9 @@ def trace(
     also = (name for name in (task.decodes, *task.also) if name in {argument.name for argument in taken})
     shapes = given_shapes(task, (task.takes, *also), getattr(getattr(model, "config", None), "__dict__", {}), lengths)
     dtype = given_dtype(task, first.dtype)
-    given: dict[str, Any] = {name: torch.zeros(shape, dtype=dtype, device=first.device) for name, shape in shapes.items()}
+    given: dict[str, Any] = {
+        name: torch.zeros(shape, dtype=dtype, device=first.device) for name, shape in shapes.items()
+    }
     if task.of_tokens and any(
         argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken
     ):

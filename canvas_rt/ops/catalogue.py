@@ -384,7 +384,9 @@ SEMANTIC: Mapping[str, Op] = {
             summary="Numbers the tokens, continuing after those that the cache holds.",
             inputs=(),
             settings={
-                "source": Setting("flag", "whether they are those that an encoder reads, which are there at once", False)
+                "source": Setting(
+                    "flag", "whether they are those that an encoder reads, which are there at once", False
+                )
             },
             recover=lambda facts: ((1, 1),),
             whole=frozenset({"out"}),

@@ -289,7 +289,7 @@ def _split_heads(inputs: Values, attrs: Mapping[str, Any], parameters: Values, c
 
 def _position_ids(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
     if attrs["source"]:
-        return (torch.arange(context.source, device=context.device).unsqueeze(0),)
+        return (torch.arange(context.source or context.sequence, device=context.device).unsqueeze(0),)
     return ((torch.arange(context.sequence, device=context.device) + context.past).unsqueeze(0),)
 
 

@@ -40,8 +40,9 @@ def kv_cache_bytes(
 ) -> int:
     """Bytes that the key/value cache holds once `sequence` tokens are in it.
 
-    With an encoder it also holds keys and values of the `source` tokens that this read; left out, as many. A layer with a sliding window keeps at most `window` tokens. `cache` is the kind of number that it keeps
-    (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole ones; 0 for no pages.
+    With an encoder it also holds keys and values of the `source` tokens that this read; left out, as many. A layer with a
+    sliding window keeps at most `window` tokens. `cache` is the kind of number that it keeps (`scenario.CACHES`), `page`
+    the tokens of a page, of which it has only whole ones; 0 for no pages.
 
     Raises `UnresolvedShape` where `check` would report an error.
     Source: Ainslie et al. 2023 (GQA); checked against the traced cache in tests/physics/test_kv_cache.py.

@@ -62,9 +62,9 @@ def _divided(blocks: FrozenMap[str, Block]) -> Mapping[str, frozenset[str]]:
     for value in settings:
         for part in value if isinstance(value, tuple) else (value,):
             for step in ast.walk(expression(part).tree) if is_expression(part) else ():
-                if isinstance(step, ast.BinOp) and isinstance(step.op, ast.FloorDiv):
-                    if isinstance(step.left, ast.Name) and isinstance(step.right, ast.Name):
-                        found.setdefault(step.left.id, set()).add(step.right.id)
+                match step:
+                    case ast.BinOp(left=ast.Name(id=name), op=ast.FloorDiv(), right=ast.Name(id=other)):
+                        found.setdefault(name, set()).add(other)
     return {name: frozenset(others) for name, others in found.items()}
 
 

@@ -246,7 +246,9 @@ def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 def _cache(bench: Bench) -> int:
     s, setup = bench.scenario, bench.setup
     own = bench.document if s.cards == 1 else parallel.caching(bench.original, s, bench.stage)
-    tokens, source = (setup.new_tokens, setup.source) if setup.source and s.mode != "decode" else (s.sequence, setup.source)
+    tokens, source = (
+        (setup.new_tokens, setup.source) if setup.source and s.mode != "decode" else (s.sequence, setup.source)
+    )
     return kv_cache_bytes(
         own, batch=s.batch, sequence=tokens, source=source or None, dtype=s.dtype, cache=s.cache, page=s.page
     )

@@ -156,7 +156,9 @@ def setup_of(
     if scenario.mode in ("decode", "chat") and not task.generates:
         hint = "Choose mode prefill, one forward of all that it is given, or train."
         raise CanvasError(f"{task.words} generates nothing", path="mode", hint=hint)
-    cut = next((n for n in ("tensor", "context", "pipeline", "expert") if task.decodes and getattr(scenario, n) > 1), "")
+    cut = next(
+        (n for n in ("tensor", "context", "pipeline", "expert") if task.decodes and getattr(scenario, n) > 1), ""
+    )
     if cut:
         message = f"{task.words} has two stacks of layers, which Canvas cuts between cards by their parameters alone"
         raise CanvasError(message, path=cut, hint=f"Set {cut} to 1, and data to as many cards.")

@@ -209,7 +209,9 @@ def _run(
     shapes = given_shapes(task, inputs, environment, (batch, sequence, source))
     given = FrozenMap({name: Flow(shape, dtype) for name, shape in shapes.items()})
     scope = relevant(document.blocks, document.root, {name: freeze(value) for name, value in environment.items()})
-    run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, source, sizes, broken), named)
+    run = run_block(
+        document.blocks, document.root, scope, given, Setting(batch, sequence, source, sizes, broken), named
+    )
     return run, named, sizes
 
 
@@ -273,7 +275,9 @@ def _logits_flaws(run: BlockRun, task: Task, batch: int, sequence: int) -> Itera
             yield Diagnostic("error", "return", message, "Let the output be one row of scores for each image.")
     elif logits is not None and logits.shape[:2] != (batch, sequence):
         message = f"logits are {show(logits.shape)}, but a language model gives [{batch}, {sequence}, vocab_size]"
-        yield Diagnostic("error", "return", message, f"Let the output depend on {task.decodes or task.takes}: they bring the batch.")
+        yield Diagnostic(
+            "error", "return", message, f"Let the output depend on {task.decodes or task.takes}: they bring the batch."
+        )
 
 
 def _located(run: BlockRun, prefix: str, *, running: bool = True) -> Iterator[Diagnostic]:

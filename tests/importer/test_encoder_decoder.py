@@ -161,7 +161,11 @@ def test_every_check_passes(model_type: str, tmp_path: Path) -> None:
     emit(import_model(config)[0]).write(tmp_path / "emitted")
     certificate = Verification(tmp_path / "emitted").certificate()
     assert certificate.passed, str(certificate)
-    assert (certificate.label, certificate.logits.max_abs_diff, certificate.gradients.max_abs_diff) == ("identical", 0, 0)
+    assert (certificate.label, certificate.logits.max_abs_diff, certificate.gradients.max_abs_diff) == (
+        "identical",
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +217,11 @@ def test_it_gives_states_and_attentions_of_both_halves(model: Any) -> None:
     outputs = model(input_ids=READ, decoder_input_ids=MADE, output_hidden_states=True, output_attentions=True)
     model.set_attn_implementation("sdpa")
     assert (len(outputs.encoder_hidden_states), len(outputs.encoder_attentions)) == (4, 3)
-    assert (len(outputs.decoder_hidden_states), len(outputs.decoder_attentions), len(outputs.cross_attentions)) == (3, 2, 2)
+    assert (len(outputs.decoder_hidden_states), len(outputs.decoder_attentions), len(outputs.cross_attentions)) == (
+        3,
+        2,
+        2,
+    )
     assert outputs.cross_attentions[0].shape == (2, 4, 7, 11)
 
 

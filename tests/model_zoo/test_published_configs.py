@@ -12,6 +12,8 @@ ZOO = Path(__file__).parents[2] / "model_zoo"
 
 # Elements of the published checkpoint's tensors.
 PUBLISHED = {
+    "bart-base": 139_420_416,  # without a bias that is kept, and not learned
+    "bart-large": 406_291_456,  # likewise
     "bert-base-uncased": 109_514_298,
     "bert-large-uncased": 335_174_458,
     "bloom-560m": 559_214_592,

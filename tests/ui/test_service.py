@@ -487,3 +487,12 @@ def test_an_image_model_takes_images_and_scores_labels(service: Service) -> None
     taken, given = seen["pixel_values"], next(node for node in seen.values() if node["kind"] == "output")
     assert (taken["title"], taken.get("fields", []), taken["outputs"][0]["dtype"]) == ("Image input", [], "float")
     assert given["detail"] == "a score for each label"
+
+
+def test_a_model_with_an_encoder_takes_what_is_read_and_what_is_made(service: Service) -> None:
+    tab = Browser(service)
+    tab.ask(type="hello")
+    seen = nodes(tab.ask(type="open", source="zoo", name="bart-base"))
+    read, made = seen["input_ids"], seen["decoder_input_ids"]
+    assert (read["title"], made["title"]) == ("Text input", "Decoder input")
+    assert [node["outputs"][0]["shape"]["symbolic"] for node in (read, made)] == [["batch", "source"], ["batch", "seq"]]

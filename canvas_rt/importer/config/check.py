@@ -172,7 +172,9 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
                 path=f"{name}: is_decoder",
                 hint="Remove it, or remove 'architectures' to import a causal language model.",
             )
-        config["is_decoder"] = task.generates and not task.decodes  # an encoder's class looks ahead unless it is told that it decodes
+        config["is_decoder"] = (
+            task.generates and not task.decodes
+        )  # an encoder's class looks ahead unless it is told that it decodes
     if task.classifies:
         config["num_labels"] = _labels(raw, cls, name)
     if task.decodes:
@@ -272,7 +274,7 @@ def _canonical(raw: Mapping[str, Any], cls: Any, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for spelling, value in raw.items():
         field = names.get(spelling)
-        if field is None or field in INERT or _drops(fields[field]):
+        if field is None or field in INERT or _drops(fields[field]) or _restates(raw, spelling, fields[field], cls):
             continue
         if field in found and found[field] != value:
             raise ConfigError(
@@ -282,6 +284,13 @@ def _canonical(raw: Mapping[str, Any], cls: Any, name: str) -> dict[str, Any]:
             )
         found[field] = value
     return {field: found[field] for field in fields if field in found}
+
+
+def _restates(raw: Mapping[str, Any], spelling: str, field: Declared, cls: Any) -> bool:
+    """Whether a name only says again what another field says: of a class with both halves, `num_hidden_layers` may be the
+    encoder's count, and stand beside the decoder's own."""
+    stored = cls.attribute_map.get(spelling)
+    return stored not in (None, field.own) and field.own in raw and raw.get(stored) == raw[spelling]
 
 
 def _given_as(raw: Mapping[str, Any], field: str, cls: Any) -> str:
