@@ -304,6 +304,10 @@ class BlockWriter:
             row = self.rows[head(node.inputs["indices"])]
             made = graph.call_module(node.id, (take("x"), row, take("indices"), take("weights")))
             made.meta.update(tokens=True, in_a_row=True)
+        elif node.op == "relative_bias":
+            made = graph.call_function(vocabulary.relative_bias, (take("position_ids"),))
+            made.meta.update(table=self.held[key_of(node)], both_ways=attrs["both_ways"])
+            made.meta["farthest"] = self.attribute(node, "farthest", attrs["farthest"])
         elif node.op in CONSTRUCT:
             made = graph.call_module(node.id, tuple(take(port) for port in ports))
             made.meta.update(tokens=node.op == "experts", results=RESULTS.get(node.op))

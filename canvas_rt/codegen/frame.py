@@ -392,7 +392,8 @@ class BackboneWriter(BlockWriter):
         if self.part:  # attention that looks across would take the decoder's positions for its keys'
             inside = reachable_blocks(self.plan.document, self.name)
             names = ("past_key_values", *(["position_ids"] if self.plan.positioned & {*inside} else []))
-        told |= {name: name for name in names if name in given_names(self.plan, self.part)}
+        given = (*given_names(self.plan, self.part), "position_ids")  # which an encoder counts itself
+        told |= {name: name for name in names if name in given}
         wanted = {n for name in self.plan.layer_blocks for n in self.plan.wants(name)} if self.part else told.keys()
         kept = {name: value for name, value in told.items() if name in wanted or name == "position_ids"}
         return [*(ast.keyword(n, ast.Name(v, ast.Load())) for n, v in kept.items()), ast.keyword(None, quote("kwargs"))]

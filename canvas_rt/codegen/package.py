@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_rt.codegen import leaves, mixture, rotations
-from canvas_rt.codegen.attention import alibi_function, eager_attention
+from canvas_rt.codegen.attention import RELATIVE_BIAS, alibi_function, eager_attention
 from canvas_rt.codegen.blocks import BlockWriter
 from canvas_rt.codegen.frame import (
     ATTENDING_AS,
@@ -248,6 +248,8 @@ def module_source(plan: Plan) -> str:
         parts.append(PADDED_POSITIONS)
     if "attention" in ops:
         parts.append(eager_attention(plan))
+    if "relative_bias" in ops:
+        parts.append(RELATIVE_BIAS)
     if "alibi" in ops:
         parts.append(alibi_function(plan))
     parts += mixture.classes(plan)

@@ -223,7 +223,7 @@ class _Printer:
             self.write_stack(node)
         elif node.target is vocabulary.keys_and_values:
             self.write_keys_and_values(node)
-        elif node.target in (vocabulary.port, vocabulary.alibi):
+        elif node.target in (vocabulary.port, vocabulary.alibi, vocabulary.relative_bias):
             return  # bound together with its siblings, or written where attention takes it
         elif node.meta.get("ports"):
             self.write_several(node)
@@ -365,12 +365,14 @@ class _Printer:
             value_out = fresh("v", self.taken)
             self.body += [(s, "") for s in statements("new = old", new=value_out, old=value)]
             value = value_out
-        given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
-        name = fresh("attn", self.taken)
         cached = CACHED if node.meta.get("cached") else ""
         if node.meta.get("halved"):
             cached = cached.replace("values.update", "values.self_attention_cache.update")
-        template = cached + (
+        if cached:
+            self.body += [(s, "") for s in statements(cached, k=key, v=value)]
+        given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
+        name = fresh("attn", self.taken)
+        template = (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"
             " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
@@ -410,6 +412,27 @@ class _Printer:
         if node.target is vocabulary.alibi:
             self.waiting[node] -= 1
             return quote("alibi(heads, k.shape[2], k)", heads=node.meta["heads"], k=ast.Name(key, ast.Load()))
+        if node.target is vocabulary.relative_bias:
+            return self.made_for(node, key)
+        return self.value(node)
+
+    def made_for(self, node: fx.Node, key: str) -> ast.expr:
+        """A bias that is learned by distance, for the keys at hand: a line of its own, since others may read it too."""
+        (positions,) = self.inputs(node)
+        name = fresh("bias", self.taken)
+        self.body += [
+            (s, "")
+            for s in statements(
+                "name = relative_bias(table, positions, k.shape[2], farthest, both_ways=both_ways)",
+                name=name,
+                table=node.meta["table"],
+                positions=positions,
+                k=key,
+                farthest=node.meta["farthest"],
+                both_ways=ast.Constant(node.meta["both_ways"]),
+            )
+        ]
+        self.bind(node, name)
         return self.value(node)
 
     def write_stack(self, node: fx.Node) -> None:

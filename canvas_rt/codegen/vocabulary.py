@@ -75,6 +75,10 @@ def alibi() -> Any:
     """A bias of attention, made for the keys that it meets: those of the cache, and new ones."""
 
 
+def relative_bias(position_ids: Any) -> Any:
+    """A bias that is learned by distance, made for the keys that it meets."""
+
+
 def stack(carried: Any, *invariants: Any) -> Any:
     """Layers, one after the other."""
 

@@ -36,6 +36,7 @@ PLACES = frozenset({"dim", "dim0", "dim1", "dims", "step", "chunks", "exponent"}
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "linear": ("out_features", "in_features"),
     "embedding": ("num_embeddings", "embedding_dim"),
+    "relative_bias": ("buckets", "heads"),
     "rms_norm": ("size",),
     "layer_norm": ("size",),
 }

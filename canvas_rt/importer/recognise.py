@@ -18,6 +18,7 @@ from canvas_rt.importer.names import named_by_use
 from canvas_rt.importer.patterns import find_rotations
 from canvas_rt.importer.positions import counted_after_padding, numbers_each, numbers_tokens, repeats_positions
 from canvas_rt.importer.proof import written
+from canvas_rt.importer.relative import Relative, adds_nothing, relative_in
 from canvas_rt.importer.rotary import called_for, is_rotary, rotary_rule
 from canvas_rt.importer.rules import recognised
 from canvas_rt.importer.sinusoids import sinusoids_in
@@ -675,7 +676,7 @@ class _Reader:
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         if sinks is not None:
             inputs["sinks"] = self.ref(sinks)  # type: ignore[arg-type]
-        if bias is not None:
+        if bias is not None and not adds_nothing(bias):  # type: ignore[arg-type]
             inputs["bias"] = self.bias(bias, shape_of(node)[2])  # type: ignore[arg-type]
         names = ("scale", "causal", "window", "chunk", "softcap", "dropout", "scaling", "precision", "sharing")
         self.add(node, "attention", "attention", inputs, attention_settings(dict(zip(names, settings, strict=True))))
@@ -694,10 +695,38 @@ class _Reader:
 
     def bias(self, node: fx.Node, heads: int) -> str:
         """What attention adds to its scores."""
+        if node in self.refs:
+            return self.refs[node]
+        numbers = (n for n in self.recogniser.config.values() if isinstance(n, int) and not isinstance(n, bool))
+        learned = relative_in(node, numbers)
+        if learned is not None:
+            return self.relative(node, learned)
         found = alibi_in(node, heads, self.kept)
         if found is None:
             raise TraceError(f"{self.where}: no rule knows the bias of its attention")
         return self.add(node, "alibi", "alibi", {}, written(found, VARIANTS["alibi"]))
+
+    def relative(self, node: fx.Node, found: Relative) -> str:
+        """A bias that is learned by distance: the embedding that holds it, and what chooses among it, as one node."""
+        target = str(found.table.target)
+        path = f"{self.path}.{target}".lstrip(".")
+        module = self.recogniser.submodule(path)
+        if not isinstance(module, nn.Embedding):
+            raise TraceError(f"{self.where}: no rule knows the bias of its attention")
+        encoded = self.recogniser.given[1:].index(shape_of(found.table)[0])
+        positions = self.positions(node, encoded) if found.positions is None else self.ref(found.positions)
+        key = self.key(target)
+        self.used.add(own_path(target))
+        name = self.unique(key.replace(".", "_") or own_path(target).rpartition(".")[2])
+        attrs = {"buckets": module.num_embeddings, "heads": module.embedding_dim, "farthest": found.farthest}
+        attrs |= {"both_ways": True} if found.both_ways else {}
+        item = Node(
+            id=name, op="relative_bias", attrs=freeze(attrs), inputs=FrozenMap({"position_ids": positions}), key=key
+        )
+        self.put(found.table, item)
+        self.refs[node] = name
+        self.recogniser.ids[path] = stand_in(self.path), name
+        return name
 
     def kept(self, name: str) -> Tensor | None:
         """A tensor that the module keeps without learning it."""

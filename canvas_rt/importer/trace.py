@@ -92,8 +92,10 @@ def _traced_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     bias: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    bias = position_bias if bias is None else bias  # two names of one thing
     effective = {name for name, given in kwargs.items() if given is not None and name not in _KNOWN_KEYWORDS}
     if effective and not _observing:
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")

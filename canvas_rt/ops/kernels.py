@@ -18,7 +18,7 @@ from canvas_rt.ops.experts import grouped, held, one_by_one, route
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.norms import gated_rms_norm, layer_norm, rms_norm
 from canvas_rt.ops.rotary import rotary_tables, rotate
-from canvas_rt.ops.scores import alibi, scores_of, shares_of
+from canvas_rt.ops.scores import alibi, relative_bias, scores_of, shares_of
 from canvas_rt.ops.sinusoids import sinusoids
 
 Backend = Literal["shape", "sdpa", "eager", "math", "flash", "efficient", "cpu"]
@@ -256,6 +256,13 @@ def _alibi(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context
     return (alibi(context.past + context.sequence, attrs, context.dtype, context.device),)
 
 
+def _relative_bias(
+    inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context
+) -> tuple[Tensor, ...]:
+    positions = inputs["position_ids"]
+    return (relative_bias(positions, context.past + positions.shape[-1], parameters["weight"], attrs),)
+
+
 def _linear(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
     x, weight, bias = inputs["x"], parameters["weight"], parameters.get("bias")
     if attrs["transposed"]:
@@ -349,6 +356,7 @@ KERNELS: Mapping[str, Kernel] = {
     "merge_heads": _simple(lambda i, a, p: i["x"].reshape(*i["x"].shape[:2], -1)),
     "attention": _attention,
     "alibi": _alibi,
+    "relative_bias": _relative_bias,
     "activation": _simple(lambda i, a, p: ACTIVATION_KERNELS[ALIASES.get(a["fn"], a["fn"])](i["x"])),
     "router": _router,
     "experts": _experts,
