@@ -16,7 +16,7 @@ from canvas_rt.codegen.plan import RESERVED, Plan, is_tensor, place_of, settings
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
-from canvas_rt.ir.document import Block, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Block, Node, Stack, Use
 from canvas_rt.ir.expressions import expression, is_expression, names_in
 from canvas_rt.ir.graph import (
     head,
@@ -54,7 +54,14 @@ class BlockWriter:
         self.sizes_used: set[str] = set()
         """Which of `batch` and `seq` the block's functions name."""
         taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "general", "batch", "seq", "recurrent_mask"}
-        self.arguments = {port: fresh(port, taken) for port in self.block.inputs}
+        self.arguments = {port: fresh(port, taken) for port in self.inputs}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What `forward` is given. All layers take what any takes, and what is handed on, be it for others."""
+        if self.name not in self.plan.layer_blocks:
+            return self.block.inputs
+        return tuple(dict.fromkeys((*self.plan.given_alike, *self.plan.handed_on)))
 
     # where its parts are
 
@@ -79,7 +86,8 @@ class BlockWriter:
     @property
     def takes_index(self) -> bool:
         inside = self.name in self.plan.inner
-        return inside and (self.context or self.owner == "layer" or self.name in self.plan.layer_blocks)
+        needs = self.context or self.owner == "layer" or self.name in self.plan.numbered
+        return inside and (needs or self.name in self.plan.layer_blocks)
 
     def source(self) -> str:
         """The class as text."""
@@ -97,7 +105,8 @@ class BlockWriter:
         elif self.holds_stack:
             body += statements("self.config = config")
         for name, value in self.own_attributes.items():
-            body += statements("self._name_ = value", _name_=name, value=value)
+            if not (self.attends and name == "layer_idx"):  # it has that already
+                body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
         header = f"def __init__(self, config: {self.plan.names.config}{index}) -> None:"
         return "\n".join([header, *indent(unparse(body))])
@@ -237,7 +246,7 @@ class BlockWriter:
         graph = fx.Graph()
         self.rows: dict[str, fx.Node] = {}
         """Rows of tokens that routers share with experts, by the router's node."""
-        values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.block.inputs}
+        values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.inputs}
         for item in self.order:
             self.add(graph, values, item)
         results = tuple(self.value(values, ref, port, self.name) for port, ref in self.results().items())
@@ -245,9 +254,11 @@ class BlockWriter:
         return graph
 
     def results(self) -> Mapping[str, str]:
-        """What the block gives: a layer the value that it carries on, any other block all."""
+        """What the block gives: a layer the value that it carries on, and what is handed on; any other block all."""
         outputs = self.block.outputs
-        return dict(list(outputs.items())[:1]) if self.name in self.plan.layer_blocks else outputs
+        if self.name not in self.plan.layer_blocks:
+            return outputs
+        return {**dict(list(outputs.items())[:1]), **{name: outputs.get(name, name) for name in self.plan.handed_on}}
 
     def value(self, values: Mapping[str, fx.Node], ref: str, port: str, where: str) -> fx.Node:
         """What a reference stands for."""
@@ -267,9 +278,9 @@ class BlockWriter:
             made.meta["positions"] = item.block in self.plan.positioned
             made.meta["tuple"] = self.plan.gives_weights(item.block)
         elif isinstance(item, Stack):
-            inner = self.plan.document.blocks[item.kinds[0].block]
-            made = graph.call_function(vocabulary.stack, tuple(take(port) for port in inner.inputs))
-            made.meta.update(attribute=item.id, taken=inner.inputs)
+            ports, handed = self.plan.given_alike, self.plan.handed_on
+            made = graph.call_function(vocabulary.stack, tuple(take(port) for port in ports))
+            made.meta.update(attribute=item.id, taken=ports, handed=handed)
         else:
             made = self.add_node(graph, item, take)
         if (self.name, item.id) in self.plan.comments:
@@ -363,7 +374,10 @@ class BlockWriter:
             made.meta["chunk"] = attrs["chunk"] is not None
             made.meta["softcap"] = attrs["softcap"] is not None
             made.meta["masks"] = self.plan.masks
-            made.meta["cached"] = self.plan.task.generates
+            made.meta["cached"] = self.plan.task.generates and attrs["cached"]
+            # Who attends to what an earlier layer hands on must be given what the cache holds of it too.
+            given = {*self.block.outputs.values()}
+            made.meta["hands_on"] = self.plan.shares_keys and {node.inputs["k"], node.inputs["v"]} <= given
             made.meta["groups_at_run_time"] = self.groups(node) is None
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
@@ -453,12 +467,14 @@ class BlockWriter:
             others = {n for n, v in self.own_attributes.items() if unparse(v) != unparse(written)}
             attribute = fresh(f"{node.id}_{name}", taken | others)
         if bare:
-            attribute = parsed.text
+            attribute = "layer_idx" if parsed.text == LAYER else parsed.text
         self.own_attributes[attribute] = written
         return quote("self._name_", _name_=attribute)
 
     def layout(self, graph: fx.Graph) -> Layout:
-        arguments = [ast.arg(name, quote("torch.Tensor")) for name in self.arguments.values()]
+        handed = self.plan.handed_on if self.name in self.plan.layer_blocks else ()
+        tensors = {port: "torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.inputs}
+        arguments = [ast.arg(name, quote(tensors[port])) for port, name in self.arguments.items()]
         defaults: list[ast.expr] = []
         context: list[ast.keyword] = []
         if self.context:
@@ -489,7 +505,7 @@ class BlockWriter:
             kwarg=ast.arg("kwargs", quote("Any")) if self.context else None,
         )
         before = self.read_sizes(graph)
-        gives = ["torch.Tensor"] * len(self.results())
+        gives = ["torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.results()]
         if self.plan.gives_weights(self.name):
             gives.append("torch.Tensor | None")
         returns = f"tuple[{', '.join(gives)}]" if len(gives) > 1 else gives[0]

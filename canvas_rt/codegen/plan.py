@@ -10,12 +10,14 @@ from torch import nn
 from canvas_rt.codegen.holders import TAKEN
 from canvas_rt.codegen.modules import CONSTRUCT, ROTARY_READS, Classes
 from canvas_rt.errors import EmitError
-from canvas_rt.ir.document import Document, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, is_expression, names_in
 from canvas_rt.ir.graph import (
     Item,
     blocks_of,
     execution_order,
+    given_alike,
+    handed_on,
     key_clashes,
     key_of,
     reachable_blocks,
@@ -153,6 +155,11 @@ class Plan:
         return self.where(lambda node: node.op == MODULE and not complete(node)["arguments"])
 
     @cached_property
+    def numbered(self) -> frozenset[str]:
+        """Blocks that go by the number of the layer in which they stand, themselves or further in."""
+        return self.where(lambda node: LAYER in names_in(node.attrs))
+
+    @cached_property
     def positioned(self) -> frozenset[str]:
         """Blocks inside the backbone that number the tokens, themselves or further in."""
         return self.holding("position_ids", "padded_positions") - {self.backbone[0], self.document.root}
@@ -176,6 +183,21 @@ class Plan:
         uses = [i for i in root.nodes if isinstance(i, Use) and self.task.takes in i.inputs.values()]
         inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
         return (inside[0] if inside else holder), stack
+
+    @cached_property
+    def given_alike(self) -> tuple[str, ...]:
+        """What every layer takes from around the stack, what is carried first."""
+        return given_alike(self.stack[1], self.document.blocks)
+
+    @cached_property
+    def handed_on(self) -> tuple[str, ...]:
+        """What layers hand to later ones, by name."""
+        return handed_on(self.stack[1], self.document.blocks)
+
+    @cached_property
+    def shares_keys(self) -> bool:
+        """Whether some layers attend to the keys and values of earlier ones."""
+        return any(not complete(node)["cached"] for name in self.order for node in self.attention_nodes(name))
 
     @cached_property
     def layer_blocks(self) -> tuple[str, ...]:
@@ -312,6 +334,10 @@ class Plan:
     def validate(self) -> None:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
         backbone, _stack = self.backbone
+        for name in self.order:
+            stray = next((i.id for i in self.items(name) if isinstance(i, Node) and LAYER in names_in(i.attrs)), None)
+            if stray and name not in self.inner:
+                raise EmitError(f"goes by the number of a layer ({LAYER}), and stands in none", path=f"{name}.{stray}")
         if self.stateful and not self.task.generates:
             hint = "Take it out, or make the document a causal language model."
             raise EmitError(f"{self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)

@@ -15,12 +15,12 @@ from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
-from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of
+from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of, places
 from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
-from canvas_rt.importer.stateful import own_cache
+from canvas_rt.importer.stateful import own_cache, stray_state
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
 from canvas_rt.importer.whole import keepable_within
@@ -144,6 +144,10 @@ class ArchitectureImport:
         """Classes of modules that no trace can follow: they are kept whole."""
         self.at_fault: type | None = None
         """The class of the module in which the last trace failed, if it can be kept whole."""
+        self.hands_on = False
+        """Whether layers hand values to later ones, so that two of each kind must be traced."""
+        self.keep_count = False
+        """Whether what stands outside the layers goes by their number, so that a model with fewer must go on saying it."""
         self.effective: set[str] = set()
         self.unused: tuple[str, ...] = ()
 
@@ -171,7 +175,7 @@ class ArchitectureImport:
         """Whether a model can be made and traced at some sizes."""
         try:
             model = self.model(assignment, {})
-            cut_to_kinds(model)
+            self.cut_to_kinds(model)
             trace(model, *inputs_of(0), task=self.factory.task)
         except Exception:  # in whatever way a class says that it cannot
             return False
@@ -255,7 +259,8 @@ class ArchitectureImport:
         if self.overrides or self.depth <= 2:
             return self.depth
         whole = layer_kinds(self.model(self.assignments[0], {}, self.depth, "meta"))
-        enough = max((1 + max(kinds.index(kind) for kind in kinds) for kinds in whole.values()), default=self.depth)
+        times = 2 if self.hands_on else 1
+        enough = max((1 + max(places(kinds, times)) for kinds in whole.values()), default=self.depth)
         enough = max(2, enough)
         few = layer_kinds(self.model(self.assignments[0], {}, enough, "meta"))
         # Patterns may be counted from the last layer.
@@ -282,9 +287,9 @@ class ArchitectureImport:
         if takes != task.takes:
             reason = f"its class takes {takes}, where {task.words} takes {task.takes}"
             raise UnsupportedModelError(reason, path=self.name)
-        if (found := own_cache(model)) is not None:
+        if (found := own_cache(model) or stray_state(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
-        kept = cut_to_kinds(model)
+        kept = self.cut_to_kinds(model)
         batch, sequence = inputs_of(probe)
         config = {
             **field_values(model.config, task),
@@ -301,8 +306,16 @@ class ArchitectureImport:
             path = None if error.module is None else keepable_within(model, error.module, kept_whole)
             self.at_fault = None if path is None else type(model.get_submodule(path))
             raise
+        if traced.hands_on and not self.hands_on:
+            self.hands_on = True
+            self.__dict__.pop("trace_depth", None)
+            return self.read(values, overrides, probe)
         self.members = {path: members for path, (_, members) in kept.items()}
         return traced
+
+    def cut_to_kinds(self, model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Leave a model only the layers that a trace needs."""
+        return cut_to_kinds(model, twice=self.hands_on, keep_count=self.keep_count)
 
     def run(self) -> tuple[Document, ImportReport]:
         """The document, and what was made of the model.
@@ -346,9 +359,17 @@ class ArchitectureImport:
             try:
                 return self.attempt()
             except UnsupportedModelError:
-                if self.at_fault is None:
+                if self.at_fault is not None:
+                    self.whole_classes.append(self.at_fault)
+                elif self.keep_count or not self.counts_layers:
                     raise
-                self.whole_classes.append(self.at_fault)
+                else:
+                    self.keep_count = True
+
+    @property
+    def counts_layers(self) -> bool:
+        """Whether what stands outside the layers looks up how many they are."""
+        return reads_when_run(self.model(self.assignments[0], {}, device="meta"), "num_hidden_layers")
 
     def attempt(self) -> tuple[Document, ImportReport]:
         try:
@@ -370,6 +391,7 @@ class ArchitectureImport:
                 links,
                 {**self.original_buffers, **self.original_shapes},
                 self.patterns,
+                self.trace_depth if self.keep_count else None,
             )
             root, blocks = builder.build()
         except TraceError as error:
@@ -388,7 +410,7 @@ class ArchitectureImport:
         """Settings that are a flag, an activation or an unset field of the config: change it and see what follows."""
         links: dict[tuple[str, str, str], str] = {}
         before = self.model(self.assignments[0], overrides)
-        cut_to_kinds(before)
+        self.cut_to_kinds(before)
         for field, value in self.values.items():
             other = alternative(field, value)
             if other is None:
@@ -412,7 +434,7 @@ class ArchitectureImport:
         self, base: Traced, before: nn.Module, after: nn.Module, field: str, other: Any
     ) -> Sequence[tuple[str, str, str]] | None:
         """What followed a field, told by the modules alone; None where only a trace can tell."""
-        cut_to_kinds(after)
+        self.cut_to_kinds(after)
         ours, theirs = parts_of(before), parts_of(after)
         if ours.keys() != theirs.keys() or reads_when_run(before, field):
             return None

@@ -32,7 +32,8 @@ def kv_cache_bytes(
 ) -> int:
     """Bytes that the key/value cache holds once `sequence` tokens are in it.
 
-    A layer with a sliding window keeps at most `window` tokens. `cache` is the kind of number that it keeps
+    A layer with a sliding window keeps at most `window` tokens; one that attends to the keys and values of an earlier layer
+    keeps none. `cache` is the kind of number that it keeps
     (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole ones; 0 for no pages.
 
     Raises `UnresolvedShape` where `check` would report an error.
@@ -48,7 +49,9 @@ def kv_cache_bytes(
 def _bytes(run: BlockRun, store: _Store) -> int:
     running = live(run.block)  # what no output depends on attends to nothing, and may not even be wired
     nodes = [
-        node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention" and node.id in running
+        node
+        for node in run.block.nodes
+        if isinstance(node, Node) and node.op == "attention" and node.id in running and complete(node)["cached"]
     ]
     inside = [(key, inner) for key, inner in run.inside if key.partition(".")[0] in running]
     return sum(_of_node(run, node, store) for node in nodes) + sum(

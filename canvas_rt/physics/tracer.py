@@ -137,12 +137,19 @@ class Tracer(Interpreter):
         """Positions, which transformers' layers are given too."""
         self.kept: list[Tensor] = []
         """What the cache holds from now on."""
+        self.hands_on = False
+        """Whether the layer hands values to later ones."""
+        self.grown: dict[int, Tensor] = {}
+        """For new keys and values, by identity, what there is with those before them: that is what layers hand on."""
         self.cached: list[Event] = []
         """What the cache held before, as allocations."""
         self.gaps: list[Gap] = []
         self.gap_gradients: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         self.gradient = self.passed = -1
         self.passed_others: tuple[int, ...] = ()
+        self.handed_gradients: tuple[int, ...] = ()
+        self.returned: tuple[int, ...] = ()
+        """The gradients of what arrived with one."""
         self.head = ""
         """The projection onto the vocabulary, which needs only the last token when a prompt is read."""
         self.tail: dict[str, Callable[[Tensor], Tensor]] = {}
@@ -213,7 +220,10 @@ class Tracer(Interpreter):
         self, item: Node | Use | Stack, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str
     ) -> Mapping[str, Tensor]:
         if not self._recomputed(item):
-            return super().item(item, environment, inputs, prefix)
+            results = super().item(item, environment, inputs, prefix)
+            if isinstance(item, Use) and len(results) > 1:
+                self.frame += results.values()  # each has a name in code
+            return results
         return self.again(partial(super().item, item, environment, prefix=prefix), inputs)
 
     def _recomputed(self, item: Node | Use | Stack) -> bool:
@@ -312,8 +322,12 @@ class Tracer(Interpreter):
         self.tape.causal = attrs["causal"]
         values = dict(inputs)
         inputs.clear()  # type: ignore[attr-defined]
-        if self.setup.cached:
-            values["k"], values["v"] = self.cache(values["k"], values["v"])
+        if self.setup.cached and attrs["cached"]:
+            new = values["k"], values["v"]
+            values["k"], values["v"] = self.cache(*new)
+            if self.hands_on:
+                self.grown |= {id(new[0]): values["k"], id(new[1]): values["v"]}
+            del new
         self.context.backend = self.setup.backend(values["q"], values["k"], values["v"], window)
         if self.autocast is not None and self.context.backend != "eager":
             values = {port: self.autocast.narrow(value) for port, value in values.items()}
