@@ -16,7 +16,7 @@ from canvas_rt.codegen.plan import RESERVED, Plan, is_tensor, place_of, settings
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
-from canvas_rt.ir.document import Block, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Block, Node, Stack, Use
 from canvas_rt.ir.expressions import expression, is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, head, key_of, running_order
 from canvas_rt.ops.catalogue import OPS, complete
@@ -50,7 +50,15 @@ class BlockWriter:
         self.sizes_used: set[str] = set()
         """Which of `batch`, `seq` and `source` the block's functions name."""
         taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "general", *RUN_TIME, "recurrent_mask"}
-        self.arguments = {port: fresh(port, taken) for port in self.block.inputs}
+        self.arguments = {port: fresh(port, taken) for port in self.inputs}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What `forward` is given. All layers take what any takes, and what is handed on, be it for others."""
+        stack = self.plan.stack_of_layers(self.name)
+        if stack is None:
+            return self.block.inputs
+        return tuple(dict.fromkeys((*self.plan.given_alike(stack), *self.plan.handed_on(stack))))
 
     # where its parts are
 
@@ -75,7 +83,8 @@ class BlockWriter:
     @property
     def takes_index(self) -> bool:
         inside = self.name in self.plan.inner
-        return inside and (self.context or self.owner == "layer" or self.name in self.plan.layer_blocks)
+        needs = self.context or self.owner == "layer" or self.name in self.plan.numbered
+        return inside and (needs or self.name in self.plan.layer_blocks)
 
     def source(self) -> str:
         """The class as text."""
@@ -93,7 +102,8 @@ class BlockWriter:
         elif self.holds_stack:
             body += statements("self.config = config")
         for name, value in self.own_attributes.items():
-            body += statements("self._name_ = value", _name_=name, value=value)
+            if not (self.attends and name == "layer_idx"):  # it has that already
+                body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
         header = f"def __init__(self, config: {self.plan.names.config}{index}) -> None:"
         return "\n".join([header, *indent(unparse(body))])
@@ -240,7 +250,7 @@ class BlockWriter:
         graph = fx.Graph()
         self.rows: dict[str, fx.Node] = {}
         """Rows of tokens that routers share with experts, by the router's node."""
-        values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.block.inputs}
+        values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.inputs}
         for item in self.order:
             self.add(graph, values, item)
         results = tuple(self.value(values, ref, port, self.name) for port, ref in self.results().items())
@@ -248,9 +258,13 @@ class BlockWriter:
         return graph
 
     def results(self) -> Mapping[str, str]:
-        """What the block gives: a layer the value that it carries on, any other block all."""
+        """What the block gives: a layer the value that it carries on, and what is handed on; any other block all."""
         outputs = self.block.outputs
-        return dict(list(outputs.items())[:1]) if self.name in self.plan.layer_blocks else outputs
+        stack = self.plan.stack_of_layers(self.name)
+        if stack is None:
+            return outputs
+        handed = self.plan.handed_on(stack)
+        return {**dict(list(outputs.items())[:1]), **{name: outputs.get(name, name) for name in handed}}
 
     def value(self, values: Mapping[str, fx.Node], ref: str, port: str, where: str) -> fx.Node:
         """What a reference stands for."""
@@ -270,9 +284,9 @@ class BlockWriter:
             made.meta["positions"] = item.block in self.plan.positioned
             made.meta["tuple"] = self.plan.gives_weights(item.block)
         elif isinstance(item, Stack):
-            inner = self.plan.document.blocks[item.kinds[0].block]
-            made = graph.call_function(vocabulary.stack, tuple(take(port) for port in inner.inputs))
-            made.meta.update(attribute=item.id, taken=inner.inputs, encodes=self.name in self.plan.encoding)
+            ports, handed = self.plan.given_alike(item), self.plan.handed_on(item)
+            made = graph.call_function(vocabulary.stack, tuple(take(port) for port in ports))
+            made.meta.update(attribute=item.id, taken=ports, handed=handed, encodes=self.name in self.plan.encoding)
         else:
             made = self.add_node(graph, item, take)
         if (self.name, item.id) in self.plan.comments:
@@ -374,8 +388,11 @@ class BlockWriter:
             made.meta["softcap"] = attrs["softcap"] is not None
             made.meta["masks"] = self.plan.masks
             across = (self.name, node.id) in self.plan.sides.across
-            made.meta["cached"] = self.plan.cached(self.name) and not across
+            made.meta["cached"] = self.plan.cached(self.name) and attrs["cached"] and not across
             made.meta.update(across=across, halved=self.plan.halves is not None)
+            # Who attends to what an earlier layer hands on must be given what the cache holds of it too.
+            given = {*self.block.outputs.values()}
+            made.meta["hands_on"] = self.plan.shares_keys and {node.inputs["k"], node.inputs["v"]} <= given
             made.meta["groups_at_run_time"] = self.groups(node) is None
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
@@ -469,12 +486,15 @@ class BlockWriter:
             others = {n for n, v in self.own_attributes.items() if unparse(v) != unparse(written)}
             attribute = fresh(f"{node.id}_{name}", taken | others)
         if bare:
-            attribute = parsed.text
+            attribute = "layer_idx" if parsed.text == LAYER else parsed.text
         self.own_attributes[attribute] = written
         return quote("self._name_", _name_=attribute)
 
     def layout(self, graph: fx.Graph) -> Layout:
-        arguments = [ast.arg(name, quote("torch.Tensor")) for name in self.arguments.values()]
+        stack = self.plan.stack_of_layers(self.name)
+        handed = self.plan.handed_on(stack) if stack is not None else ()
+        tensors = {port: "torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.inputs}
+        arguments = [ast.arg(name, quote(tensors[port])) for port, name in self.arguments.items()]
         defaults: list[ast.expr] = []
         context: list[ast.keyword] = []
         if self.context:
@@ -502,7 +522,7 @@ class BlockWriter:
             kwarg=ast.arg("kwargs", quote("Any")) if self.context else None,
         )
         before = self.read_sizes(graph)
-        gives = ["torch.Tensor"] * len(self.results())
+        gives = ["torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.results()]
         if self.plan.gives_weights(self.name):
             gives.append("torch.Tensor | None")
         returns = f"tuple[{', '.join(gives)}]" if len(gives) > 1 else gives[0]

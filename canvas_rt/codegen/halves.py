@@ -7,11 +7,13 @@ from torch import fx
 
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.blocks import BlockWriter, indent
-from canvas_rt.codegen.plan import Plan
+from canvas_rt.codegen.plan import ENCODED, Plan
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, statements, unparse
+from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node
-from canvas_rt.ir.graph import Item, head, key_of
+from canvas_rt.ir.graph import Item, head, key_of, reachable_blocks
+from canvas_rt.ir.halves import Halves
 
 
 class AcrossWriter(BlockWriter):
@@ -82,6 +84,49 @@ class AcrossWriter(BlockWriter):
         before = self.read_sizes(graph, names)
         comments = self.comments(graph)
         return print_graph(graph, Layout(signature, returns, before, bound, comments=comments, name="keys_and_values"))
+
+
+def validate_halves(plan: Plan, halves: Halves) -> None:
+    """Raise `EmitError` where an encoder and a decoder are not wired as those of a Hugging Face model."""
+    holder, root = plan.document.blocks[halves.holder], plan.document.blocks[plan.document.root]
+    encoder, decoder = halves.encoder, halves.decoder
+    wanted = {"input_ids": halves.decodes, ENCODED: encoder.id}
+    if dict(encoder.inputs) != {"input_ids": halves.takes} or dict(decoder.inputs) != wanted:
+        message = (
+            f"must pass {halves.takes} to the encoder alone, and {halves.decodes} and what that gives to the decoder"
+        )
+        hint = f"Wire {encoder.id} to {ENCODED} of {decoder.id}, and put what stands between into one of them."
+        raise EmitError(message, path=halves.holder, hint=hint)
+    others = [item for item in plan.items(halves.holder) if item not in (encoder, decoder)]
+    given = {halves.takes, halves.decodes, encoder.id}
+    readers = [item.id for item in others if given & {head(ref) for ref in item.inputs.values()}]
+    inside = halves.holder != plan.document.root
+    if inside:
+        plan.validate_backbone(halves.holder)
+    if readers or (inside and (others or [head(ref) for ref in holder.outputs.values()] != [decoder.id])):
+        message = "must give what the decoder gives: what stands beside encoder and decoder has no place"
+        hint = "Move it into one of them, or behind the decoder."
+        raise EmitError(
+            message, path=f"{halves.holder}.{(readers or [o.id for o in others] or [decoder.id])[0]}", hint=hint
+        )
+    if tuple(root.outputs) != ("logits",) or any("." in key_of(use) for use in (encoder, decoder)):
+        raise EmitError(
+            f"takes {', '.join(plan.given)} and gives logits in every {plan.task.words}", path=plan.document.root
+        )
+    if plan.windows != {"None"} or plan.stateful or plan.whole:
+        message = "windows, chunks, states and modules kept whole are not emitted in a model with an encoder"
+        raise EmitError(message, path=plan.document.root, hint="Set window and chunk to null on every attention node.")
+    if any(kind.sizes for kind in plan.towers[0].stack.kinds):
+        message = (
+            "layers of an encoder cannot have sizes of their own: a config says them of the decoder's layers alone"
+        )
+        raise EmitError(message, path=plan.towers[0].holder, hint="Write the numbers into a block of its own.")
+    shared = [
+        n for n in reachable_blocks(plan.document, encoder.block) if n not in plan.encoding and n in plan.attending
+    ]
+    if shared:
+        message = "attends in the encoder and in the decoder, where it keeps keys and values"
+        raise EmitError(message, path=shared[0], hint="Give each a block of its own.")
 
 
 ENCODED_ONCE = """
@@ -200,4 +245,5 @@ __all__ = [
     "AcrossWriter",
     "TrunkWriter",
     "halves_run",
+    "validate_halves",
 ]

@@ -20,12 +20,12 @@ from canvas_rt.codegen.frame import (
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
-    HeadWriter,
     config_class,
     model_type,
     pretrained_class,
 )
-from canvas_rt.codegen.halves import AcrossWriter, TrunkWriter
+from canvas_rt.codegen.halves import AcrossWriter, TrunkWriter, validate_halves
+from canvas_rt.codegen.head import HeadWriter
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import constant, quote, unparse
 from canvas_rt.errors import CanvasError, EmitError
@@ -103,6 +103,8 @@ def emit(document: Document) -> Source:
     Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out.
     """
     plan = Plan(document)
+    if plan.halves is not None:
+        validate_halves(plan, plan.halves)
     plan.validate()
     shapes = check(document).shapes
     plan.comments = head_shapes(document, shapes)
@@ -349,6 +351,7 @@ IMPORTS = (
     ("can_return_tuple", "from transformers.utils import can_return_tuple"),
     ("merge_with_config_defaults", "from transformers.utils.generic import merge_with_config_defaults"),
     ("capture_outputs", "from transformers.utils.output_capturing import capture_outputs"),
+    ("OutputRecorder(", "from transformers.utils.output_capturing import OutputRecorder"),
 )
 """What a module may need: a name to look for in its text, and the line that brings it. Ruff merges and sorts them."""
 

@@ -10,13 +10,14 @@ from torch import nn
 from canvas_rt.codegen.holders import TAKEN
 from canvas_rt.codegen.modules import CONSTRUCT, ROTARY_READS, Classes
 from canvas_rt.errors import EmitError
-from canvas_rt.ir.document import Document, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, is_expression, names_in
 from canvas_rt.ir.graph import (
     Item,
     blocks_of,
     execution_order,
-    head,
+    given_alike,
+    handed_on,
     key_clashes,
     key_of,
     reachable_blocks,
@@ -180,6 +181,11 @@ class Plan:
         return self.where(lambda node: node.op == MODULE and not complete(node)["arguments"])
 
     @cached_property
+    def numbered(self) -> frozenset[str]:
+        """Blocks that go by the number of the layer in which they stand, themselves or further in."""
+        return self.where(lambda node: LAYER in names_in(node.attrs))
+
+    @cached_property
     def positioned(self) -> frozenset[str]:
         """Blocks inside the backbone that number the tokens, themselves or further in."""
         outside = {self.trunk, self.document.root, *(tower.block for tower in self.towers)}
@@ -246,6 +252,23 @@ class Plan:
     def tower_at(self, block: str) -> Tower | None:
         """The tower that a block is, or whose stack it holds."""
         return next((tower for tower in self.towers if block in (tower.block, tower.holder)), None)
+
+    def given_alike(self, stack: Stack) -> tuple[str, ...]:
+        """What every layer takes from around a stack, what is carried first."""
+        return given_alike(stack, self.document.blocks)
+
+    def handed_on(self, stack: Stack) -> tuple[str, ...]:
+        """What layers of a stack hand to later ones, by name."""
+        return handed_on(stack, self.document.blocks)
+
+    def stack_of_layers(self, block: str) -> Stack | None:
+        """The stack of which a block is a layer."""
+        return next((tower.stack for tower in self.towers if block in blocks_of(tower.stack)), None)
+
+    @cached_property
+    def shares_keys(self) -> bool:
+        """Whether some layers attend to the keys and values of earlier ones."""
+        return any(not complete(node)["cached"] for name in self.order for node in self.attention_nodes(name))
 
     @cached_property
     def layer_blocks(self) -> tuple[str, ...]:
@@ -404,6 +427,10 @@ class Plan:
     def validate(self) -> None:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
         backbone = self.main.block
+        for name in self.order:
+            stray = next((i.id for i in self.items(name) if isinstance(i, Node) and LAYER in names_in(i.attrs)), None)
+            if stray and name not in self.inner:
+                raise EmitError(f"goes by the number of a layer ({LAYER}), and stands in none", path=f"{name}.{stray}")
         if self.stateful and not self.task.generates:
             hint = "Take it out, or make the document a causal language model."
             raise EmitError(f"{self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)
@@ -427,8 +454,6 @@ class Plan:
                 )
         if self.halves is None:
             self.validate_backbone(backbone)
-        else:
-            validate_halves(self, self.halves)
         for name in self.order:
             for item in self.items(name):
                 counts = isinstance(item, Node) and item.op == "position_ids"
@@ -505,49 +530,6 @@ class Plan:
             if taken := next((part for part in rest if part in TAKEN), None):
                 message = f"'{taken}' is a name that every list or table of modules has for itself"
                 raise EmitError(message, path=f"{name}.{item.id}", hint="Give the node another key.")
-
-
-def validate_halves(plan: Plan, halves: Halves) -> None:
-    """Raise `EmitError` where an encoder and a decoder are not wired as those of a Hugging Face model."""
-    holder, root = plan.document.blocks[halves.holder], plan.document.blocks[plan.document.root]
-    encoder, decoder = halves.encoder, halves.decoder
-    wanted = {"input_ids": halves.decodes, ENCODED: encoder.id}
-    if dict(encoder.inputs) != {"input_ids": halves.takes} or dict(decoder.inputs) != wanted:
-        message = (
-            f"must pass {halves.takes} to the encoder alone, and {halves.decodes} and what that gives to the decoder"
-        )
-        hint = f"Wire {encoder.id} to {ENCODED} of {decoder.id}, and put what stands between into one of them."
-        raise EmitError(message, path=halves.holder, hint=hint)
-    others = [item for item in plan.items(halves.holder) if item not in (encoder, decoder)]
-    given = {halves.takes, halves.decodes, encoder.id}
-    readers = [item.id for item in others if given & {head(ref) for ref in item.inputs.values()}]
-    inside = halves.holder != plan.document.root
-    if inside:
-        plan.validate_backbone(halves.holder)
-    if readers or (inside and (others or [head(ref) for ref in holder.outputs.values()] != [decoder.id])):
-        message = "must give what the decoder gives: what stands beside encoder and decoder has no place"
-        hint = "Move it into one of them, or behind the decoder."
-        raise EmitError(
-            message, path=f"{halves.holder}.{(readers or [o.id for o in others] or [decoder.id])[0]}", hint=hint
-        )
-    if tuple(root.outputs) != ("logits",) or any("." in key_of(use) for use in (encoder, decoder)):
-        raise EmitError(
-            f"takes {', '.join(plan.given)} and gives logits in every {plan.task.words}", path=plan.document.root
-        )
-    if plan.windows != {"None"} or plan.stateful or plan.whole:
-        message = "windows, chunks, states and modules kept whole are not emitted in a model with an encoder"
-        raise EmitError(message, path=plan.document.root, hint="Set window and chunk to null on every attention node.")
-    if any(kind.sizes for kind in plan.towers[0].stack.kinds):
-        message = (
-            "layers of an encoder cannot have sizes of their own: a config says them of the decoder's layers alone"
-        )
-        raise EmitError(message, path=plan.towers[0].holder, hint="Write the numbers into a block of its own.")
-    shared = [
-        n for n in reachable_blocks(plan.document, encoder.block) if n not in plan.encoding and n in plan.attending
-    ]
-    if shared:
-        message = "attends in the encoder and in the decoder, where it keeps keys and values"
-        raise EmitError(message, path=shared[0], hint="Give each a block of its own.")
 
 
 def _span(attrs: Mapping[str, Any]) -> str:

@@ -335,13 +335,14 @@ class _Printer:
         for port in node.meta.get("results") or ports:
             source = ports.get(port)
             users = [user for user in node.users if user.args[1] == port and user.users]
+            source = source or next((node for node, name in self.variables.items() if name == port), None)
             old = self.variables.get(source) if source is not None and not self.waiting[source] else None
             name = old if old is not None and not self.pending(old) else fresh(port, self.taken)
             for user in users:
                 self.bind(user, name)
             targets.append(name if users else "_")
-        if node.meta.get("more"):
-            targets.append("_")
+        if node.meta.get("more"):  # the rest is let go of at once
+            expression = quote("call[:count]", call=expression, count=ast.Constant(len(targets)))
         target = ast.Tuple([ast.Name(name, ast.Store()) for name in targets], ast.Store())
         self.body.append((ast.Assign([target], expression), self.layout.comments.get(node.name, "")))
 
@@ -357,11 +358,12 @@ class _Printer:
     def write_attention(self, node: fx.Node) -> None:
         q, k, v, *others = (arg for arg in node.args if isinstance(arg, fx.Node))
         query, key, value = self.named(q, "q"), self.named(k, "k"), self.named(v, "v")
-        if self.waiting[k] or key == query:
+        whole = node.meta.get("hands_on") or not node.meta.get("cached")
+        if (self.waiting[k] and not whole) or key == query:
             key_out = fresh("k", self.taken)
             self.body += [(s, "") for s in statements("new = old", new=key_out, old=key)]
             key = key_out
-        if self.waiting[v] or value in (key, query):
+        if (self.waiting[v] and not whole) or value in (key, query):
             value_out = fresh("v", self.taken)
             self.body += [(s, "") for s in statements("new = old", new=value_out, old=value)]
             value = value_out
@@ -447,13 +449,25 @@ class _Printer:
             name = fresh("hidden_states", self.taken)
             self.body += [(s, "") for s in statements("name = value", name=name, value=value)]
         context = [keyword for keyword in self.layout.context if keyword.arg not in node.meta["taken"]]
-        call = ast.Call(ast.Name("layer", ast.Load()), [ast.Name(name, ast.Load()), *others], context)
+        handed = {port: fresh(port, self.taken) for port in node.meta["handed"]}
+        given = dict(zip(node.meta["taken"], [ast.Name(name, ast.Load()), *others], strict=True))
+        unset = [variable for port, variable in handed.items() if port not in given]
+        if unset:
+            nothing = ast.Assign([ast.Name(variable, ast.Store()) for variable in unset], ast.Constant(None))
+            self.body.append((nothing, ""))
+        for port, variable in handed.items():
+            if port in given:
+                self.body += [(s, "") for s in statements("name = value", name=variable, value=given[port])]
+            given[port] = ast.Name(variable, ast.Load())
+        call = ast.Call(ast.Name("layer", ast.Load()), [*given.values()], context)
+        targets: list[ast.expr] = [ast.Name(one, ast.Store()) for one in (name, *handed.values())]
         loop = statements(
             f"for layer in self._name_{'' if node.meta['encodes'] else '[: self.config.num_hidden_layers]'}:\n    name = call",
             _name_=str(node.meta["attribute"]),
-            name=name,
             call=call,
         )
+        assert isinstance(loop[0], ast.For) and isinstance(loop[0].body[0], ast.Assign)
+        loop[0].body[0].targets = [ast.Tuple(targets, ast.Store()) if handed else targets[0]]
         self.body += [(s, "") for s in loop]
         self.bind(node, name)
 

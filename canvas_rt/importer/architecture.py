@@ -17,12 +17,12 @@ from canvas_rt.importer.build import Builder
 from canvas_rt.importer.config.fields import LAYERS
 from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
-from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of, stacks_of
+from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of, places, stacks_of
 from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
-from canvas_rt.importer.stateful import own_cache
+from canvas_rt.importer.stateful import own_cache, stray_state
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
 from canvas_rt.importer.whole import keepable_within
@@ -138,7 +138,7 @@ class ArchitectureImport:
         if not isinstance(self.values.get("num_hidden_layers"), int):
             raise UnsupportedModelError("its config does not say how many layers it has", path=name)
         self.depth = int(self.values["num_hidden_layers"])
-        self.counts = {field: value for field, value in self.values.items() if self.counts_layers(field, value)}
+        self.counts = {field: value for field, value in self.values.items() if self.is_depth(field, value)}
         """Fields that count layers: more than one where an encoder has its own."""
         self.assignments = self.probes()
         self.structural: list[str] = []
@@ -148,6 +148,10 @@ class ArchitectureImport:
         """Classes of modules that no trace can follow: they are kept whole."""
         self.at_fault: type | None = None
         """The class of the module in which the last trace failed, if it can be kept whole."""
+        self.hands_on = False
+        """Whether layers hand values to later ones, so that two of each kind must be traced."""
+        self.keep_count = False
+        """Whether what stands outside the layers goes by their number, so that a model with fewer must go on saying it."""
         self.effective: set[str] = set()
         self.unused: tuple[str, ...] = ()
 
@@ -164,9 +168,12 @@ class ArchitectureImport:
                 if make_config(self.factory, {**known, **restored}, self.name).to_dict() == made:
                     self.overwritten = (field,)
                     return restored
+        if known.get("tie_word_embeddings") is False and values.get("tie_word_embeddings"):
+            reason = "its class ties embeddings whatever its config says, and takes that for something else"
+            raise UnsupportedModelError(reason, path=f"{self.name}: tie_word_embeddings")
         return values
 
-    def counts_layers(self, field: str, value: Any) -> bool:
+    def is_depth(self, field: str, value: Any) -> bool:
         """Whether a field says how many layers there are."""
         if field == "num_hidden_layers":
             return True
@@ -186,7 +193,7 @@ class ArchitectureImport:
         """Whether a model can be made and traced at some sizes."""
         try:
             model = self.model(assignment, {})
-            cut_to_kinds(model)
+            self.cut_to_kinds(model)
             trace(model, inputs_of(0), task=self.factory.task)
         except Exception:  # in whatever way a class says that it cannot
             return False
@@ -247,8 +254,8 @@ class ArchitectureImport:
         """A small model, with as many layers as show every kind."""
         depth = self.trace_depth if depth is None else depth
         # Tied weights change no graph, but a trace would show one module in two places.
-        untied = {**self.at_depth(depth), "tie_word_embeddings": False}
-        given = {**self.cut(depth), **untied, **values}
+        untied = {**self.at_depth(depth), **({"tie_word_embeddings": False} if self.can_untie else {})}
+        given = {**self.cut(depth), **values, **untied}
         if overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in overrides.items()}
         config = make_config(self.factory, given, self.name)
@@ -265,13 +272,20 @@ class ArchitectureImport:
         return given
 
     @cached_property
+    def can_untie(self) -> bool:
+        """Whether a config's word for untied embeddings holds: a class may tie them always, and read it for something else."""
+        said = make_config(self.factory, {**self.without_layers(self.raw), "tie_word_embeddings": False}, self.name)
+        return not getattr(said, "tie_word_embeddings", False)
+
+    @cached_property
     def trace_depth(self) -> int:
         """Layers to make for a trace: as many as show every kind, and one feeding the next."""
         deepest = max(self.counts.values())
         if self.overrides or deepest <= 2:
             return deepest
         whole = layer_kinds(self.model(self.assignments[0], {}, deepest, "meta"))
-        enough = max((1 + max(kinds.index(kind) for kind in kinds) for kinds in whole.values()), default=deepest)
+        times = 2 if self.hands_on else 1
+        enough = max((1 + max(places(kinds, times)) for kinds in whole.values()), default=deepest)
         enough = max(2, enough)
         few = layer_kinds(self.model(self.assignments[0], {}, enough, "meta"))
         # Patterns may be counted from the last layer.
@@ -280,19 +294,19 @@ class ArchitectureImport:
         return enough if alike and self.stands_at(enough) else deepest
 
     @cached_property
-    def counted(self) -> dict[str, str]:
+    def depth_fields(self) -> dict[str, str]:
         """For each list of layers the field that says how long it is, told by making one of them longer than the rest."""
         few = self.at_depth(2)
-        plain = self.lists_of({})
-        found: dict[str, str] = {}
-        for field in few if len(few) > 1 else ():
-            longer = self.lists_of({field: few[field] + 1})
-            found |= {path: field for path, length in longer.items() if length != plain.get(path)}
-        return found
+        if len(few) == 1:
+            return {}
+        plain = self.lists_of(few)
+        longer = {field: self.lists_of({**few, field: few[field] + 1}) for field in few}
+        return {path: field for field, own in longer.items() for path, length in own.items() if length != plain.get(path)}
 
-    def lists_of(self, changed: Mapping[str, int]) -> dict[str, int]:
+    def lists_of(self, counts: Mapping[str, int]) -> dict[str, int]:
         """How long each list of layers is in a small model."""
-        made = self.model({**self.assignments[0], **changed}, {}, 2, "meta")
+        given = {**self.cut(max(counts.values())), **self.assignments[0], **counts}
+        made = self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
         return {path: len(layers) for path, layers in stacks_of(made).items()}
 
     def stands_at(self, depth: int) -> bool:
@@ -314,9 +328,9 @@ class ArchitectureImport:
         if takes != task.takes:
             reason = f"its class takes {takes}, where {task.words} takes {task.takes}"
             raise UnsupportedModelError(reason, path=self.name)
-        if (found := own_cache(model)) is not None:
+        if (found := own_cache(model) or stray_state(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
-        kept = cut_to_kinds(model)
+        kept = self.cut_to_kinds(model)
         batch, sequence, source = inputs_of(probe)
         config = {
             **field_values(model.config, task),
@@ -334,8 +348,16 @@ class ArchitectureImport:
             path = None if error.module is None else keepable_within(model, error.module, kept_whole)
             self.at_fault = None if path is None else type(model.get_submodule(path))
             raise
+        if traced.hands_on and not self.hands_on:
+            self.hands_on = True
+            self.__dict__.pop("trace_depth", None)
+            return self.read(values, overrides, probe)
         self.members = {path: members for path, (_, members) in kept.items()}
         return traced
+
+    def cut_to_kinds(self, model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Leave a model only the layers that a trace needs."""
+        return cut_to_kinds(model, twice=self.hands_on, keep_count=self.keep_count)
 
     def run(self) -> tuple[Document, ImportReport]:
         """The document, and what was made of the model.
@@ -379,9 +401,17 @@ class ArchitectureImport:
             try:
                 return self.attempt()
             except UnsupportedModelError:
-                if self.at_fault is None:
+                if self.at_fault is not None:
+                    self.whole_classes.append(self.at_fault)
+                elif self.keep_count or not self.counts_layers:
                     raise
-                self.whole_classes.append(self.at_fault)
+                else:
+                    self.keep_count = True
+
+    @property
+    def counts_layers(self) -> bool:
+        """Whether what stands outside the layers looks up how many they are."""
+        return reads_when_run(self.model(self.assignments[0], {}, device="meta"), "num_hidden_layers")
 
     def attempt(self) -> tuple[Document, ImportReport]:
         try:
@@ -403,7 +433,8 @@ class ArchitectureImport:
                 links,
                 {**self.original_buffers, **self.original_shapes},
                 self.patterns,
-                self.counted,
+                self.trace_depth if self.keep_count else None,
+                self.depth_fields,
             )
             root, blocks = builder.build()
         except TraceError as error:
@@ -422,7 +453,7 @@ class ArchitectureImport:
         """Settings that are a flag, an activation or an unset field of the config: change it and see what follows."""
         links: dict[tuple[str, str, str], str] = {}
         before = self.model(self.assignments[0], overrides)
-        cut_to_kinds(before)
+        self.cut_to_kinds(before)
         for field, value in self.values.items():
             other = alternative(field, value)
             if other is None:
@@ -446,7 +477,7 @@ class ArchitectureImport:
         self, base: Traced, before: nn.Module, after: nn.Module, field: str, other: Any
     ) -> Sequence[tuple[str, str, str]] | None:
         """What followed a field, told by the modules alone; None where only a trace can tell."""
-        cut_to_kinds(after)
+        self.cut_to_kinds(after)
         ours, theirs = parts_of(before), parts_of(after)
         if ours.keys() != theirs.keys() or reads_when_run(before, field):
             return None

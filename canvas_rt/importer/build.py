@@ -9,7 +9,8 @@ from canvas_rt.importer.names import Places, names_of_blocks, words_of_kinds
 from canvas_rt.importer.recognise import ENCODED, Traced
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
-from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
+from canvas_rt.ir.document import LAYER, Block, LayerKind, Node, Stack, Use, runs_of
+from canvas_rt.ir.expressions import display, numbers_in, parse
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import key_clashes, key_of
 from canvas_rt.ops.catalogue import VARIANTS
@@ -32,6 +33,9 @@ class Symbols:
 
 PLACES = frozenset({"dim", "dim0", "dim1", "dims", "step", "chunks", "exponent"})
 """Settings that are numbers of the graph itself, and no sizes."""
+
+PART = "torch.select"
+"""What takes one part of a value, by its number."""
 
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "linear": ("out_features", "in_features"),
@@ -60,7 +64,8 @@ class Builder:
         links: Mapping[tuple[str, str, str], str],
         original: Mapping[str, tuple[int, ...]],
         patterns: Sequence[Sequence[str]],
-        counted: Mapping[str, str] = MappingProxyType({}),
+        counted: int | None = None,
+        depth_fields: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.traces = traces
         self.environments = environments
@@ -74,6 +79,8 @@ class Builder:
         self.patterns = patterns
         """What the config says layer by layer, in words."""
         self.counted = counted
+        """How many layers a traced model has, where what stands outside the layers goes by their number."""
+        self.depth_fields = depth_fields
         """For lists of layers, the field that says how long each is, where there are several."""
         self.symbols = Symbols()
         self.blocks: dict[str, Block] = {}
@@ -130,13 +137,30 @@ class Builder:
         names = dict.fromkeys(name for node in nodes for name in node.attrs)
         if missing := next((n for n in names if any(n not in node.attrs and n not in usual for node in nodes)), None):
             raise TraceError(f"{where}: {first.id} has a setting {missing} at some sizes only")
+        own = {"index": f"={LAYER}"} if first.op == PART and self.goes_by_layer(first, where) else {}
         attrs = {
             name: self.setting(
                 [node.attrs.get(name, usual.get(name)) for node in nodes], (where, first.id, name), real.get(name)
             )
             for name in names
+            if name not in own
         }
+        attrs |= own
         return first.replace(attrs=FrozenMap(attrs))
+
+    def goes_by_layer(self, node: Node, where: str) -> bool:
+        """Whether each traced layer takes the part of a value that has the layer's own number."""
+        parts, trace = where.split("__"), self.traces[0]
+        end = next((end for end in range(1, len(parts)) if ".".join(parts[:end]) in trace.layers), None)
+        if end is None:
+            return False
+        taken: list[bool] = []
+        for position, index in enumerate(trace.layers[".".join(parts[:end])]):
+            block = trace.blocks.get("__".join([*parts[:end], str(position), *parts[end + 1 :]]))
+            other = None if block is None else block.node(node.id)
+            if isinstance(other, Node) and other.op == PART:
+                taken.append(other.attrs["index"] == index)
+        return len(taken) > 1 and all(taken)
 
     def real_settings(self, node: Node, where: str) -> Mapping[str, Any]:
         """Settings of a node that its parameters tell at the real sizes."""
@@ -179,7 +203,7 @@ class Builder:
         seen: tuple[Sequence[Any], Sequence[Mapping[str, Any]]] = values, environments
         if isinstance(real, int) and not isinstance(real, bool):  # what does not hold at the real sizes holds by chance
             seen = [*values, real], [*environments, self.actual_environment]
-        found = express(*seen)
+        found = self.by_depth(express(*seen), where[2], values, real)
         first = values[0]
         if found is None or (isinstance(found, tuple | Mapping) and found == first):
             if isinstance(first, tuple) and all(len(value) == len(first) for value in values):
@@ -198,6 +222,23 @@ class Builder:
         if counts and where[2] not in PLACES:
             self.symbols.literal.append(".".join(where).replace("__", "."))
         return found
+
+    def by_depth(self, found: Any, name: str, values: Sequence[Any], real: Any) -> Any:
+        """An expression in which the number of traced layers is the config's: all traces have equally many."""
+        if self.counted is None or self.layer is not None or name in PLACES:
+            return found
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        if not whole or any(value % self.counted for value in values):
+            return found
+        if found is not None and self.counted not in numbers_in(found):
+            return found
+        environments = [self.environment(probe) for probe in range(len(values))]
+        if isinstance(real, int) and not isinstance(real, bool):
+            values, environments = [*values, real], [*environments, self.actual_environment]
+        each = express([value // self.counted for value in values], environments)
+        if each is None:
+            return found
+        return f"={parse('num_hidden_layers' if each == 1 else f'num_hidden_layers * ({display(each)})').text}"
 
     @property
     def actual_environment(self) -> Mapping[str, Any]:
@@ -218,13 +259,18 @@ class Builder:
         kinds: list[LayerKind] = []
         traced_kind: dict[int, int] = {}
         # Of two traced layers of one kind the later tells more: what the first is given is of another dtype, or one value
-        # for two purposes.
-        latest = {stands_for[index]: position for position, index in enumerate(indices)}
-        count = self.counted.get(path, "num_hidden_layers")
+        # for two purposes. The last of all hands nothing on, though others of its kind may.
+        blocks = [self.traces[0].blocks[kind.block] for kind in stack.kinds]
+        latest: dict[int, int] = {}
+        for position, index in enumerate(indices):
+            before = latest.setdefault(stands_for[index], position)
+            if len(blocks[position].outputs) >= len(blocks[before].outputs):
+                latest[stands_for[index]] = position
+        count = self.depth_fields.get(path, "num_hidden_layers")
         said = self.patterns if count == "num_hidden_layers" else ()
         positions = latest.values()
         words = self.words(said, [indices[p] for p in positions], [stack.kinds[p].block for p in positions])
-        if self.counted:  # of two stacks the one that the model is as deep as is the decoder
+        if self.depth_fields:  # of two stacks the one that the model is as deep as is the decoder
             part = "decoder" if count == "num_hidden_layers" else "encoder"
             words = [f"{part}_{word}".strip("_") for word in words]
         for (representative, position), self.word in zip(latest.items(), words, strict=True):

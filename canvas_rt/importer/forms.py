@@ -109,7 +109,7 @@ def _is_alike(function: Any, scaling: str, precision: str) -> bool:
         given = {named: torch.randn(1, 3, 1, 9, generator=random).to(dtype)} if named else {}
         holder = _holder(3).to(dtype)
         holder.sinks = holder.sinks.to(dtype)
-        known = {"bias": value for value in given.values()} | ({"sinks": holder.sinks} if sunk else {})
+        known = ({"bias": given[named]} if named else {}) | ({"sinks": holder.sinks} if sunk else {})
         given |= {"s_aux": holder.sinks} if "s_aux" in arguments else {}
         context = Context(2, 9, q.device, dtype, backend="eager")
         (ours,) = KERNELS["attention"]({"q": q, "k": k, "v": v, **known}, attrs, {}, context)

@@ -1,7 +1,7 @@
 """Turn traced graphs into blocks of known ops. What is recognised is run beside what it replaces, and must be equal."""
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inli
 from canvas_rt.importer.dissolve import dissolve, own_path
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
+from canvas_rt.importer.layers import Layers, is_one_of_several
 from canvas_rt.importer.names import named_by_use
 from canvas_rt.importer.patterns import find_rotations
 from canvas_rt.importer.positions import counted_after_padding, numbers_each, numbers_tokens, repeats_positions
@@ -24,8 +25,9 @@ from canvas_rt.importer.rules import recognised
 from canvas_rt.importer.sinusoids import sinusoids_in
 from canvas_rt.importer.stateful import stateful_node
 from canvas_rt.importer.trace import TraceError
+from canvas_rt.importer.unread import without_unread
 from canvas_rt.importer.whole import call_in, of_layer, own_config, ports_of, whole_node
-from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
+from canvas_rt.ir.document import Block, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import OPS, VARIANTS
@@ -75,6 +77,9 @@ class Traced:
     layers: Mapping[str, tuple[int, ...]]
     """For each stack's path, the index that its traced layers have in the whole model."""
 
+    hands_on: bool = False
+    """Whether layers hand values to later ones, beside what they carry."""
+
     leaves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """For each module that is one node, by its path, the block that it stands in and its id there."""
 
@@ -111,6 +116,12 @@ class Recogniser:
     leaves: dict[str, Node | None] = field(default_factory=dict)
     """What the proofs have told, by the module's path."""
 
+    handed: set[str] = field(default_factory=set)
+    """What layers hand on to later ones, by name."""
+
+    nothing: set[str] = field(default_factory=set)
+    """Of that, what is zero all over, and is only added to something."""
+
     shared: dict[str, frozenset[str]] = field(default_factory=dict)
     """For each module the ports whose values are read elsewhere too."""
 
@@ -134,7 +145,14 @@ class Recogniser:
         # All placeholders of a plain model are tokens; a trace names what else it is given.
         names = tuple(str(node.target) if str(node.target) in known else self.task.takes for node in given)
         self.block("", names)
-        return Traced("root", self.blocks, self.classes, self.kept, self.ids)
+        if self.nothing:
+            without_unread(self.blocks, "root", self.nothing)
+        return Traced("root", self.blocks, self.classes, self.kept, bool(self.handed), self.ids)
+
+    @staticmethod
+    def stand_in(path: str) -> str:
+        """What a module's block is filed under."""
+        return stand_in(path)
 
     def graph(self, path: str) -> fx.Graph:
         module = self.graphs.get_submodule(path) if path else self.graphs
@@ -154,7 +172,7 @@ class Recogniser:
 
     def block(self, path: str, ports: tuple[str, ...]) -> None:
         """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
-        reader = _Reader(self, path, ports)
+        reader = Reader(self, path, ports)
         self.classes[stand_in(path)] = type(self.submodule(path)).__name__
         try:
             block = self.blocks[stand_in(path)] = reader.read()
@@ -194,7 +212,7 @@ class Recogniser:
         return of_layer(read_by_layer(source), own, self.layer_of(path))
 
 
-class _Reader:
+class Reader:
     """Reads one module's graph into a block."""
 
     def __init__(self, recogniser: Recogniser, path: str, ports: tuple[str, ...]) -> None:
@@ -212,6 +230,7 @@ class _Reader:
         self.inputs = tuple(dict.fromkeys(ports))
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
+        self.stacks: dict[str, Layers] = {}
         self.used: set[str] = set()
         """Modules that the block uses, as far as it is read."""
         keys = [key for key in map(self.key, called_in(self.graph)) if "." in key]
@@ -334,12 +353,15 @@ class _Reader:
 
     # modules
 
+    def path_of(self, node: fx.Node) -> str:
+        """The path of the module that a node calls."""
+        return f"{self.path}.{node.target}".lstrip(".")
+
     def read_module(self, node: fx.Node) -> None:
-        target = str(node.target)
-        path = f"{self.path}.{target}" if self.path else target
+        target, path = str(node.target), self.path_of(node)
         container, _, index = path.rpartition(".")
         if container in self.recogniser.kept and index.isdecimal():
-            self.read_layer(node, container, int(index), path)
+            self.stacks.setdefault(container, Layers(self, container)).read(node, path)
             return
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
         learns = any(True for _ in self.recogniser.submodule(path).parameters())
@@ -357,7 +379,7 @@ class _Reader:
             raise TraceError(f"{self.where}: {own} stands beside its own name")
         last = own.rpartition(".")[2]
         name = self.unique((key or (own if last.isdecimal() else last)).replace(".", "_"))
-        inputs = self.wires(ports, arguments)
+        inputs = self.wires([(port, self.ref(arg)) for port, arg in zip(ports, arguments, strict=True)])
         self.put(node, Use(id=name, block=stand_in(path), inputs=inputs, key=key))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
 
@@ -465,24 +487,26 @@ class _Reader:
             return
         self.bind_values(node, name, outputs)
 
-    def wires(self, ports: tuple[str, ...], arguments: list[fx.Node]) -> FrozenMap[str, str]:
+    @staticmethod
+    def wires(pairs: Iterable[tuple[str, str]]) -> FrozenMap[str, str]:
         """What feeds a block, the stream first."""
-        pairs = sorted(zip(ports, arguments, strict=True), key=lambda pair: _place(pair[0]))
-        return FrozenMap({port: self.ref(arg) for port, arg in pairs})
+        return FrozenMap(dict(sorted(pairs, key=lambda pair: _place(pair[0]))))
 
     def ports(self, arguments: list[fx.Node], taken: Collection[str] = ()) -> tuple[str, ...]:
         """Names for a module's inputs: semantic values keep theirs, anything else is the stream."""
         names: list[str] = []
-        for arg in sorted(arguments, key=_is_table):
+        for arg in sorted(arguments, key=is_one_of_several):
             self.ref(arg)  # the stream is read first, so that reading order follows it
         refs = [self.ref(arg) for arg in arguments]
         for arg in arguments:
-            port = "phases" if arg.meta["val"].is_complex() else self.ref(arg).rpartition(".")[2]
+            ref = self.ref(arg)
+            port = "phases" if arg.meta["val"].is_complex() else ref.rpartition(".")[2]
             if self.is_encoded(arg, arguments):
                 port = ENCODED
             elif port == self.recogniser.task.decodes and self.recogniser.task.takes not in refs:
                 port = self.recogniser.task.takes  # a decoder by itself takes tokens as any model does
-            plain = name = port if port in KEPT_PORTS else "hidden_states"
+            kept = port in KEPT_PORTS or (ref in self.inputs and ref in self.recogniser.handed)
+            plain = name = port if kept else "hidden_states"
             number = 1
             while name in names or name in taken:
                 name = f"{plain}_{number}"
@@ -497,56 +521,6 @@ class _Reader:
         streams = any(shape[:2] == (batch, sequence) for shape in shapes)
         return streams and len(shape_of(arg)) == 3 and list(shape_of(arg)[:2]) == [batch, *source]
 
-    def read_layer(self, node: fx.Node, container: str, index: int, path: str) -> None:
-        """A layer of a stack: the first one opens it, each next must take what the one before gives."""
-        arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        name = container.rpartition(".")[2]
-        for arg in arguments:
-            self.ref(arg)
-        stack = next((item for item in self.items if isinstance(item, Stack) and item.id == name), None)
-        ports = self.layer_ports(node, arguments, stack)
-        self.recogniser.block(path, ports)
-        node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
-        kind = LayerKind(block=stand_in(path))
-        inputs = self.wires(ports, arguments)
-        if stack is None:
-            self.names.add(name)
-            self.put(node, Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
-        else:
-            self.grow(stack, kind, inputs, path)
-        self.bind_values(node, name, ("out",))
-
-    def layer_ports(self, node: fx.Node, arguments: list[fx.Node], stack: Stack | None) -> tuple[str, ...]:
-        """Names for a layer's inputs: those that its stack has for the same values, and others that it has not."""
-        if stack is None:
-            carried = next((arg for arg in arguments if shape_of(arg) == shape_of(node) and not _is_table(arg)), None)
-            order = sorted(arguments, key=lambda arg: arg is not carried)
-            named = dict(zip(order, self.ports(order), strict=True))
-            return tuple(named[arg] for arg in arguments)
-        first = next(iter(stack.inputs))
-        known = {ref: port for port, ref in stack.inputs.items() if port != first} | {stack.id: first}
-        named = {arg: known[self.ref(arg)] for arg in arguments if self.ref(arg) in known}
-        fresh = [arg for arg in arguments if arg not in named]
-        named |= dict(zip(fresh, self.ports(fresh, {*stack.inputs}), strict=True))
-        return tuple(named[arg] for arg in arguments)
-
-    def grow(self, stack: Stack, kind: LayerKind, inputs: FrozenMap[str, str], path: str) -> None:
-        """Add a layer. All layers of a stack take the same values, whether or not each has a use for all of them."""
-        carried = next(iter(stack.inputs))
-        invariants = {port: ref for port, ref in inputs.items() if port != carried}
-        known = stack.inputs.without(carried)
-        clash = [port for port, ref in invariants.items() if known.get(port, ref) != ref]
-        if inputs.get(carried) != stack.id or clash:
-            raise TraceError(f"{path}: layers do not simply follow one another")
-        together = sorted({**known, **invariants}.items(), key=lambda pair: _place(pair[0]))
-        merged = FrozenMap({carried: stack.inputs[carried], **dict(together)})
-        kinds = (*stack.kinds, kind)
-        for layer in kinds:
-            block = self.recogniser.blocks[layer.block]
-            self.recogniser.blocks[layer.block] = block.replace(inputs=tuple(merged))
-        grown = stack.replace(kinds=kinds, repeat=len(kinds), inputs=merged)
-        self.items[self.items.index(stack)] = grown
-
     # functions
 
     def read_function(self, node: fx.Node) -> None:
@@ -555,6 +529,7 @@ class _Reader:
             self.is_one_of_several,
             self.is_filled,
             self.looks_up_sinusoids,
+            self.learns_distances,
             self.rotates,
             self.attends,
             self.attends_by_hand,
@@ -676,10 +651,13 @@ class _Reader:
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         if sinks is not None:
             inputs["sinks"] = self.ref(sinks)  # type: ignore[arg-type]
-        if bias is not None and not adds_nothing(bias):  # type: ignore[arg-type]
+        zero = bias is not None and (adds_nothing(bias) or self.refs.get(bias) in self.recogniser.nothing)  # type: ignore[arg-type, call-overload]
+        if bias is not None and not zero:
             inputs["bias"] = self.bias(bias, shape_of(node)[2])  # type: ignore[arg-type]
         names = ("scale", "causal", "window", "chunk", "softcap", "dropout", "scaling", "precision", "sharing")
-        self.add(node, "attention", "attention", inputs, attention_settings(dict(zip(names, settings, strict=True))))
+        attrs = dict(zip(names, settings, strict=True))
+        attrs["cached"] = not {inputs["k"], inputs["v"]} <= self.recogniser.handed & {*self.inputs}
+        self.add(node, "attention", "attention", inputs, attention_settings(attrs))
         return True
 
     def attends_by_hand(self, node: fx.Node) -> bool:
@@ -693,20 +671,24 @@ class _Reader:
         self.add(node, "attention", "attention", inputs, attention_settings(found.attrs))
         return True
 
-    def bias(self, node: fx.Node, heads: int) -> str:
-        """What attention adds to its scores."""
-        if node in self.refs:
-            return self.refs[node]
+    def learns_distances(self, node: fx.Node) -> bool:
+        """A bias of attention that is learned by distance."""
         numbers = (n for n in self.recogniser.config.values() if isinstance(n, int) and not isinstance(n, bool))
         learned = relative_in(node, numbers)
         if learned is not None:
-            return self.relative(node, learned)
+            self.relative(node, learned)
+        return learned is not None
+
+    def bias(self, node: fx.Node, heads: int) -> str:
+        """What attention adds to its scores."""
+        if node in self.refs or self.learns_distances(node):
+            return self.refs[node]
         found = alibi_in(node, heads, self.kept)
         if found is None:
             raise TraceError(f"{self.where}: no rule knows the bias of its attention")
         return self.add(node, "alibi", "alibi", {}, written(found, VARIANTS["alibi"]))
 
-    def relative(self, node: fx.Node, found: Relative) -> str:
+    def relative(self, node: fx.Node, found: Relative) -> None:
         """A bias that is learned by distance: the embedding that holds it, and what chooses among it, as one node."""
         target = str(found.table.target)
         path = f"{self.path}.{target}".lstrip(".")
@@ -726,7 +708,6 @@ class _Reader:
         self.put(found.table, item)
         self.refs[node] = name
         self.recogniser.ids[path] = stand_in(self.path), name
-        return name
 
     def kept(self, name: str) -> Tensor | None:
         """A tensor that the module keeps without learning it."""
@@ -779,7 +760,7 @@ class _Reader:
         """Whether a node is a module that is one of these ops."""
         if node.op != "call_module":
             return False
-        leaf = self.recogniser.leaf(f"{self.path}.{node.target}".lstrip("."))
+        leaf = self.recogniser.leaf(self.path_of(node))
         return leaf is not None and leaf.op in ops
 
     def splits_heads(self, node: fx.Node) -> bool:
@@ -1003,11 +984,6 @@ def _place(port: str) -> int:
     if port == "token_type_ids":  # which go with the tokens
         return 0
     return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
-
-
-def _is_table(node: fx.Node) -> bool:
-    """Whether a value is one of several that its source gives, as cosines and sines are."""
-    return node.target is operator.getitem
 
 
 def _reached(module: Any, path: str) -> Any:

@@ -155,8 +155,9 @@ def small_config(model_type: str, task: Task | None = None) -> dict[str, Any]:
         return {"model_type": model_type, text: small_config(text_type(model_type, text, {}))}
     small = {"model_type": model_type, **_shrunk(config_class(model_type), task), **SPECIAL.get(model_type, {})}
     offered = tasks_of(model_type)
-    if task and task.decodes and (getattr(config_class(model_type), START, None) or 0) >= small.get("vocab_size", 1):
-        small[START] = 3
+    if task and task.decodes:
+        start = getattr(config_class(model_type), START, None)  # every published config gives one
+        small |= {START: 0} if start is None else {START: 3} if start >= small.get("vocab_size", 1) else {}
     if len(offered) > 1:
         small["architectures"] = [model_class_name(model_type, task or offered[0])]
     return small

@@ -123,6 +123,8 @@ def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
     if True in _observing and (not mask.is_floating_point() or bool(mask.any())):
         raise TraceError("attention takes a mask that the model made of its values")
     kinds = {visible for _, visible in _visible.values()}
+    if otherwise in kinds and any(mask.shape == one.shape for one, _ in _visible.values()):
+        return otherwise  # a part of a mask that is all of it
     if len(kinds) != 1:
         raise TraceError("attention takes a mask that the model made by itself")
     return next(iter(kinds))

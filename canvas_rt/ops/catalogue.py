@@ -612,6 +612,9 @@ SEMANTIC: Mapping[str, Op] = {
                 "scaling": Setting("choice", "how scores are scaled", SCALINGS[0], options=SCALINGS),
                 "precision": Setting("choice", "what is computed in fp32", PRECISIONS[0], options=PRECISIONS),
                 "sharing": Setting("choice", "how heads meet keys that they share", SHARINGS[0], options=SHARINGS),
+                "cached": Setting(
+                    "flag", "whether keys and values go to the cache (no: an earlier layer's are there)", True
+                ),
             },
             problems=_attention,
             recover=lambda facts: (

@@ -43,12 +43,20 @@ def keeps_state(cls: type) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _keeps_state(cls: type) -> bool:
-    if not source_name(cls):
+def calls_for_state(cls: type) -> bool:
+    """Whether the code of a class of transformers asks the cache for a state, or gives it one."""
+    if not source_name(cls) or not issubclass(cls, nn.Module):
         return False
     try:
         text = inspect.getsource(cls)
     except (OSError, TypeError):
+        return False
+    return any(call in text for call in STATES)
+
+
+@lru_cache(maxsize=512)
+def _keeps_state(cls: type) -> bool:
+    if not calls_for_state(cls):
         return False
     forward: Any = getattr(cls, "forward", None)
     required = [
@@ -56,7 +64,7 @@ def _keeps_state(cls: type) -> bool:
         for p in inspect.signature(forward).parameters.values()
         if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
-    return any(call in text for call in STATES) and len(required) == 2  # itself, and one value
+    return len(required) == 2  # itself, and one value
 
 
 def is_keepable(cls: type) -> bool:

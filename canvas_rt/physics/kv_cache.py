@@ -41,8 +41,9 @@ def kv_cache_bytes(
     """Bytes that the key/value cache holds once `sequence` tokens are in it.
 
     With an encoder it also holds keys and values of the `source` tokens that this read; left out, as many. A layer with a
-    sliding window keeps at most `window` tokens. `cache` is the kind of number that it keeps (`scenario.CACHES`), `page`
-    the tokens of a page, of which it has only whole ones; 0 for no pages.
+    sliding window keeps at most `window` tokens; one that attends to the keys and values of an earlier layer keeps none.
+    `cache` is the kind of number that it keeps (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole
+    ones; 0 for no pages.
 
     Raises `UnresolvedShape` where `check` would report an error.
     Source: Ainslie et al. 2023 (GQA); checked against the traced cache in tests/physics/test_kv_cache.py.
@@ -59,7 +60,8 @@ def _bytes(name: str, run: BlockRun, store: _Store, sides: Sides) -> int:
     """Of a block, by its name. An encoder keeps nothing: it runs once."""
     running = live(run.block)  # what no output depends on attends to nothing, and may not even be wired
     nodes = (node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention")
-    keeping = [node for node in nodes if node.id in running and not sides.encoded(name, node.id)]
+    nodes = (node for node in nodes if node.id in running and complete(node)["cached"])
+    keeping = [node for node in nodes if not sides.encoded(name, node.id)]
     inside = [(key, inner) for key, inner in run.inside if key.partition(".")[0] in running]
     return sum(_of_node(run, node, store) for node in keeping) + sum(
         _times(key) * _bytes(_block_at(run, key), inner, store, sides) for key, inner in inside

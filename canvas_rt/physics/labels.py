@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from canvas_rt.errors import CanvasError
-from canvas_rt.ir.document import Block, Document, LayerKind, Node
+from canvas_rt.ir.document import LAYER, Block, Document, LayerKind, Node
 from canvas_rt.ir.expressions import Expression, expression, is_expression
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.functions import RUN_TIME
@@ -72,7 +72,7 @@ def layer_label_environment(environment: Mapping[str, Any], kind: LayerKind) -> 
     """Sizes that a kind of layer has for itself are other numbers than the model's of the same name."""
     names = sorted(environment)
     own = {name: prime(2 + len(names) + names.index(name)) for name in kind.sizes if name in environment}
-    return FrozenMap({**environment, **own})
+    return FrozenMap({**environment, **own, LAYER: 0})
 
 
 @dataclass(frozen=True)

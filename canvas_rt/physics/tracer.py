@@ -138,12 +138,19 @@ class Tracer(Interpreter):
         """Positions, which transformers' layers are given too."""
         self.kept: list[Tensor] = []
         """What the cache holds from now on."""
+        self.hands_on = False
+        """Whether the layer hands values to later ones."""
+        self.grown: dict[int, Tensor] = {}
+        """For new keys and values, by identity, what there is with those before them: that is what layers hand on."""
         self.cached: list[Event] = []
         """What the cache held before, as allocations."""
         self.gaps: list[Gap] = []
         self.gap_gradients: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         self.gradient = self.passed = -1
         self.passed_others: tuple[int, ...] = ()
+        self.handed_gradients: tuple[int, ...] = ()
+        self.returned: tuple[int, ...] = ()
+        """The gradients of what arrived with one."""
         self.head = ""
         """The projection onto the vocabulary, which needs only the last token when a prompt is read."""
         self.sides: Sides = NEITHER
@@ -221,7 +228,10 @@ class Tracer(Interpreter):
         if self.setup.remembers and self.sides.encoded(self.where, item.id) and not self.tape.paused:
             return self._remembered(partial(super().item, item, environment, inputs, prefix))
         if not self._recomputed(item):
-            return super().item(item, environment, inputs, prefix)
+            results = super().item(item, environment, inputs, prefix)
+            if isinstance(item, Use) and len(results) > 1:
+                self.frame += results.values()  # each has a name in code
+            return results
         return self.again(partial(super().item, item, environment, prefix=prefix), inputs)
 
     def _remembered(self, run: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
@@ -330,8 +340,12 @@ class Tracer(Interpreter):
         inputs.clear()  # type: ignore[attr-defined]
         if self.setup.remembers and self.sides.encoded(self.where, head(node.inputs["k"])):
             values["k"], values["v"] = self._of_source(values["k"]), self._of_source(values["v"])
-        elif self.setup.cached and not self.sides.encoded(self.where, node.id):
-            values["k"], values["v"] = self.cache(values["k"], values["v"])
+        elif self.setup.cached and attrs["cached"] and not self.sides.encoded(self.where, node.id):
+            new = values["k"], values["v"]
+            values["k"], values["v"] = self.cache(*new)
+            if self.hands_on:
+                self.grown |= {id(new[0]): values["k"], id(new[1]): values["v"]}
+            del new
         self.context.backend = self.setup.backend(values["q"], values["k"], values["v"], window)
         if self.autocast is not None and self.context.backend != "eager":
             values = {port: self.autocast.narrow(value) for port, value in values.items()}

@@ -355,22 +355,15 @@ class Verification:
         whole, cached = self.at_once(model, ids).logits, self.step_by_step(model, ids)
         worst, told = largest(cached, whole), ""
         originals = [self.original(self.small)] if self.stock else []
-        # Large logits have fewer digits behind the point.
-        if worst > CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-            apart = f"with the cache logits differ by {worst:.1e} from those without it"
-            if not originals:
-                return Finding(False, apart, worst)
-            other, name = self.step_by_step(originals[0], ids), type(originals[0]).__name__
-            between = largest(cached, other)
-            # What it gives step by step is another thing, in the original too.
-            if between <= CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-                same = torch.equal(*(self.generate(candidate, self.prompt) for candidate in (model, originals[0])))
-                alike = "give the same to the last bit" if not between else f"are {between:.1e} apart"
-                return Finding(same, f"{apart}, as in {name}: the two {alike}, and generate alike", between)
-            theirs = largest(other, self.at_once(originals[0], ids).logits)
-            if worst > 2 * theirs or theirs > 100 * CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-                return Finding(False, apart, worst)
-            told = f"; with the cache logits differ by {worst:.1e}, those of {name} by {theirs:.1e}"
+        if worst > self.close(whole):
+            found = (
+                self.beside_original(model, originals[0], ids, cached, whole)
+                if originals
+                else self.in_double(ids, worst)
+            )
+            if isinstance(found, Finding):
+                return found
+            told = found
         greedy = self.greedy(model)
         models = [("the emitted model", model), *((type(original).__name__, original) for original in originals)]
         for name, candidate in models:
@@ -391,6 +384,36 @@ class Verification:
         if not torch.equal(static, greedy):
             return Finding(False, "generate with a static cache gives other tokens", worst)
         return Finding(True, f"{GENERATED} tokens agree with and without the cache, and in generate{told}", worst)
+
+    @staticmethod
+    def close(logits: Tensor) -> float:
+        """How far apart two computations of some logits may be: large ones have fewer digits behind the point."""
+        return CACHE_TOLERANCE * max(1.0, float(logits.abs().max()))
+
+    def beside_original(self, model: Any, original: Any, ids: Tensor, cached: Tensor, whole: Tensor) -> Finding | str:
+        """What to say of logits that are others with the cache: whether the original's are too."""
+        worst = largest(cached, whole)
+        apart = f"with the cache logits differ by {worst:.1e} from those without it"
+        other, name = self.step_by_step(original, ids), type(original).__name__
+        between = largest(cached, other)
+        # What it gives step by step is another thing, in the original too.
+        if between <= self.close(whole):
+            same = torch.equal(*(self.generate(candidate, self.prompt) for candidate in (model, original)))
+            alike = "give the same to the last bit" if not between else f"are {between:.1e} apart"
+            return Finding(same, f"{apart}, as in {name}: the two {alike}, and generate alike", between)
+        theirs = largest(other, self.at_once(original, ids).logits)
+        if worst > 2 * theirs or theirs > 100 * self.close(whole):
+            return Finding(False, apart, worst)
+        return f"; with the cache logits differ by {worst:.1e}, those of {name} by {theirs:.1e}"
+
+    def in_double(self, ids: Tensor, worst: float) -> Finding | str:
+        """What to say of logits that are others with the cache, where there is no original: whether it is but rounding."""
+        model: Any = self.emitted(self.small).double()
+        whole = self.at_once(model, ids).logits
+        exact = largest(self.step_by_step(model, ids), whole)
+        if exact > self.close(whole):
+            return Finding(False, f"with the cache logits differ by {worst:.1e} from those without it", worst)
+        return f"; with the cache logits differ by {worst:.1e}, and by {exact:.1e} in double precision"
 
     @property
     def prompt(self) -> Tensor:
@@ -426,7 +449,9 @@ class Verification:
     def generate(self, model: Any, prompt: Tensor, **options: Any) -> Tensor:
         for name in ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id"):
             setattr(model.generation_config, name, None)  # as many tokens as asked for, none of them set
-        given, decoded = (self.input, {self.task.decodes: prompt}) if self.task.decodes else (prompt, {})
+        given: Tensor = self.input if self.task.decodes else prompt
+        start = {"decoder_start_token_id": int(prompt[0, 0])}
+        decoded: dict[str, Any] = {self.task.decodes: prompt, **start} if self.task.decodes else {}
         tokens: Tensor = model.generate(
             given,
             max_new_tokens=GENERATED,

@@ -12,12 +12,12 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, DynamicCache, Encoder
 
 from canvas_rt.codegen import emit
 from canvas_rt.edits import DeleteLayers, SetAttr, SetSize, apply
-from canvas_rt.errors import CanvasError, ConfigError, EmitError
+from canvas_rt.errors import CanvasError, ConfigError, EmitError, UnsupportedModelError
 from canvas_rt.importer import import_model
 from canvas_rt.importer.config import check_config, task_of
 from canvas_rt.importer.factory import StockFactory
 from canvas_rt.importer.small import small_config
-from canvas_rt.ir.document import Document
+from canvas_rt.ir.document import Document, Stack
 from canvas_rt.ir.files import load, save
 from canvas_rt.ir.halves import halves_of, sides_of
 from canvas_rt.ir.tasks import TASKS
@@ -25,6 +25,7 @@ from canvas_rt.physics import check, kv_cache_bytes, measure
 from canvas_rt.verifier.checks import Verification
 
 SEQ2SEQ = TASKS["seq2seq_lm"]
+T5 = small_config("t5", SEQ2SEQ)
 BART = {**small_config("bart", SEQ2SEQ), "encoder_layers": 3}
 GENERATOR = torch.Generator().manual_seed(3)
 READ, MADE = torch.randint(4, 90, (2, 11), generator=GENERATOR), torch.randint(4, 90, (2, 7), generator=GENERATOR)
@@ -149,13 +150,11 @@ def test_a_file_says_the_task(document: Document, tmp_path: Path) -> None:
 
 # proof
 
-SIBLINGS = ("marian", "mbart", "pegasus", "m2m_100")
-OTHERS = ("plbart", "blenderbot", "blenderbot-small", "mvp")
+QUICK = ("bart", "marian", "t5")
+SIBLINGS = ("mbart", "pegasus", "m2m_100", "plbart", "blenderbot", "blenderbot-small", "mvp", "mt5", "umt5")
 
 
-@pytest.mark.parametrize(
-    "model_type", ["bart", *SIBLINGS[:1], *(pytest.param(t, marks=pytest.mark.slow) for t in (*SIBLINGS[1:], *OTHERS))]
-)
+@pytest.mark.parametrize("model_type", [*QUICK, *(pytest.param(one, marks=pytest.mark.slow) for one in SIBLINGS)])
 def test_every_check_passes(model_type: str, tmp_path: Path) -> None:
     config = BART if model_type == "bart" else small_config(model_type, SEQ2SEQ)
     emit(import_model(config)[0]).write(tmp_path / "emitted")
@@ -184,6 +183,21 @@ def test_an_edited_one_is_proved_against_its_document(document: Document, edit: 
     certificate = Verification(tmp_path / "emitted").certificate()
     assert certificate.passed, str(certificate)
     assert certificate.label == "changed"
+
+
+def test_a_first_layer_hands_its_bias_to_all_later_ones() -> None:
+    document, _ = import_model({**T5, "num_layers": 4})
+    assert document.blocks["T5Block"].outputs.keys() == {"out", "prev_relative_attention_bias"}
+    (stack,) = (item for item in document.blocks["T5EncoderStack"].nodes if isinstance(item, Stack))
+    assert [kind.block for kind in stack.kinds] == ["T5Block2", "T5Block"]
+    assert "torch.zeros" not in {getattr(item, "op", "") for block in document.blocks.values() for item in block.nodes}
+    without = apply(document, DeleteLayers("encoder.block.0"))
+    assert any("prev_relative_attention_bias" in str(flaw) for flaw in check(without).diagnostics)
+
+
+def test_a_config_that_means_something_else_by_untied_embeddings_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="tie_word_embeddings: its class ties embeddings whatever"):
+        import_model({**T5, "tie_word_embeddings": False})
 
 
 def test_an_encoder_s_layers_have_no_sizes_of_their_own(document: Document) -> None:
