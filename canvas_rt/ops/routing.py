@@ -7,7 +7,7 @@ from typing import Any
 from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import Item, layer_runs, running_order
-from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.catalogue import OPS, complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class Choice:
     router: str
     """Its path, as `walk` gives it."""
 
-    offered: int
-    """Experts that it chooses from."""
+    offered: int | None
+    """Experts that it chooses from; None where plain functions choose, which may know of others too."""
 
     chosen: int
     """Experts that serve a token."""
@@ -38,10 +38,17 @@ class Route:
     """Of the values that they take, and within."""
 
     choice: Choice | None
-    """None where what feeds their `indices` is no router."""
+    """None where what feeds their `indices` chooses nothing."""
 
 
 Choices = dict[str, Choice | None]
+
+CHOOSES = "torch.topk"
+"""The function that chooses experts where a router is written out."""
+
+
+def outputs_of(op: str) -> tuple[str, ...]:
+    return OPS[op].outputs if op in OPS else ()
 
 
 def routes(document: Document) -> tuple[Route, ...]:
@@ -86,6 +93,11 @@ class _Walk:
             attrs = resolve(complete(item), environment)
             widths = attrs["size"], attrs["intermediate_size"]
             self.found.append(Route(path, attrs["num_experts"], widths, given.get("indices")))
+        elif item.op == CHOOSES:
+            yield "indices", Choice(path, None, resolve(complete(item)["k"], environment))
+        else:  # what is made of a choice is that choice
+            first = next(filter(None, given.values()), None)
+            yield from ((port, first) for port in outputs_of(item.op))
 
     def stack(self, stack: Stack, path: str, environment: Mapping[str, Any], given: Choices) -> None:
         for first, last, kind in layer_runs(stack.kind_indices(resolve(stack.repeat, environment))):
