@@ -17,6 +17,7 @@ from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of
 from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
+from canvas_rt.importer.padding import hides_padding, is_told_of_padding
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
@@ -324,7 +325,7 @@ class ArchitectureImport:
 
     def follow_somehow(self) -> tuple[Document, ImportReport]:
         """At unlike sizes; where some numbers do not go together in this architecture, those keep their values."""
-        with _one_at_a_time:
+        with _one_at_a_time, torch.inference_mode(False), torch.enable_grad():  # proofs look at gradients
             return self.import_it()
 
     def import_it(self) -> tuple[Document, ImportReport]:
@@ -380,6 +381,10 @@ class ArchitectureImport:
         stacks = [visit.key for visit in walk(document) if isinstance(visit.item, Stack)]
         if len(stacks) > 1:
             reason = f"it goes through its stacks of layers {len(stacks)} times, and a layer has one place in the cache"
+            raise UnsupportedModelError(reason, path=self.name)
+        told = not self.factory.task.of_tokens or is_told_of_padding(blocks.values())
+        if not told and hides_padding(self.model(self.assignments[0], overrides[0])):
+            reason = "it hides padding by functions of its own, and its graph would look at it"
             raise UnsupportedModelError(reason, path=self.name)
         self.compare_parameters(document)
         return document, self.report(document, builder)
