@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
+from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.kernels import Context, Values, attention_mask
 from canvas_rt.ops.learned import MODULE_PORTS
 from canvas_rt.ops.op import Problem
@@ -46,10 +47,7 @@ def keeps_state(cls: type) -> bool:
 def _keeps_state(cls: type) -> bool:
     if not source_name(cls):
         return False
-    try:
-        text = inspect.getsource(cls)
-    except (OSError, TypeError):
-        return False
+    text = class_text(cls)
     forward: Any = getattr(cls, "forward", None)
     required = [
         p
@@ -147,6 +145,8 @@ def _code(source: str) -> str:
 
 
 def _source_of(found: Any) -> str:
+    if isinstance(found, type):
+        return class_text(found)
     try:
         return inspect.getsource(found)
     except OSError:  # it is defined where `inspect` does not find it
@@ -186,7 +186,7 @@ def fields_read(source: str) -> tuple[str, ...]:
 def sets_layers_apart(source: str) -> bool:
     """Whether a module's config gives some layers sizes for themselves, unless it is told that there are none such."""
     config = config_class(source)
-    return hasattr(config, "validate_architecture") and "per_layer_config" in inspect.getsource(config)
+    return hasattr(config, "validate_architecture") and "per_layer_config" in class_text(config)
 
 
 @lru_cache(maxsize=128)
