@@ -285,6 +285,13 @@ def test_padding_that_is_hidden_by_functions_of_a_model_s_own_is_not_forgotten()
         import_model(small_config("deberta-v2"))
 
 
+def test_embedded_tokens_are_refused_where_a_block_embeds_them(document: Document, model: Any) -> None:
+    if not document.purpose.of_tokens:
+        pytest.skip("it embeds no tokens")
+    with pytest.raises(ValueError, match="the tokens are embedded within a block"):
+        model(inputs_embeds=torch.zeros(1, 3, model.config.hidden_size))
+
+
 @pytest.mark.parametrize("both", [False, True], ids=["one name", "both names"])
 def test_a_tensor_that_the_original_keeps_under_two_names_is_found_under_either(both: bool, tmp_path: Path) -> None:
     document, report = import_model(BERT)
