@@ -479,6 +479,7 @@ class ArchitectureImport:
         named = {"num_hidden_layers"}.union(*(own_names(item) for block in blocks.values() for item in block.nodes))
         sizes: dict[str, Any] = {}
         config: dict[str, Any] = {}
+        self.refuse_unknown_kinds()
         for field, value in self.values.items():
             if not is_finite(value):
                 continue  # no JSON can say it; it is the class's own default
@@ -516,6 +517,16 @@ class ArchitectureImport:
             versions=FrozenMap({"torch": torch.__version__, "transformers": transformers.__version__}),
         )
         return with_origin(document, origin)
+
+    def refuse_unknown_kinds(self) -> None:
+        """What a config calls its layers, other configs must take too: emitted models have one of their own."""
+        from transformers.configuration_utils import ALLOWED_MLP_LAYER_TYPES
+
+        told = self.values.get("mlp_layer_types") or ()
+        strange = next((name for name in told if name not in ALLOWED_MLP_LAYER_TYPES), None)
+        if strange is not None:
+            reason = f"its config calls a layer {strange!r:.60}, which no config but its own takes"
+            raise UnsupportedModelError(reason, path=self.name)
 
     def ties(self) -> dict[str, str]:
         """Keys of parameters that share another's storage, by what the class says, and by its patterns for all its layers."""

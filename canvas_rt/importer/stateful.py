@@ -14,7 +14,7 @@ from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.learned import MODULE
-from canvas_rt.ops.modules import CACHES, config_class, fields_read, source_name
+from canvas_rt.ops.modules import CACHES, config_class, fields_read, made_with_more, source_name
 
 
 def stateful_node(
@@ -23,7 +23,10 @@ def stateful_node(
     """The node that a module kept whole is, without what feeds it.
 
     `config`: the values of the model's config. `of_layer`: what stands for the module's layer in the config's lists.
+    Raises `TraceError` where a config does not say all that the module is made with.
     """
+    if more := made_with_more(type(module)):
+        raise TraceError(f"{type(module).__name__} keeps a state, and is made with {', '.join(more)} beside its config")
     source, own = source_name(type(module)), of_layer or {}
     said = [field for field in fields_read(source) if field not in own and is_said(source, field, config)]
     attrs = {

@@ -62,10 +62,14 @@ def is_keepable(cls: type) -> bool:
     if not source_name(cls) or not issubclass(cls, nn.Module) or hasattr(cls, "from_pretrained"):
         return False
     _, *taken = inspect.signature(cls.__init__).parameters.values()
-    if not taken or taken[0].name != "config":
-        return False
-    named = {p.name for p in taken[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-    return named <= {"layer_idx"}
+    return bool(taken) and taken[0].name == "config" and not made_with_more(cls)
+
+
+def made_with_more(cls: Any) -> tuple[str, ...]:
+    """What a module of a class cannot be made without, beside its config and its place among the layers."""
+    _, *taken = inspect.signature(cls.__init__).parameters.values()
+    named = (p.name for p in taken if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name in named if name not in ("config", "layer_idx"))
 
 
 @lru_cache(maxsize=128)
