@@ -538,6 +538,8 @@ class Reader:
         if bound is None:
             return False
         op, ports, attrs = bound
+        if op == "torch.view" and _laid_out_anew(source_of(node)):
+            op = "torch.reshape"  # `contiguous` is passed over: without it no view can be had
         inputs = {port: self.ref(source) for port, source in ports.items()}
         name = self.add(node, op.split(".")[1], op, inputs, attrs)
         outputs = OPS[op].outputs
@@ -790,7 +792,9 @@ class Reader:
     def scales(self, node: fx.Node) -> bool:
         if node.target is not aten.mul.Tensor or not isinstance(node.args[1], int | float):
             return False
-        self.add(node, "scaled", "scale", {"x": self.ref(source_of(node))}, {"factor": float(node.args[1])})
+        # A whole number times a whole number is one: such as a place in a table.
+        factor = node.args[1] if not node.meta["val"].is_floating_point() else float(node.args[1])
+        self.add(node, "scaled", "scale", {"x": self.ref(source_of(node))}, {"factor": factor})
         return True
 
     def activates(self, node: fx.Node) -> bool:
@@ -873,6 +877,11 @@ def source_of(node: fx.Node) -> fx.Node:
 def _takes_all(node: fx.Node) -> bool:
     """`x[:, 0:]` and the like, which take all as it is."""
     return tuple(source_of(node).meta["val"].shape) == tuple(node.meta["val"].shape)
+
+
+def _laid_out_anew(node: fx.Node) -> bool:
+    """Whether a value is another's numbers in the order of its dimensions, which that one has them not in."""
+    return node.target is aten.contiguous.default and not source_of(node).meta["val"].is_contiguous()
 
 
 def _place(port: str) -> int:

@@ -1,7 +1,10 @@
 """What no trace can follow is kept whole: it runs the original's own code, and is taken from transformers."""
 
+from pathlib import Path
+
 import pytest
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.doge.modeling_doge import DogeAttention, DogeForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
@@ -61,6 +64,15 @@ def test_emitted_code_takes_it_from_transformers(doge: Document) -> None:
     source = emit(doge).files["model.py"]
     assert "from transformers.models.doge.modeling_doge import DogeAttention" in source
     assert "position_embeddings=(cos, sin)" in source
+
+
+def test_an_implementation_of_attention_that_is_set_later_reaches_it(doge: Document, tmp_path: Path) -> None:
+    emit(doge).write(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, attn_implementation="sdpa")
+    own = [module.config for module in model.modules() if isinstance(module, DogeAttention)]
+    model.set_attn_implementation("eager")
+    assert own and {config._attn_implementation for config in own} == {"eager"}
 
 
 def test_the_innermost_module_around_a_fault_is_kept() -> None:

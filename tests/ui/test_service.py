@@ -487,3 +487,15 @@ def test_an_image_model_takes_images_and_scores_labels(service: Service) -> None
     taken, given = seen["pixel_values"], next(node for node in seen.values() if node["kind"] == "output")
     assert (taken["title"], taken.get("fields", []), taken["outputs"][0]["dtype"]) == ("Image input", [], "float")
     assert given["detail"] == "a score for each label"
+
+
+def test_what_generates_nothing_is_not_asked_to(service: Service) -> None:
+    tab = Browser(service)
+    modes = ["train", "prefill", "decode", "chat"]
+    assert tab.ask(type="hello")["update"]["purpose"] == {"modes": modes, "tokens": True}
+    tab.ask(type="scenario", scenario={"mode": "chat"})
+    update = tab.ask(type="open", source="zoo", name="vit-base-patch16-224")["update"]
+    assert update["purpose"] == {"modes": modes[:2], "tokens": False}
+    assert update["scenario"]["mode"] == "prefill"
+    assert update["totals"]["headline"].startswith("Inference VRAM ")
+    assert tab.ask(type="undo")["update"]["purpose"] == {"modes": modes, "tokens": True}
