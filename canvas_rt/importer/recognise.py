@@ -884,13 +884,15 @@ def _laid_out_anew(node: fx.Node) -> bool:
     return node.target is aten.contiguous.default and not source_of(node).meta["val"].is_contiguous()
 
 
-def _place(port: str) -> int:
-    """Where an input stands among others: the stream first, what follows from positions last."""
+def _place(port: str) -> tuple[int, int]:
+    """Where an input stands among others: the stream first, what follows from positions last, each sine beside its cosine."""
     if port == "hidden_states":
-        return -2
+        return -2, 0
     if port == "token_type_ids":  # which go with the tokens
-        return 0
-    return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
+        return 0, 0
+    stem, _, number = port.rpartition("_")
+    stem, place = (stem, int(number)) if number.isdecimal() else (port, 0)
+    return (place, SEMANTIC_PORTS.index(stem)) if stem in SEMANTIC_PORTS else (-1, 0)
 
 
 def _reached(module: Any, path: str) -> Any:
