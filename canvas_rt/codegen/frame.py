@@ -121,6 +121,15 @@ def attending_as(config: {config}, own: Any) -> Any:
     return own
 '''
 
+REACHING = """
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        super().set_attn_implementation(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(getattr(module, "config", None), PretrainedConfig):  # a module of transformers has its own
+                module.config._attn_implementation = self.config._attn_implementation
+"""
+"""Where modules of transformers attend, each with a config of its own."""
+
 HETEROGENEOUS = """    changed.allow_global_per_layer_attribute_access = True  # it is for what stands outside the layers
 """
 
@@ -149,7 +158,7 @@ class {plan.names.pretrained}(PreTrainedModel):
     _supports_flex_attn = {plan.supports("_supports_flex_attn")}
     _supports_attention_backend = True
     _can_compile_fullgraph = {not plan.stateful}
-{recorded}{init_weights(plan)}'''
+{recorded}{init_weights(plan)}{REACHING if plan.whole else ""}'''
 
 
 def records(plan: Plan, blocks: Sequence[str]) -> str:
@@ -339,13 +348,17 @@ class BackboneWriter(BlockWriter):
         inside = reachable_blocks(self.plan.document, self.name)
         needs_positions = needs_positions or bool(self.plan.positioned & {*inside})
         needs_positions = needs_positions or (self.plan.attention_anywhere and self.part != "encoder")
-        before = statements(
-            "if (input_ids is None) == (inputs_embeds is None):\n"
-            "    raise ValueError('give exactly one of input_ids and inputs_embeds')\n"
-        )
-        if embedding is not None:
-            before += statements(
-                "if inputs_embeds is None:\n    inputs_embeds = held(input_ids)", held=self.held[key_of(embedding)]
+        if embedding is None:
+            before = statements(
+                "if input_ids is None or inputs_embeds is not None:\n"
+                "    raise ValueError('give input_ids, and no inputs_embeds: the tokens are embedded within a block')\n"
+            )
+        else:
+            before = statements(
+                "if (input_ids is None) == (inputs_embeds is None):\n"
+                "    raise ValueError('give exactly one of input_ids and inputs_embeds')\n"
+                "if inputs_embeds is None:\n    inputs_embeds = held(input_ids)",
+                held=self.held[key_of(embedding)],
             )
         for name in self.plan.given[1:] if not self.part else ():
             source = "input_ids" if embedding is None else "inputs_embeds[..., 0]"
@@ -475,7 +488,7 @@ class BackboneWriter(BlockWriter):
         if window.startswith("chunk "):
             size = window.removeprefix("chunk ")
             size = unparse(setting(size if is_expression(size) else int(size), "self.config"))
-            overlay = f"chunked_overlay({size}, torch.zeros(inputs_embeds.shape[0], dtype=torch.long))"
+            overlay = f"chunked_overlay({size}, {self.no_padding})"
             return statements(f"mask = create_causal_mask({arguments}, and_mask_function={overlay})")
         if window == "=sliding_window":
             return statements(
@@ -487,16 +500,18 @@ class BackboneWriter(BlockWriter):
             f"mask = create_causal_mask({arguments}, and_mask_function=sliding_window_overlay({overlay}))"
         )
 
+    @property
+    def no_padding(self) -> str:
+        """How many tokens are left out at the start of each sequence."""
+        given = "input_ids" if self.token_embedding() is None else "inputs_embeds"
+        return f"torch.zeros({given}.shape[0], dtype=torch.long)"
+
     def own_mask(self, *, chunk: bool) -> str:
         """What makes the mask of a window or a chunk: where it is the config's, transformers leaves it out if nothing is hidden."""
         given = {span for span in self.plan.windows - {"None"} if span.startswith("chunk") == chunk}
         if given == {"chunk =attention_chunk_size" if chunk else "=sliding_window"}:
             return f"create_{'chunked' if chunk else 'sliding_window'}_causal_mask(**mask_arguments)"
-        overlay = (
-            "chunked_overlay(size, torch.zeros(inputs_embeds.shape[0], dtype=torch.long))"
-            if chunk
-            else "sliding_window_overlay(window)"
-        )
+        overlay = f"chunked_overlay(size, {self.no_padding})" if chunk else "sliding_window_overlay(window)"
         return f"create_causal_mask(**mask_arguments, and_mask_function={overlay})"
 
     def masks_both_ways(self, arguments: str) -> list[ast.stmt]:

@@ -19,10 +19,12 @@ from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
 from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of, places, stacks_of
 from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
+from canvas_rt.importer.padding import hides_padding, is_told_of_padding
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.stateful import own_cache, stray_state
+from canvas_rt.importer.steps import Run, attends_otherwise, gives_more, is_seen, others_alike, run_of
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
 from canvas_rt.importer.whole import keepable_within
@@ -146,6 +148,8 @@ class ArchitectureImport:
         """For each stack, the layer that stands for each layer of the real model."""
         self.whole_classes: list[type] = []
         """Classes of modules that no trace can follow: they are kept whole."""
+        self.first_run: Run | None
+        """What the model of the first probe does when it runs, once a field asks."""
         self.at_fault: type | None = None
         """The class of the module in which the last trace failed, if it can be kept whole."""
         self.hands_on = False
@@ -301,7 +305,9 @@ class ArchitectureImport:
             return {}
         plain = self.lists_of(few)
         longer = {field: self.lists_of({**few, field: few[field] + 1}) for field in few}
-        return {path: field for field, own in longer.items() for path, length in own.items() if length != plain.get(path)}
+        return {
+            path: field for field, own in longer.items() for path, length in own.items() if length != plain.get(path)
+        }
 
     def lists_of(self, counts: Mapping[str, int]) -> dict[str, int]:
         """How long each list of layers is in a small model."""
@@ -379,7 +385,7 @@ class ArchitectureImport:
 
     def follow_somehow(self) -> tuple[Document, ImportReport]:
         """At unlike sizes; where some numbers do not go together in this architecture, those keep their values."""
-        with _one_at_a_time:
+        with _one_at_a_time, torch.inference_mode(False), torch.enable_grad():  # proofs look at gradients
             return self.import_it()
 
     def import_it(self) -> tuple[Document, ImportReport]:
@@ -446,12 +452,17 @@ class ArchitectureImport:
         if len(stacks) > 1 + bool(self.factory.task.decodes):
             reason = f"it goes through its stacks of layers {len(stacks)} times, and a layer has one place in the cache"
             raise UnsupportedModelError(reason, path=self.name)
+        told = not self.factory.task.of_tokens or is_told_of_padding(blocks.values())
+        if not told and hides_padding(self.model(self.assignments[0], overrides[0])):
+            reason = "it hides padding by functions of its own, and its graph would look at it"
+            raise UnsupportedModelError(reason, path=self.name)
         self.compare_parameters(document)
         return document, self.report(document, builder)
 
     def links(self, base: Traced, overrides: Mapping[int, Mapping[str, Any]]) -> dict[tuple[str, str, str], str]:
         """Settings that are a flag, an activation or an unset field of the config: change it and see what follows."""
         links: dict[tuple[str, str, str], str] = {}
+        self.__dict__.pop("first_run", None)
         before = self.model(self.assignments[0], overrides)
         self.cut_to_kinds(before)
         for field, value in self.values.items():
@@ -479,16 +490,22 @@ class ArchitectureImport:
         """What followed a field, told by the modules alone; None where only a trace can tell."""
         self.cut_to_kinds(after)
         ours, theirs = parts_of(before), parts_of(after)
-        if ours.keys() != theirs.keys() or reads_when_run(before, field):
+        places: dict[str, list[tuple[str, str]]] = {}
+        for path, node in base.leaves.items():
+            places.setdefault(own_path(path), []).append(node)
+        unlike = [path for path in ours if path in theirs and ours[path] != theirs[path]]
+        unlike = [path for path in unlike if not only_keeps(before.get_submodule(path), after.get_submodule(path))]
+        held = [next(filter(places.__contains__, around(path)), path) for path in unlike]
+        by_modules = ours.keys() == theirs.keys() and not reads_when_run(before, field) and places.keys() >= {*held}
+        if not by_modules and not self.does_the_same(base, before, after, field, other):
+            return None
+        if not theirs.keys() >= {own_path(path) for path in base.leaves}:
             return None
         old, new = (Recogniser(model, nn.Module(), {}) for model in (before, after))
         followers: list[tuple[str, str, str]] = []
-        places: dict[str, list[tuple[str, str]]] = {}
-        for place, held in base.leaves.items():
-            places.setdefault(own_path(place), []).append(held)
-        unlike = [path for path in ours if ours[path] != theirs[path]]
-        unlike = [path for path in unlike if not only_keeps(before.get_submodule(path), after.get_submodule(path))]
-        for path in dict.fromkeys(next(filter(places.__contains__, around(path)), path) for path in unlike):
+        for path in dict.fromkeys(held):
+            if path not in places and not by_modules:
+                continue  # what it does when it runs is known to be the same
             if path not in places or is_rotary(before.get_submodule(path)):
                 return None
             ends = old.leaf(path), new.leaf(path)
@@ -505,6 +522,21 @@ class ArchitectureImport:
             followers += [(*place, name) for place in places[path] for name in moved]
         return followers
 
+    def does_the_same(self, base: Traced, before: nn.Module, after: nn.Module, field: str, other: Any) -> bool:
+        """Whether a model does as before when it runs. Raises `TraceError` where that shows another graph."""
+        task, given = self.factory.task, inputs_of(0)
+        configs = [field_values(model.config, task) for model in (before, after)]
+        if not is_seen(before, base, field) or not others_alike(configs[0], configs[1], field):
+            return False
+        if "first_run" not in self.__dict__:
+            self.first_run = run_of(before, given, task)
+        run = run_of(after, given, task) if self.first_run else None
+        if self.first_run is None or run is None:
+            return False
+        if gives_more(self.first_run, run, base) or attends_otherwise(self.first_run, run, base, other):
+            raise TraceError(f"with {field} its graph is another")
+        return run == self.first_run
+
     # the document
 
     def document(self, root: str, blocks: Mapping[str, Any]) -> Document:
@@ -514,6 +546,7 @@ class ArchitectureImport:
         named = {"num_hidden_layers"}.union(*(own_names(item) for block in blocks.values() for item in block.nodes))
         sizes: dict[str, Any] = {}
         config: dict[str, Any] = {}
+        self.refuse_unknown_kinds()
         for field, value in self.values.items():
             if not is_finite(value):
                 continue  # no JSON can say it; it is the class's own default
@@ -551,6 +584,16 @@ class ArchitectureImport:
             versions=FrozenMap({"torch": torch.__version__, "transformers": transformers.__version__}),
         )
         return with_origin(document, origin)
+
+    def refuse_unknown_kinds(self) -> None:
+        """What a config calls its layers, other configs must take too: emitted models have one of their own."""
+        from transformers.configuration_utils import ALLOWED_MLP_LAYER_TYPES
+
+        told = self.values.get("mlp_layer_types") or ()
+        strange = next((name for name in told if name not in ALLOWED_MLP_LAYER_TYPES), None)
+        if strange is not None:
+            reason = f"its config calls a layer {strange!r:.60}, which no config but its own takes"
+            raise UnsupportedModelError(reason, path=self.name)
 
     def ties(self) -> dict[str, str]:
         """Keys of parameters that share another's storage, by what the class says, and by its patterns for all its layers."""

@@ -293,9 +293,12 @@ class Builder:
 
     def words(self, said: Sequence[Sequence[str]], layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
         """What tells some layers apart, each of a kind of its own. `said`: what the config says layer by layer."""
-        return words_of_kinds(
-            [[one[layer] for one in said] for layer in layers], [self.has_experts(name) for name in stand_ins]
-        )
+        blocks = [self.traces[0].blocks[name] for name in stand_ins]
+        common = set.intersection(*({*block.inputs} for block in blocks)) if blocks else set()
+        mixed = ["sparse" if self.has_experts(name) else "dense" for name in stand_ins]
+        # What hands values on, and what takes them.
+        handing = ["giving" if len(b.outputs) > 1 else "taking" if {*b.inputs} - common else "" for b in blocks]
+        return words_of_kinds([[one[layer] for one in said] for layer in layers], mixed, handing)
 
     def has_experts(self, stand_in: str) -> bool:
         """Whether a traced block has experts, or one within it."""

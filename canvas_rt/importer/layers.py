@@ -212,7 +212,7 @@ class Layers:
         kinds = (*stack.kinds, kind)
         for layer in kinds:
             block = blocks[layer.block]
-            own = tuple(port for port in block.inputs if port in self.latest)
+            own = tuple(name for name in self.latest if name in block.inputs)
             blocks[layer.block] = block.replace(inputs=(*merged, *own))
         grown = stack.replace(kinds=kinds, repeat=len(kinds), inputs=merged)
         self.reader.items[self.reader.items.index(stack)] = grown

@@ -1,6 +1,5 @@
 """Rules for the parts of a mixture of experts: which router, which experts, found by running them beside each variant."""
 
-import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from canvas_rt.importer.proof import Settings, Trial, fitting, generator, numbers_of, same, trials, written
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
 from canvas_rt.ops.catalogue import SCORINGS, VARIANTS
+from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.experts import held, one_by_one, route
 
 Leaf = tuple[str, dict[str, Any]]
@@ -90,10 +90,7 @@ def _choices(module: nn.Module, experts: int) -> Iterator[Settings]:
 
 def _orders(module: nn.Module) -> tuple[bool, bool]:
     """Whether the best comes first, the likelier answer ahead: of few experts, the unsorted are sorted too."""
-    try:
-        calls = re.findall(r"topk\([^\n]*", inspect.getsource(type(module)))
-    except (OSError, TypeError):
-        calls = []
+    calls = re.findall(r"topk\([^\n]*", class_text(type(module)))
     return (False, True) if calls and "sorted=False" in calls[-1] else (True, False)
 
 

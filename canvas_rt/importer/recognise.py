@@ -589,6 +589,8 @@ class Reader:
         if bound is None:
             return False
         op, ports, attrs = bound
+        if op == "torch.view" and _laid_out_anew(source_of(node)):
+            op = "torch.reshape"  # `contiguous` is passed over: without it no view can be had
         inputs = {port: self.ref(source) for port, source in ports.items()}
         name = self.add(node, op.split(".")[1], op, inputs, attrs)
         outputs = OPS[op].outputs
@@ -883,7 +885,9 @@ class Reader:
     def scales(self, node: fx.Node) -> bool:
         if node.target is not aten.mul.Tensor or not isinstance(node.args[1], int | float):
             return False
-        self.add(node, "scaled", "scale", {"x": self.ref(source_of(node))}, {"factor": float(node.args[1])})
+        # A whole number times a whole number is one: such as a place in a table.
+        factor = node.args[1] if not node.meta["val"].is_floating_point() else float(node.args[1])
+        self.add(node, "scaled", "scale", {"x": self.ref(source_of(node))}, {"factor": factor})
         return True
 
     def activates(self, node: fx.Node) -> bool:
@@ -977,13 +981,20 @@ def _takes_all(node: fx.Node) -> bool:
     return tuple(source_of(node).meta["val"].shape) == tuple(node.meta["val"].shape)
 
 
-def _place(port: str) -> int:
-    """Where an input stands among others: the stream first, what follows from positions last."""
+def _laid_out_anew(node: fx.Node) -> bool:
+    """Whether a value is another's numbers in the order of its dimensions, which that one has them not in."""
+    return node.target is aten.contiguous.default and not source_of(node).meta["val"].is_contiguous()
+
+
+def _place(port: str) -> tuple[int, int]:
+    """Where an input stands among others: the stream first, what follows from positions last, each sine beside its cosine."""
     if port == "hidden_states":
-        return -2
+        return -2, 0
     if port == "token_type_ids":  # which go with the tokens
-        return 0
-    return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
+        return 0, 0
+    stem, _, number = port.rpartition("_")
+    stem, place = (stem, int(number)) if number.isdecimal() else (port, 0)
+    return (place, SEMANTIC_PORTS.index(stem)) if stem in SEMANTIC_PORTS else (-1, 0)
 
 
 def _reached(module: Any, path: str) -> Any:

@@ -4,7 +4,6 @@ import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,8 +12,17 @@ from torch import nn
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
+from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.learned import MODULE
-from canvas_rt.ops.modules import CACHES, calls_for_state, config_class, fields_read, keeps_state, source_name
+from canvas_rt.ops.modules import (
+    CACHES,
+    calls_for_state,
+    config_class,
+    fields_read,
+    keeps_state,
+    made_with_more,
+    source_name,
+)
 
 
 def stateful_node(
@@ -23,7 +31,10 @@ def stateful_node(
     """The node that a module kept whole is, without what feeds it.
 
     `config`: the values of the model's config. `of_layer`: what stands for the module's layer in the config's lists.
+    Raises `TraceError` where a config does not say all that the module is made with.
     """
+    if more := made_with_more(type(module)):
+        raise TraceError(f"{type(module).__name__} keeps a state, and is made with {', '.join(more)} beside its config")
     source, own = source_name(type(module)), of_layer or {}
     said = [field for field in fields_read(source) if field not in own and is_said(source, field, config)]
     attrs = {
@@ -52,7 +63,7 @@ def given_buffers(module: nn.Module, config: Mapping[str, Any]) -> dict[str, Any
     A number that is one of the config's, rounded to the tensor's dtype, is that number.
     Raises `TraceError` for one that is of another sort.
     """
-    written = "".join(inspect.getsource(cls) for cls in type(module).__mro__ if source_name(cls))
+    written = "".join(class_text(cls) for cls in type(module).__mro__ if source_name(cls))
     found = {}
     for name in sorted(module._non_persistent_buffers_set):
         value = getattr(module, name)
@@ -86,14 +97,6 @@ def is_said(source: str, field: str, config: Mapping[str, Any]) -> bool:
     return True
 
 
-@lru_cache(maxsize=1024)
-def _own_source(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""
-
-
 OWN_STATES = frozenset({"state", "mems", "past_buckets_states", "cache"})
 """Arguments in which a model carries what came before, where it does without transformers' caches."""
 
@@ -105,7 +108,7 @@ def own_cache(model: nn.Module) -> str | None:
     classes: set[type] = {type(module) for module in model.modules()}
     caches = DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())
     for cls in sorted(filter(source_name, classes), key=source_name):
-        for name in re.findall(rf"\b(?:{'|'.join(CACHES)})\.([a-z]\w*)\b", _own_source(cls)):
+        for name in re.findall(rf"\b(?:{'|'.join(CACHES)})\.([a-z]\w*)\b", class_text(cls)):
             if not any(hasattr(cache, name) for cache in caches):
                 return f"{cls.__name__} keeps its state in a cache of its own class, by '{name}'"
     for name in inspect.signature(model.forward).parameters:

@@ -34,7 +34,9 @@ def express(values: Sequence[Any], environments: Sequence[Assignment]) -> Any:
         return None
     if all(value == first for value in values):
         return first
-    found = _search(tuple(values), _telling(environments))
+    # 18 and 18.0 are one key to a cache, and two things to an expression.
+    whole = all(isinstance(value, int) for value in values)
+    found = (_whole if whole else _search)(tuple(values), _telling(environments))
     if found is None:
         return None
     return f"={parse(found).text}"
@@ -59,9 +61,7 @@ Environments = tuple[tuple[tuple[str, float], ...], ...]
 
 @lru_cache(maxsize=4096)
 def _search(values: tuple[float, ...], environments: Environments) -> str | None:
-    """The simplest expression: a whole number's, a root of one, either times a field that is a fraction, or a constant."""
-    if all(isinstance(value, int) for value in values):
-        return _whole(values, environments)
+    """The simplest expression of a fraction: a root of a whole number, that times a field that is one, or a constant."""
     fields = [name for name, value in environments[0] if isinstance(value, float)]
     for name in fields:
         if _close(_column(name, environments), values):
@@ -97,7 +97,8 @@ def _root(values: tuple[float, ...], environments: Environments) -> str | None:
     """A number that is no whole one, as a power of an expression that is."""
     if not all(value > 0 for value in values):
         return None
-    for text, undo in _POWERS:
+    integral = all(float(value).is_integer() for value in values)
+    for text, undo in sorted(_POWERS, key=lambda power: power[0] != "1.0 * {}") if integral else _POWERS:
         wholes = tuple(undo(value) for value in values)
         near = tuple(round(value) for value in wholes)
         if all(near) and _close(near, wholes):
@@ -135,6 +136,7 @@ def _column(name: str, environments: Environments) -> tuple[float, ...]:
     return tuple(dict(environment)[name] for environment in environments)
 
 
+@lru_cache(maxsize=4096)
 def _whole(values: tuple[float, ...], environments: Environments) -> str | None:
     """A whole number: a term, a sum or difference of two, such a sum times a field, or a sum of three."""
     terms = _terms(environments)

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -60,6 +60,9 @@ class Context:
 
     mask: "Callable[[Tensor, Tensor, int | None], Tensor] | None" = None
     """Gives the mask of visible pairs for queries and keys, where the model made it before."""
+
+    untold: list[str] = field(default_factory=list)
+    """Modules kept whole whose operations depend on numbers, which meta has not: their results are only shapes."""
 
     def settings(self, node: Node, environment: Mapping[str, Any]) -> Mapping[str, Any]:
         """A node's settings as values: what its expressions name is the model's, or what this run is given."""

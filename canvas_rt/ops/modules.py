@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
+from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.kernels import Context, Values, attention_mask
 from canvas_rt.ops.learned import MODULE_PORTS
 from canvas_rt.ops.op import Problem
@@ -47,10 +48,7 @@ def calls_for_state(cls: type) -> bool:
     """Whether the code of a class of transformers asks the cache for a state, or gives it one."""
     if not source_name(cls) or not issubclass(cls, nn.Module):
         return False
-    try:
-        text = inspect.getsource(cls)
-    except (OSError, TypeError):
-        return False
+    text = class_text(cls)
     return any(call in text for call in STATES)
 
 
@@ -72,10 +70,14 @@ def is_keepable(cls: type) -> bool:
     if not source_name(cls) or not issubclass(cls, nn.Module) or hasattr(cls, "from_pretrained"):
         return False
     _, *taken = inspect.signature(cls.__init__).parameters.values()
-    if not taken or taken[0].name != "config":
-        return False
-    named = {p.name for p in taken[1:] if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
-    return named <= {"layer_idx"}
+    return bool(taken) and taken[0].name == "config" and not made_with_more(cls)
+
+
+def made_with_more(cls: Any) -> tuple[str, ...]:
+    """What a module of a class cannot be made without, beside its config and its place among the layers."""
+    _, *taken = inspect.signature(cls.__init__).parameters.values()
+    named = (p.name for p in taken if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD)
+    return tuple(name for name in named if name not in ("config", "layer_idx"))
 
 
 @lru_cache(maxsize=128)
@@ -155,6 +157,8 @@ def _code(source: str) -> str:
 
 
 def _source_of(found: Any) -> str:
+    if isinstance(found, type):
+        return class_text(found)
     try:
         return inspect.getsource(found)
     except OSError:  # it is defined where `inspect` does not find it
@@ -194,7 +198,7 @@ def fields_read(source: str) -> tuple[str, ...]:
 def sets_layers_apart(source: str) -> bool:
     """Whether a module's config gives some layers sizes for themselves, unless it is told that there are none such."""
     config = config_class(source)
-    return hasattr(config, "validate_architecture") and "per_layer_config" in inspect.getsource(config)
+    return hasattr(config, "validate_architecture") and "per_layer_config" in class_text(config)
 
 
 @lru_cache(maxsize=128)
@@ -357,7 +361,13 @@ def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: 
         given[name] = value if place is None else (*given.get(name, ()), value)
     if attrs["mask"]:
         given[attrs["mask"]] = _mask(x, attrs)
-    result = functional_call(module, dict(parameters), (), given)
+    try:
+        result = functional_call(module, dict(parameters), (), given)
+    except (NotImplementedError, RuntimeError) as error:
+        if not x.is_meta or not ("meta" in str(error) or isinstance(error, NotImplementedError)):
+            raise
+        context.untold.append(attrs["source"])  # what it does depends on numbers, which meta has not
+        return x.clone()
     own: Tensor = result if attrs["place"] < 0 else result[attrs["place"]]
     return own
 

@@ -1,6 +1,6 @@
 """Count the learned parameters of a document, by node and in all."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -119,6 +119,24 @@ def _idle(document: Document, by_node: Mapping[str, int]) -> int:
 def parameter_keys(document: Document) -> dict[str, Shape]:
     """Every key of the model's state dict with its shape, tied ones too: `model.layers.3.self_attn.q_proj.weight`."""
     return {key: row.shape for row in parameter_table(document) for key in expand(row.key)}
+
+
+def tied_nodes(document: Document) -> dict[str, str]:
+    """The ties in force, by the paths of nodes where the checkpoint has keys of its own."""
+    if not document.tied:
+        return {}
+    rows = [row for row in parameter_table(document) if row.place]
+    return {_by_node(rows, key): _by_node(rows, source) for key, source in document.tied.items()}
+
+
+def _by_node(rows: Sequence[ParameterRow], key: str) -> str:
+    row = next((row for row in rows if covers(row.key, key)), None)
+    if row is None:
+        return key
+    pairs = zip(row.key.split("."), key.split("."), strict=True)
+    layers = iter([layer for span, layer in pairs if "-" in span and parse_layers(span)])
+    path = [next(layers) if "-" in part and parse_layers(part) else part for part in row.path.split(".")]
+    return parameter_key(".".join(path), row.name)
 
 
 def frozen_keys(document: Document) -> frozenset[str]:

@@ -183,7 +183,14 @@ class _Run:
             return _recovered(op, facts)
         try:
             learned = {spec.name: torch.empty(spec.shape, device=META) for spec in parameter_shapes(node, attrs)}
-            return kernel(node.op)(values, attrs, learned, self.context)
+            results = kernel(node.op)(values, attrs, learned, self.context)
+            if self.context.untold:
+                self.context.untold.clear()
+                hint = "Memory and time of the rest are told; run it for real to know its own."
+                self.findings.append(
+                    Finding("warning", node.id, "its operations follow the data: none are counted", hint)
+                )
+            return results
         except CanvasError as refusal:
             self.findings.append(error(node.id, refusal.message, refusal.hint))
             return _recovered(op, facts)

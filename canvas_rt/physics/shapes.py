@@ -309,7 +309,7 @@ def _routing_flaws(document: Document) -> Iterator[Diagnostic]:
         if choice is None:
             message = "its indices come from no router: they may name experts that do not exist"
             yield Diagnostic("error", route.experts, message, "Connect the indices of a Router.")
-        elif choice.offered != route.held:
+        elif choice.offered not in (None, route.held):
             message = f"holds {route.held} experts, but {choice.router} chooses from {choice.offered}"
             yield Diagnostic("error", route.experts, message, "Give both the same num_experts.")
         for width in route.widths:

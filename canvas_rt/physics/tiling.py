@@ -310,7 +310,7 @@ class Tiling:
         handed: dict[str, Token] = {}
         parts = []
         for path, trace in placed:
-            known = [*others, *(handed[name] for name in trace.taken)]
+            known = [*others, *(handed.get(name) or Token() for name in trace.taken)]  # layers may be left out
             given = {trace.given: carried, **dict(zip(trace.given_others, known, strict=True))}
             parts.append(self._part(trace, given, path))
             carried = parts[-1].tokens[trace.result]

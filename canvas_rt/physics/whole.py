@@ -9,6 +9,7 @@ from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import handed_on, layer_runs, parse_layers, walk
+from canvas_rt.ops.parameters import tied_nodes
 from canvas_rt.physics.keys import Blocks, below, relevant
 from canvas_rt.physics.regimes import TRAINED, USUAL, Treatment, boundaries, regime, weighted
 from canvas_rt.physics.roofline import Cost, Roof, trace_costs
@@ -127,7 +128,7 @@ def model(document: Document, setup: Setup, treatment: Treatment = USUAL) -> Mod
     scope = relevant(blocks, document.root, document.environment)
     how = regime(blocks, document.root, "", treatment)
     idle = frozenset() if treatment.plain else _idle(document, treatment)
-    root = trace_root(blocks, document.root, scope, FrozenMap(document.tied), setup, how, idle)
+    root = trace_root(blocks, document.root, scope, FrozenMap(tied_nodes(document)), setup, how, idle)
     return Model(blocks, root, setup, treatment)
 
 

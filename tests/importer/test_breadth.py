@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from canvas_rt import CanvasError
 from canvas_rt.codegen import emit
 from canvas_rt.importer import import_model
 from canvas_rt.importer.small import small_config
@@ -51,3 +52,19 @@ def test_a_model_goes_around_and_stays_what_it_is(model_type: str, tmp_path: Pat
 @pytest.mark.parametrize("model_type", SLOW)
 def test_every_sort_of_model_goes_around(model_type: str, tmp_path: Path) -> None:
     passes(model_type, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        (
+            "inkling_text",
+            "InklingShortConvolution keeps a state, and is made with hidden_size, conv_kernel_size, conv_idx",
+        ),
+        ("deepseek_v4", "its config calls a layer 'hash_moe', which no config but its own takes"),
+    ],
+)
+def test_what_no_emitted_model_could_be_is_refused_with_its_reason(model_type: str, reason: str) -> None:
+    with pytest.raises(CanvasError, match=reason):
+        import_model(small_config(model_type))

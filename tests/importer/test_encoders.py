@@ -273,6 +273,25 @@ def test_padding_changes_nothing(document: Document, model: Any) -> None:
     torch.testing.assert_close(model(input_ids=padded, attention_mask=mask).logits[:, :12], whole)
 
 
+def test_distances_in_a_table_of_biases_are_whole_numbers(tmp_path: Path) -> None:
+    emit(import_model(small_config("mpnet"))[0]).write(tmp_path / "emitted")
+    certificate = Verification(tmp_path / "emitted").certificate()
+    assert certificate.passed, str(certificate)
+    assert (certificate.logits.max_abs_diff, certificate.gradients.max_abs_diff) == (0, 0)
+
+
+def test_padding_that_is_hidden_by_functions_of_a_model_s_own_is_not_forgotten() -> None:
+    with pytest.raises(UnsupportedModelError, match="it hides padding by functions of its own"):
+        import_model(small_config("deberta-v2"))
+
+
+def test_embedded_tokens_are_refused_where_a_block_embeds_them(document: Document, model: Any) -> None:
+    if not document.purpose.of_tokens:
+        pytest.skip("it embeds no tokens")
+    with pytest.raises(ValueError, match="the tokens are embedded within a block"):
+        model(inputs_embeds=torch.zeros(1, 3, model.config.hidden_size))
+
+
 @pytest.mark.parametrize("both", [False, True], ids=["one name", "both names"])
 def test_a_tensor_that_the_original_keeps_under_two_names_is_found_under_either(both: bool, tmp_path: Path) -> None:
     document, report = import_model(BERT)

@@ -71,6 +71,11 @@ def test_a_table_that_holds_lists_is_the_field_that_equals_it() -> None:
     assert express([freeze(probe["table"]) for probe in probes], probes) == "=table"
 
 
+def test_a_whole_number_and_the_same_as_a_fraction_are_told_apart() -> None:
+    assert express(seen(lambda p: float(p["head_dim"])), PROBES) == "=1.0 * head_dim"
+    assert express(seen(lambda p: p["head_dim"]), PROBES) == "=head_dim"
+
+
 def test_a_number_that_follows_from_nothing_is_not_guessed() -> None:
     assert express([11, 12, 17], PROBES) is None
 

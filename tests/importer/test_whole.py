@@ -1,7 +1,10 @@
 """What no trace can follow is kept whole: it runs the original's own code, and is taken from transformers."""
 
+from pathlib import Path
+
 import pytest
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.doge.modeling_doge import DogeAttention, DogeForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
@@ -22,6 +25,7 @@ from canvas_rt.ops.modules import (
     sets_layers_apart,
 )
 from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import measure
 from canvas_rt.physics.shapes import check
 
 
@@ -60,6 +64,15 @@ def test_emitted_code_takes_it_from_transformers(doge: Document) -> None:
     source = emit(doge).files["model.py"]
     assert "from transformers.models.doge.modeling_doge import DogeAttention" in source
     assert "position_embeddings=(cos, sin)" in source
+
+
+def test_an_implementation_of_attention_that_is_set_later_reaches_it(doge: Document, tmp_path: Path) -> None:
+    emit(doge).write(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)
+    model = AutoModelForCausalLM.from_config(config, trust_remote_code=True, attn_implementation="sdpa")
+    own = [module.config for module in model.modules() if isinstance(module, DogeAttention)]
+    model.set_attn_implementation("eager")
+    assert own and {config._attn_implementation for config in own} == {"eager"}
 
 
 def test_the_innermost_module_around_a_fault_is_kept() -> None:
@@ -138,3 +151,11 @@ def test_a_module_kept_whole_reads_the_sizes_of_its_layer(doge: Document) -> Non
         "general = with_values(config)" in source and "nn.Embedding(general.vocab_size, general.hidden_size" in source
     )
     assert "allow_global_per_layer_attribute_access = True" in source
+
+
+def test_a_module_whose_work_follows_the_data_has_a_shape_and_says_that_it_is_not_counted() -> None:
+    document = import_model(small_config("dbrx"))[0]
+    found = check(document, sequence=16)
+    assert found.ok
+    assert {flaw.message for flaw in found.diagnostics} == {"its operations follow the data: none are counted"}
+    assert measure(document, sequence=16).flops.backward > 0

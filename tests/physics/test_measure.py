@@ -14,6 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MistralCon
 from canvas_rt.errors import CanvasError, UnresolvedShape
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import load
+from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics import check, measure
 from canvas_rt.physics.report import Report
 from canvas_rt.physics.scenario import Scenario
@@ -240,3 +241,15 @@ def test_an_edit_of_405b_is_checked_and_measured_fast_enough_to_feel_live() -> N
         times.append(time.process_time() - start)
     # The goal is 50 ms; a busy machine may take three times as long. benchmarks/ holds the figures.
     assert sorted(times)[len(times) // 2] < 0.150
+
+
+def test_a_tied_tensor_is_one_whatever_its_node_is_called() -> None:
+    tied = sized(small(), vocab_size=20_000)
+    tied = tied.replace(config=tied.config.with_items({"tie_word_embeddings": True}))
+    root = tied.blocks[tied.root]
+    nodes = tuple(node.replace(id="words", key="lm_head") if node.id == "lm_head" else node for node in root.nodes)
+    outputs = FrozenMap({port: "words" if ref == "lm_head" else ref for port, ref in root.outputs.items()})
+    renamed = tied.with_block(tied.root, root.replace(nodes=nodes, outputs=outputs))
+    plain, keyed = (measure(one, batch=1, sequence=2, mode="train") for one in (tied, renamed))
+    assert keyed.memory == plain.memory
+    assert keyed.parameters.total == plain.parameters.total

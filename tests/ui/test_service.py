@@ -496,3 +496,15 @@ def test_a_model_with_an_encoder_takes_what_is_read_and_what_is_made(service: Se
     read, made = seen["input_ids"], seen["decoder_input_ids"]
     assert (read["title"], made["title"]) == ("Text input", "Decoder input")
     assert [node["outputs"][0]["shape"]["symbolic"] for node in (read, made)] == [["batch", "source"], ["batch", "seq"]]
+
+
+def test_what_generates_nothing_is_not_asked_to(service: Service) -> None:
+    tab = Browser(service)
+    modes = ["train", "prefill", "decode", "chat"]
+    assert tab.ask(type="hello")["update"]["purpose"] == {"modes": modes, "tokens": True}
+    tab.ask(type="scenario", scenario={"mode": "chat"})
+    update = tab.ask(type="open", source="zoo", name="vit-base-patch16-224")["update"]
+    assert update["purpose"] == {"modes": modes[:2], "tokens": False}
+    assert update["scenario"]["mode"] == "prefill"
+    assert update["totals"]["headline"].startswith("Inference VRAM ")
+    assert tab.ask(type="undo")["update"]["purpose"] == {"modes": modes, "tokens": True}

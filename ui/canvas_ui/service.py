@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,7 @@ from canvas_rt.session import Session, Setting
 from canvas_rt.sources import import_apart
 from canvas_ui import messages as m
 from canvas_ui.views import figures as drawn
-from canvas_ui.views.costs import Costs, totals
+from canvas_ui.views.costs import Costs, modes_of, totals
 from canvas_ui.views.deltas import Shown, delta
 from canvas_ui.views.details import details
 from canvas_ui.views.fields import document_fields, field_edits
@@ -223,8 +223,11 @@ def _readable(value: Any) -> Any:
 
 def update(tab: Tab, *, fresh: bool = False, select: Sequence[str] | None = None) -> m.Update:
     """All that the tab does not know yet; everything, if `fresh`."""
-    session, state = tab.session, tab.session.state
-    document = session.document
+    session = tab.session
+    offered = modes_of(session.document)
+    if session.state.setting.mode not in offered:  # another sort of model was shown before
+        session.run_as(replace(session.state.setting, mode="prefill"))
+    state, document = session.state, session.document
     found = problems(document, state.diagnostics)
     level = draw(state, tab.path, tab.expanded, found)
     tab.path, tab.expanded = level.path, tuple(level.expanded)
@@ -247,6 +250,7 @@ def update(tab: Tab, *, fresh: bool = False, select: Sequence[str] | None = None
         sizes=shown.news("sizes", document_fields(document)),
         palette=shown.news("palette", _palette(document)),
         scenario=shown.news("scenario", _scenario(state.setting)),
+        purpose=shown.news("purpose", m.Purpose(modes=offered, tokens=document.purpose.of_tokens)),
         select=list(select) if select is not None else None,
     )
 

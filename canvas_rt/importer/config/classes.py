@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_rt.ir.tasks import CAUSAL_LM, TASKS, Task
+from canvas_rt.ops.class_text import class_text
 
 CANONICAL = (
     "vocab_size",
@@ -308,7 +309,7 @@ def own_classes(cls: Any) -> list[type]:
 @lru_cache(maxsize=512)
 def config_source(cls: Any) -> str:
     """The text of a config class and of those that it builds on, without the base of all."""
-    return "\n".join(inspect.getsource(base) for base in own_classes(cls))
+    return "\n".join(class_text(base) for base in own_classes(cls))
 
 
 @lru_cache(maxsize=512)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from canvas_ui.messages.common import Message, Path, Port, Position, Severity
-from canvas_ui.messages.requests import Autosave, Scenario
+from canvas_ui.messages.requests import Autosave, Mode, Scenario
 
 
 class Shape(Message):
@@ -305,6 +305,14 @@ class Details(Message):
     """`layers 8-15 of 32`, or nothing."""
 
 
+class Purpose(Message):
+    """What can be asked of a model, by what it is for."""
+
+    modes: list[Mode]
+    tokens: bool
+    """Whether it takes rows of tokens, as long as one likes; an image is as large as the model says."""
+
+
 class Update(Message):
     """What changed. Parts that are null did not."""
 
@@ -331,6 +339,7 @@ class Update(Message):
     """What the change made: to be selected."""
 
     scenario: Scenario | None = None
+    purpose: Purpose | None = None
 
 
 class PaletteEntry(Message):

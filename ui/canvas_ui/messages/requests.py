@@ -19,11 +19,15 @@ class Autosave(Message):
     revision: int = 0
 
 
+Mode = Literal["train", "prefill", "decode", "chat"]
+"""What a model is asked to do."""
+
+
 class Scenario(Message):
     """How the model is run, and on what."""
 
     hardware: Short = "a100-80gb"
-    mode: Literal["train", "prefill", "decode", "chat"] = "train"
+    mode: Mode = "train"
     batch: int = Field(default=1, ge=1, le=2**20)
     sequence: int = Field(default=4096, ge=1, le=2**24)
     dtype: Short = "bf16"

@@ -2,18 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from canvas_rt.gestures.scope import Scope
+from canvas_rt.ir.document import Document
 from canvas_rt.physics.hardware import Hardware, load_hardware
 from canvas_rt.physics.report import Report, Time
 from canvas_rt.session import State
-from canvas_ui.messages import Part, Share, Totals
+from canvas_ui.messages import Mode, Part, Share, Totals
 
 GB = 2**30
 """Cards are sold in units of 2³⁰ bytes that are called GB: so do we."""
 
 MODES = {"train": "Training", "prefill": "Prefill", "decode": "Decode", "chat": "Chat"}
+GENERATING = frozenset({"decode", "chat"})
+
+
+def modes_of(document: Document) -> list[Mode]:
+    """What a model can be asked to do."""
+    return [mode for mode in get_args(Mode) if document.purpose.generates or mode not in GENERATING]
+
+
+def _title(state: State) -> str:
+    """What a model does, in words: what generates nothing has no prompt to fill in."""
+    titles = MODES if state.document.purpose.generates else {**MODES, "prefill": "Inference"}
+    return titles[state.setting.mode]
 
 
 Bound = Literal["compute", "memory", "launches", "communication"]
@@ -113,7 +126,7 @@ def totals(state: State) -> Totals:
     setting, report = state.setting, state.report
     card = load_hardware(setting.hardware)
     name = short_name(card)
-    mode = MODES[setting.mode]
+    mode = _title(state)
     if report is None:
         return Totals(
             parameters=state.parameters,

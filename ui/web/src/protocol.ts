@@ -554,6 +554,12 @@ export type Problem = {
   node: string;
 };
 
+export type Purpose = {
+  modes: ("train" | "prefill" | "decode" | "chat")[];
+  /** Whether it takes rows of tokens, as long as one likes; an image is as large as the model says. */
+  tokens: boolean;
+};
+
 export type ReadCode = {
   type: "code";
 };
@@ -849,6 +855,7 @@ export type Update = {
   /** What the change made: to be selected. */
   select?: string[] | null;
   scenario?: Scenario | null;
+  purpose?: Purpose | null;
 };
 
 export type Use = {

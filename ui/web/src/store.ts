@@ -4,7 +4,7 @@ import { create } from "zustand";
 import { claim, forget, load, orphans, putAside, store as keepWork, type Kept } from "./autosave";
 import type {
   Catalogue, Crumb, Details, Failure, FieldView, LayerRange, Level, NodeView, Offer, PaletteEntry, Port,
-  Problem, Reply, Scenario, Step, Totals, Update, WireView,
+  Problem, Purpose, Reply, Scenario, Step, Totals, Update, WireView,
 } from "./protocol";
 import { Channel, type Exchange, type Request, type Status } from "./transport";
 
@@ -52,6 +52,7 @@ export interface State {
   wires: ReadonlyMap<string, WireView>;
   problems: Problem[];
   totals: Totals | null;
+  purpose: Purpose;
   details: Details | null;
   sizes: FieldView[];
   palette: PaletteEntry[];
@@ -91,7 +92,7 @@ let toasts = 0;
 export const useCanvas = create<State>((set, get) => ({
   status: "working", ready: false, revision: -1, name: "", origin: "", edits: 0, step: { undo: null, redo: null },
   path: "", crumbs: [], block: "", linked: 0, layers: null, expanded: [], nodes: new Map(), order: [], wires: new Map(),
-  problems: [], totals: null, details: null, sizes: [], palette: [], catalogue: null, scenario: SCENARIO,
+  problems: [], totals: null, details: null, sizes: [], palette: [], catalogue: null, scenario: SCENARIO, purpose: { modes: [], tokens: true },
   selection: new Set(), selectedWires: new Set(), goal: null, toast: null, menu: null, dialog: null, kept: true, showShapes: false,
   dark: false, orphans: [],
 
@@ -182,6 +183,7 @@ export function merged(state: State, update: Update): Partial<State> {
     ...(update.totals ? { totals: update.totals } : {}),
     ...(update.details ? { details: update.details } : {}),
     ...(update.sizes ? { sizes: update.sizes } : {}),
+    ...(update.purpose ? { purpose: update.purpose } : {}),
     ...(update.palette ? { palette: update.palette } : {}),
     // A reply leaves out what is the default.
     ...(update.scenario ? { scenario: { ...SCENARIO, ...update.scenario } } : {}),

@@ -9,7 +9,7 @@ import { useLastTotals, useObstacle } from "./Gauge";
 import { Icon } from "./icons";
 import { bytes, count, flops, rate, seconds } from "./numbers";
 
-const MODES = [{ value: "train", label: "Train" }, { value: "prefill", label: "Prefill" }, { value: "decode", label: "Decode" }, { value: "chat", label: "Chat" }] as const;
+const MODES = { train: "Train", prefill: "Prefill", decode: "Decode", chat: "Chat" } as const;
 
 /** The scenario as set here: answers that are still due are older than it. */
 function useScenario(): [Scenario, (part: Partial<Scenario>) => void] {
@@ -81,21 +81,26 @@ export function Resources(): ReactNode {
   const [scenario, change] = useScenario();
   const mode = scenario.mode ?? "train";
   const cards = (catalogue?.cards ?? []).map((card) => ({ value: card.id, label: card.title }));
+  const { modes, tokens } = useCanvas((state) => state.purpose);
+  const generates = modes.includes("decode");
+  const offered = modes.map((value) => ({ value, label: value === "prefill" && !generates ? "Infer" : MODES[value] }));
   const atLeastOne = (value: number | string) => (typeof value === "number" ? Math.max(1, Math.round(value)) : null);
   return (
     <div className="cv-scroll cp-inside">
       <div className="cp-scenario">
-        <Segments label="What is run" value={mode} options={MODES} onChange={(next) => change({ mode: next })} />
+        <Segments label="What is run" value={mode} options={offered} onChange={(next) => change({ mode: next })} />
         <Select label="Card" value={scenario.hardware ?? ""} options={cards} onChange={(hardware) => change({ hardware })} />
         <div className="cp-pair">
           <Stepped
             label="Batch" value={scenario.batch ?? 1} next={(value, direction, large) => Math.max(1, value + direction * (large ? 10 : 1))}
             onCommit={(value) => { const batch = atLeastOne(value); if (batch) change({ batch }); }}
           />
-          <Stepped
-            label={mode === "decode" ? "Context" : "Sequence"} value={scenario.sequence ?? 1} next={doubled}
-            onCommit={(value) => { const sequence = atLeastOne(value); if (sequence) change({ sequence }); }}
-          />
+          {tokens && (
+            <Stepped
+              label={mode === "decode" ? "Context" : "Sequence"} value={scenario.sequence ?? 1} next={doubled}
+              onCommit={(value) => { const sequence = atLeastOne(value); if (sequence) change({ sequence }); }}
+            />
+          )}
         </div>
         <div className="cp-pair">
           <Choice field="dtype" label="Type" scenario={scenario} change={change} />
@@ -115,7 +120,7 @@ export function Resources(): ReactNode {
                 <Count field="accumulation" label="Batches a step" least={1} next={stepped} scenario={scenario} change={change} />
                 <Count field="lora" label="LoRA rank" least={0} next={ranks} scenario={scenario} change={change} />
               </>
-            ) : (
+            ) : generates && (
               <>
                 <Choice field="cache" label="Cache" scenario={scenario} change={change} />
                 <Count field="page" label="Tokens a page" least={0} next={ranks} scenario={scenario} change={change} />
@@ -173,14 +178,16 @@ function Verdict({ totals }: { totals: Totals }): ReactNode {
 }
 
 function Numbers({ totals, mode }: { totals: Totals; mode: NonNullable<Scenario["mode"]> }): ReactNode {
-  const per = { train: "step", prefill: "prompt", decode: "token", chat: "chat" }[mode];
+  const { modes, tokens } = useCanvas((state) => state.purpose);
+  const whole = modes.includes("decode") ? "prompt" : "batch";
+  const per = { train: "step", prefill: whole, decode: "token", chat: "chat" }[mode];
   const sparse = totals.active !== null && totals.active !== totals.parameters;
   const facts: [string, string | null][] = [
     ["Parameters", totals.parameters === null ? null : count(totals.parameters)],
     ...(sparse ? ([["Active", count(totals.active!)]] as [string, string][]) : []),
     [`FLOPs / ${per}`, totals.flops === null ? null : flops(totals.flops)],
     [`Time / ${per}`, totals.time_s === null ? null : seconds(totals.time_s)],
-    ["Tokens / s", totals.tokens_per_s === null ? null : rate(totals.tokens_per_s)],
+    [tokens ? "Tokens / s" : "Patches / s", totals.tokens_per_s === null ? null : rate(totals.tokens_per_s)],
     ["Bound by", totals.bound],
   ];
   return (
