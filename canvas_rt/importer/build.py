@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from canvas_rt.importer.names import Places, names_of_blocks, words_of_kinds
-from canvas_rt.importer.recognise import Traced
+from canvas_rt.importer.recognise import ENCODED, Traced
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import LAYER, Block, LayerKind, Node, Stack, Use, runs_of
@@ -13,6 +14,7 @@ from canvas_rt.ir.expressions import display, numbers_in, parse
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import key_clashes, key_of
 from canvas_rt.ops.catalogue import VARIANTS
+from canvas_rt.ops.functions import RUN_TIME
 
 PREFIX = "Canvas"
 """What emitted classes are called beside the block's name; import drops it again."""
@@ -38,6 +40,7 @@ PART = "torch.select"
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "linear": ("out_features", "in_features"),
     "embedding": ("num_embeddings", "embedding_dim"),
+    "relative_bias": ("buckets", "heads"),
     "rms_norm": ("size",),
     "layer_norm": ("size",),
 }
@@ -62,6 +65,7 @@ class Builder:
         original: Mapping[str, tuple[int, ...]],
         patterns: Sequence[Sequence[str]],
         counted: int | None = None,
+        depth_fields: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.traces = traces
         self.environments = environments
@@ -76,6 +80,8 @@ class Builder:
         """What the config says layer by layer, in words."""
         self.counted = counted
         """How many layers a traced model has, where what stands outside the layers goes by their number."""
+        self.depth_fields = depth_fields
+        """For lists of layers, the field that says how long each is, where there are several."""
         self.symbols = Symbols()
         self.blocks: dict[str, Block] = {}
         self.places: dict[str, Places] = {}
@@ -111,7 +117,8 @@ class Builder:
             candidate = f"{name}{number}"
         self.blocks[candidate] = block
         place = self.places.setdefault(candidate, Places(name))
-        place.words |= {self.word} - {""}
+        crosses = ENCODED in block.inputs and block.role == "attention"
+        place.words |= {"cross" if crosses else self.word} - {""}
         return candidate
 
     def item(self, versions: Sequence[Node | Use | Stack], where: str) -> Node | Use | Stack:
@@ -237,7 +244,7 @@ class Builder:
     def actual_environment(self) -> Mapping[str, Any]:
         """What names stand for at the real sizes, in the layer at hand."""
         own = self.actual_overrides.get(self.layer, {}) if self.layer is not None else {}
-        return {**self.actual, "batch": 1, "seq": 1, **own}
+        return {**self.actual, **dict.fromkeys(RUN_TIME, 1), **own}
 
     def environment(self, probe: int) -> Mapping[str, Any]:
         """What names stand for in a probe, in the layer at hand."""
@@ -259,7 +266,13 @@ class Builder:
             before = latest.setdefault(stands_for[index], position)
             if len(blocks[position].outputs) >= len(blocks[before].outputs):
                 latest[stands_for[index]] = position
-        words = self.words([indices[p] for p in latest.values()], [stack.kinds[p].block for p in latest.values()])
+        count = self.depth_fields.get(path, "num_hidden_layers")
+        said = self.patterns if count == "num_hidden_layers" else ()
+        positions = latest.values()
+        words = self.words(said, [indices[p] for p in positions], [stack.kinds[p].block for p in positions])
+        if self.depth_fields:  # of two stacks the one that the model is as deep as is the decoder
+            part = "decoder" if count == "num_hidden_layers" else "encoder"
+            words = [f"{part}_{word}".strip("_") for word in words]
         for (representative, position), self.word in zip(latest.items(), words, strict=True):
             index = indices[position]
             self.layer = index
@@ -273,20 +286,19 @@ class Builder:
         members = tuple(traced_kind[representative] for representative in stands_for)
         order = sorted(range(len(kinds)), key=lambda k: (-members.count(k), members.index(k)))
         rank = {kind: place for place, kind in enumerate(order)}
-        repeat = "=num_hidden_layers" if len(members) == self.actual.get("num_hidden_layers") else len(members)
+        repeat = f"={count}" if len(members) == self.actual.get(count) else len(members)
         return stack.replace(
             repeat=repeat, kinds=tuple(kinds[k] for k in order), runs=runs_of(tuple(rank[k] for k in members))
         )
 
-    def words(self, layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
-        """What tells some layers apart, each of a kind of its own."""
-        said = [[one[layer] for one in self.patterns] for layer in layers]
+    def words(self, said: Sequence[Sequence[str]], layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
+        """What tells some layers apart, each of a kind of its own. `said`: what the config says layer by layer."""
         blocks = [self.traces[0].blocks[name] for name in stand_ins]
         common = set.intersection(*({*block.inputs} for block in blocks)) if blocks else set()
         mixed = ["sparse" if self.has_experts(name) else "dense" for name in stand_ins]
         # What hands values on, and what takes them.
         handing = ["giving" if len(b.outputs) > 1 else "taking" if {*b.inputs} - common else "" for b in blocks]
-        return words_of_kinds(said, mixed, handing)
+        return words_of_kinds([[one[layer] for one in said] for layer in layers], mixed, handing)
 
     def has_experts(self, stand_in: str) -> bool:
         """Whether a traced block has experts, or one within it."""

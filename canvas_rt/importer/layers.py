@@ -159,7 +159,11 @@ class Layers:
                 fresh.append(user)
         for user in fresh:
             ref = refs[place_of(user)]
-            outputs[self.hand_on(user, node, block, ref)] = ref
+            name = self.hand_on(user, node, block, ref)
+            if self.is_zero(block, ref):  # it adds nothing, wherever it is handed
+                self.reader.recogniser.nothing.add(name)
+            else:
+                outputs[name] = ref
         self.reader.refs.setdefault(node, self.name)
         self.reader.recogniser.blocks[stand_in] = block.replace(outputs=FrozenMap(outputs))
 
@@ -176,6 +180,15 @@ class Layers:
         self.handed[value], self.latest[name] = name, value
         self.reader.recogniser.handed.add(name)
         return name
+
+    def is_zero(self, block: Block, ref: str) -> bool:
+        """Whether a value is zero all over where it is made."""
+        name, _, port = ref.partition(".")
+        item = block.node(name)
+        if isinstance(item, Use):
+            inner = self.reader.recogniser.blocks[item.block]
+            return self.is_zero(inner, inner.outputs[port] if port else next(iter(inner.outputs.values())))
+        return isinstance(item, Node) and item.op == "torch.zeros"
 
     def origin(self, block: Block, ref: str) -> str:
         """What a value is called where it is made."""

@@ -19,11 +19,13 @@ from canvas_rt.importer.names import named_by_use
 from canvas_rt.importer.patterns import find_rotations
 from canvas_rt.importer.positions import counted_after_padding, numbers_each, numbers_tokens, repeats_positions
 from canvas_rt.importer.proof import written
+from canvas_rt.importer.relative import Relative, adds_nothing, relative_in
 from canvas_rt.importer.rotary import called_for, is_rotary, rotary_rule
 from canvas_rt.importer.rules import recognised
 from canvas_rt.importer.sinusoids import sinusoids_in
 from canvas_rt.importer.stateful import stateful_node
 from canvas_rt.importer.trace import TraceError
+from canvas_rt.importer.unread import without_unread
 from canvas_rt.importer.whole import call_in, of_layer, own_config, ports_of, whole_node
 from canvas_rt.ir.document import Block, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
@@ -45,7 +47,19 @@ TRANSPARENT = {
 """Functions that change no value in eval mode."""
 
 SEMANTIC_PORTS = ("cos", "sin", "phases", "position_ids")
-KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "token_type_ids", "pixel_values", "indices", "weights")
+ENCODED = "encoder_hidden_states"
+"""The port of what an encoder gives, where a decoder's own stream flows in too."""
+
+KEPT_PORTS = (
+    *SEMANTIC_PORTS,
+    "input_ids",
+    "decoder_input_ids",
+    ENCODED,
+    "token_type_ids",
+    "pixel_values",
+    "indices",
+    "weights",
+)
 """Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
 
 
@@ -83,8 +97,8 @@ class Recogniser:
     kept: Mapping[str, tuple[int, ...]]
     """For each `nn.ModuleList` of layers, the original indices of those that were traced."""
 
-    inputs: tuple[int, int] = (0, 0)
-    """Sequences that the trace was given, and tokens of each."""
+    given: tuple[int, ...] = (0, 0)
+    """Sequences that the trace was given, tokens of each, and what an encoder read of each, if there is one."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     """The values of the model's config."""
@@ -105,18 +119,34 @@ class Recogniser:
     handed: set[str] = field(default_factory=set)
     """What layers hand on to later ones, by name."""
 
+    nothing: set[str] = field(default_factory=set)
+    """Of that, what is zero all over, and is only added to something."""
+
     shared: dict[str, frozenset[str]] = field(default_factory=dict)
     """For each module the ports whose values are read elsewhere too."""
 
+    @property
+    def inputs(self) -> tuple[int, int]:
+        """Sequences that the trace was given, and tokens of each."""
+        return self.given[0], self.given[1]
+
+    def is_stream(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape begins as what flows through the layers: sequences, and tokens of each."""
+        return len(shape) > 1 and shape[0] == self.given[0] and shape[1] in self.given[1:]
+
     def run(self) -> Traced:
         dissolve(self.graphs, self.model)
+        if self.task.decodes:
+            gives_first(self.graph(""))
         move_in(self.graph, self.graphs, self.inputs[1])
         given_out(self.graph, self.graphs)
         given = [node for node in self.graph("").nodes if node.op == "placeholder" and node.users]
-        known = (self.task.takes, *self.task.also)
+        known = (self.task.takes, self.task.decodes, *self.task.also)
         # All placeholders of a plain model are tokens; a trace names what else it is given.
         names = tuple(str(node.target) if str(node.target) in known else self.task.takes for node in given)
         self.block("", names)
+        if self.nothing:
+            without_unread(self.blocks, "root", self.nothing)
         return Traced("root", self.blocks, self.classes, self.kept, bool(self.handed), self.ids)
 
     @staticmethod
@@ -366,12 +396,15 @@ class Reader:
         """What a module gives that it was given is that itself: its block gives the rest. The call, or what takes the rest."""
         block = self.recogniser.blocks[stand_in(path)]
         kept = [place for place, ref in enumerate(block.outputs.values()) if ref not in block.inputs]
+        if self.recogniser.task.decodes:  # an encoder's states are given beside a decoder's, and mostly not read
+            read = {user.args[1] for user in node.users if user.users and user.target is operator.getitem}
+            kept = [place for place in kept if place in read] or kept
         if not 0 < len(kept) < len(block.outputs) or isinstance(node.meta.get("val"), Tensor):
             return node
         refs = list(block.outputs.values())
         for user in node.users:
             place = user.args[1]
-            if place not in kept:
+            if place not in kept and refs[place] in given:  # type: ignore[index]
                 self.refs[user] = self.ref(given[refs[place]])  # type: ignore[index]
         left = [user for user in node.users if user.args[1] in kept]
         if len(kept) > 1:
@@ -385,15 +418,20 @@ class Reader:
         if leaf.op == MODULE and leaf.attrs.get("arguments"):
             return self.read_whole(node, leaf, path, arguments)
         ports: tuple[str, ...] = OPS[leaf.op].fed(())
-        if len(arguments) != len(ports):
+        alone = leaf.op == "position_embedding" and not arguments
+        if len(arguments) != len(ports) and not alone:
             return False
         if leaf.op == "experts":
             ports = experts_ports(self.recogniser.graph(path))
         if leaf.op == "router" and self.in_a_row(arguments[0]):
             leaf = leaf.replace(attrs=leaf.attrs.with_items({"in_a_row": True}))
-        tokens = self.recogniser.inputs[1]
         several = leaf.op == "rotary_embedding" and len(shape_of(arguments[0])) != 2
-        if several and repeats_positions(arguments[0], tokens):
+        if alone:
+            encoded = self.numbered_within(path, int(leaf.attrs.get("offset", 0)))
+            if encoded is None:
+                return False
+            wires = {"position_ids": self.positions(node, encoded)}
+        elif several and repeats_positions(arguments[0], self.recogniser.inputs[1]):
             wires = {"position_ids": self.positions(arguments[0])}
         else:
             wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
@@ -459,9 +497,14 @@ class Reader:
         names: list[str] = []
         for arg in sorted(arguments, key=is_one_of_several):
             self.ref(arg)  # the stream is read first, so that reading order follows it
+        refs = [self.ref(arg) for arg in arguments]
         for arg in arguments:
             ref = self.ref(arg)
             port = "phases" if arg.meta["val"].is_complex() else ref.rpartition(".")[2]
+            if self.is_encoded(arg, arguments):
+                port = ENCODED
+            elif port == self.recogniser.task.decodes and self.recogniser.task.takes not in refs:
+                port = self.recogniser.task.takes  # a decoder by itself takes tokens as any model does
             kept = port in KEPT_PORTS or (ref in self.inputs and ref in self.recogniser.handed)
             plain = name = port if kept else "hidden_states"
             number = 1
@@ -471,6 +514,13 @@ class Reader:
             names.append(name)
         return tuple(names)
 
+    def is_encoded(self, arg: fx.Node, arguments: list[fx.Node]) -> bool:
+        """Whether a value is what an encoder gives, and stands beside a decoder's own stream."""
+        batch, sequence, *source = self.recogniser.given
+        shapes = [shape_of(other) for other in arguments]
+        streams = any(shape[:2] == (batch, sequence) for shape in shapes)
+        return streams and len(shape_of(arg)) == 3 and list(shape_of(arg)[:2]) == [batch, *source]
+
     # functions
 
     def read_function(self, node: fx.Node) -> None:
@@ -479,6 +529,7 @@ class Reader:
             self.is_one_of_several,
             self.is_filled,
             self.looks_up_sinusoids,
+            self.learns_distances,
             self.rotates,
             self.attends,
             self.attends_by_hand,
@@ -602,13 +653,17 @@ class Reader:
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         if sinks is not None:
             inputs["sinks"] = self.ref(sinks)  # type: ignore[arg-type]
-        if bias is not None:
-            inputs["bias"] = self.bias(bias, shape_of(node)[2])  # type: ignore[arg-type]
+        if isinstance(bias, fx.Node) and not (adds_nothing(bias) or self.is_nothing(bias)):
+            inputs["bias"] = self.bias(bias, shape_of(node)[2])
         names = ("scale", "causal", "window", "chunk", "softcap", "dropout", "scaling", "precision", "sharing")
         attrs = dict(zip(names, settings, strict=True))
         attrs["cached"] = not {inputs["k"], inputs["v"]} <= self.recogniser.handed & {*self.inputs}
         self.add(node, "attention", "attention", inputs, attention_settings(attrs))
         return True
+
+    def is_nothing(self, node: fx.Node) -> bool:
+        """Whether a value is of zeros alone, which other layers hand on."""
+        return self.refs.get(node, "") in self.recogniser.nothing
 
     def attends_by_hand(self, node: fx.Node) -> bool:
         """Attention that the module writes with functions of its own."""
@@ -621,12 +676,43 @@ class Reader:
         self.add(node, "attention", "attention", inputs, attention_settings(found.attrs))
         return True
 
+    def learns_distances(self, node: fx.Node) -> bool:
+        """A bias of attention that is learned by distance."""
+        numbers = (n for n in self.recogniser.config.values() if isinstance(n, int) and not isinstance(n, bool))
+        learned = relative_in(node, numbers)
+        if learned is not None:
+            self.relative(node, learned)
+        return learned is not None
+
     def bias(self, node: fx.Node, heads: int) -> str:
         """What attention adds to its scores."""
+        if node in self.refs or self.learns_distances(node):
+            return self.refs[node]
         found = alibi_in(node, heads, self.kept)
         if found is None:
             raise TraceError(f"{self.where}: no rule knows the bias of its attention")
         return self.add(node, "alibi", "alibi", {}, written(found, VARIANTS["alibi"]))
+
+    def relative(self, node: fx.Node, found: Relative) -> None:
+        """A bias that is learned by distance: the embedding that holds it, and what chooses among it, as one node."""
+        target = str(found.table.target)
+        path = f"{self.path}.{target}".lstrip(".")
+        module = self.recogniser.submodule(path)
+        if not isinstance(module, nn.Embedding):
+            raise TraceError(f"{self.where}: no rule knows the bias of its attention")
+        encoded = self.recogniser.given[1:].index(shape_of(found.table)[0])
+        positions = self.positions(node, encoded) if found.positions is None else self.ref(found.positions)
+        key = self.key(target)
+        self.used.add(own_path(target))
+        name = self.unique(key.replace(".", "_") or own_path(target).rpartition(".")[2])
+        attrs = {"buckets": module.num_embeddings, "heads": module.embedding_dim, "farthest": found.farthest}
+        attrs |= {"both_ways": True} if found.both_ways else {}
+        item = Node(
+            id=name, op="relative_bias", attrs=freeze(attrs), inputs=FrozenMap({"position_ids": positions}), key=key
+        )
+        self.put(found.table, item)
+        self.refs[node] = name
+        self.recogniser.ids[path] = stand_in(self.path), name
 
     def kept(self, name: str) -> Tensor | None:
         """A tensor that the module keeps without learning it."""
@@ -703,7 +789,7 @@ class Reader:
         if node.target not in VIEWS or not isinstance(node.args[0], fx.Node):
             return False
         before, after = shape_of(node.args[0]), shape_of(node)
-        return len(before) == 3 and len(after) == 4 and before[:2] == after[:2] == self.recogniser.inputs
+        return len(before) == 3 and len(after) == 4 and before[:2] == after[:2] and self.recogniser.is_stream(after)
 
     def add_heads(self, node: fx.Node, view: fx.Node, op: str) -> bool:
         shape = shape_of(view)
@@ -718,46 +804,56 @@ class Reader:
         if node.target not in VIEWS or not isinstance(node.args[0], fx.Node):
             return False
         before, after = shape_of(node.args[0]), shape_of(node)
-        if len(before) != 4 or len(after) != 3 or not before[:2] == after[:2] == self.recogniser.inputs:
+        if len(before) != 4 or len(after) != 3 or before[:2] != after[:2] or not self.recogniser.is_stream(after):
             return False
         self.add(node, "merged", "merge_heads", {"x": self.ref(node.args[0])})
         return True
 
     def counts_positions(self, node: fx.Node) -> bool:
         """`(arange(seq) + past)[None]`, the first rows of a buffer that numbers them, and either for each sequence."""
-        if numbers_each(node, self.recogniser.inputs):
-            self.refs[node] = self.positions(node)
+        batch, *lengths = self.recogniser.given
+        return any(self.counts(node, (batch, length), encoded) for encoded, length in enumerate(lengths))
+
+    def counts(self, node: fx.Node, inputs: tuple[int, int], encoded: int) -> bool:
+        """The same for tokens of one length: a decoder's, or those that an encoder reads."""
+        first = node.args[0] if node.args else None
+        if numbers_each(node, inputs):
+            self.refs[node] = self.positions(node, encoded)
             return True
-        if (
-            node.target is aten.unsqueeze.default
-            and node.args[1] == 0
-            and numbers_tokens(node.args[0], self.recogniser.inputs[1])
-        ):
-            self.refs[node] = self.positions(node)
+        if node.target is aten.unsqueeze.default and node.args[1] == 0 and numbers_tokens(first, inputs[1]):
+            self.refs[node] = self.positions(node, encoded)
             return True
-        if (
-            node.target is aten.slice.Tensor
-            and self.is_numbered(node.args[0])
-            and shape_of(node)[-1:] == self.recogniser.inputs[1:]
-        ):
+        if node.target is aten.slice.Tensor and self.is_numbered(first) and shape_of(node)[-1:] == inputs[1:]:
             if len(shape_of(node)) == 2:
-                self.refs[node] = self.positions(node)
+                self.refs[node] = self.positions(node, encoded)
             else:
-                self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
+                positions = self.positions(node, encoded)
+                self.add(node, "positions", "torch.select", {"x": positions}, {"dim": 0, "index": 0})
             return True
-        if numbers_tokens(node, self.recogniser.inputs[1]):
-            self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
+        if numbers_tokens(node, inputs[1]):
+            positions = self.positions(node, encoded)
+            self.add(node, "positions", "torch.select", {"x": positions}, {"dim": 0, "index": 0})
             return True
         return False
 
-    def positions(self, node: fx.Node) -> str:
-        """What numbers the tokens: one node in a block, where the first stands that does."""
-        known = next((item.id for item in self.items if isinstance(item, Node) and item.op == "position_ids"), None)
+    def positions(self, node: fx.Node, encoded: int = 0) -> str:
+        """What numbers the tokens: one node in a block, where the first stands that does. `encoded`: those of an encoder."""
+        attrs = freeze({"source": True} if encoded else {})
+        numbering = (item for item in self.items if isinstance(item, Node) and item.op == "position_ids")
+        known = next((item.id for item in numbering if item.attrs == attrs), None)
         if known is None:
             known = self.unique("position_ids")
-            self.items.append(Node(id=known, op="position_ids"))
+            self.items.append(Node(id=known, op="position_ids", attrs=attrs))
         self.places[known] = min(self.order[node], self.places.get(known, self.order[node]))
         return known
+
+    def numbered_within(self, path: str, offset: int) -> int | None:
+        """Whose tokens a module numbers by itself to look up a vector for each: 0 for a decoder's, 1 for an encoder's."""
+        looked = [node for node in self.recogniser.graph(path).nodes if node.target is aten.embedding.default]
+        if len(looked) != 1 or not isinstance(ids := looked[0].args[1], fx.Node):
+            return None
+        lengths = self.recogniser.given[1:]
+        return next((place for place, length in enumerate(lengths) if repeats_positions(ids, length, offset)), None)
 
     def counts_after_padding(self, node: fx.Node) -> bool:
         """Positions in which padding does not count."""
@@ -853,6 +949,15 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
     aten.tanh.default: "tanh",
     aten.sigmoid.default: "sigmoid",
 }
+
+
+def gives_first(graph: fx.Graph) -> None:
+    """Let a graph give nothing but the first of what it gives."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    output.args = ((next(one for one in pytree.tree_leaves(output.args) if isinstance(one, fx.Node)),),)
+    for node in reversed(list(graph.nodes)):
+        if node.target is operator.getitem and not node.users:
+            graph.erase_node(node)
 
 
 def called_in(graph: fx.Graph) -> list[str]:

@@ -17,7 +17,7 @@ from canvas_rt.importer.rotary import rotary_as_one_node
 from canvas_rt.importer.seen import Visible, read
 from canvas_rt.importer.whole import Gives, as_one_node, observed
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
-from canvas_rt.ops.inputs import given_dtype, given_shape
+from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.ops.modules import keeps_state
 
 TRACED = "canvas"
@@ -92,8 +92,10 @@ def _traced_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     bias: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    bias = position_bias if bias is None else bias  # two names of one thing
     effective = {name for name, given in kwargs.items() if given is not None and name not in _KNOWN_KEYWORDS}
     if effective and not _observing:
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
@@ -293,14 +295,15 @@ def length_of(graphs: nn.Module) -> int:
     return int(next(found, 0))
 
 
-def inputs_for(model: nn.Module, batch: int, sequence: int, task: Task) -> dict[str, Any]:
-    """What a model is given to be traced: zeros, and no cache."""
+def inputs_for(model: nn.Module, lengths: tuple[int, int, int], task: Task) -> dict[str, Any]:
+    """What a model is given to be traced: zeros, and no cache. `lengths` as of `trace`."""
     first = next(model.parameters())
-    shape = given_shape(task, getattr(getattr(model, "config", None), "__dict__", {}), batch, sequence)
-    given: dict[str, Any] = {task.takes: torch.zeros(shape, dtype=given_dtype(task, first.dtype), device=first.device)}
     taken = inspect.signature(model.forward).parameters.values()
-    given |= {
-        name: torch.zeros_like(given[task.takes]) for name in task.also if name in {argument.name for argument in taken}
+    also = (name for name in (task.decodes, *task.also) if name in {argument.name for argument in taken})
+    shapes = given_shapes(task, (task.takes, *also), getattr(getattr(model, "config", None), "__dict__", {}), lengths)
+    dtype = given_dtype(task, first.dtype)
+    given: dict[str, Any] = {
+        name: torch.zeros(shape, dtype=dtype, device=first.device) for name, shape in shapes.items()
     }
     if task.of_tokens and any(
         argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken
@@ -324,14 +327,15 @@ def made_ready(model: nn.Module) -> Iterator[None]:
 
 
 def trace(
-    model: nn.Module, batch: int, sequence: int, whole: Collection[type] = (), task: Task = CAUSAL_LM
+    model: nn.Module, lengths: tuple[int, int, int], whole: Collection[type] = (), task: Task = CAUSAL_LM
 ) -> nn.Module:
     """The model as `torch.export` sees it, unflattened into its module hierarchy: every module has its own graph.
 
-    Modules of the classes in `whole` are one op each, whatever they do.
+    `lengths`: sequences, tokens of each, and what an encoder reads of each. Modules of the classes in `whole` are one op
+    each, whatever they do.
     Raises `TraceError` with torch's own reason where the model's control flow depends on data.
     """
-    given = inputs_for(model, batch, sequence, task)
+    given = inputs_for(model, lengths, task)
     within: list[nn.Module] = []
     try:
         with made_ready(model):

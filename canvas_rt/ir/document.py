@@ -44,9 +44,11 @@ RESERVED = frozenset(
         "model_type",
         "architectures",
         "auto_map",
+        "is_encoder_decoder",
         "per_layer_config",
         "layer_types",
         "layer_kinds",
+        "encoder_layer_kinds",
         "quantization_config",
     )
 )
@@ -346,7 +348,7 @@ class Document(Model):
     """The block that is the whole model."""
 
     task: Annotated[TaskName, Field(exclude_if=lambda name: name == "causal_lm")] = "causal_lm"
-    """What it is for: `causal_lm`, `masked_lm` or `image_classification`. Left out, it is a causal language model."""
+    """What it is for: `causal_lm`, `masked_lm`, `image_classification` or `seq2seq_lm`. Left out, it is a causal language model."""
 
     sizes: FrozenMap[Identifier, Size]
     """Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`."""

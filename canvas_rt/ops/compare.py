@@ -10,7 +10,7 @@ from canvas_rt.ir.graph import handed_on, head, key_of
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
 from canvas_rt.ops.functions import RUN_TIME
 
-NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds")
+NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds", "encoder_layer_kinds")
 """Values that restate what the graph says itself."""
 
 
@@ -73,7 +73,7 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
 def environment_of(document: Document, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A document's environment with some sizes set, the others following."""
     known = at_sizes(document, values).environment if values else document.environment
-    return {**known, **dict(zip(RUN_TIME, (3, 19), strict=True))}
+    return {**known, **dict(zip(RUN_TIME, (3, 19, 29), strict=True))}
 
 
 def at_sizes(document: Document, values: Mapping[str, Any]) -> Document:

@@ -78,6 +78,9 @@ class Setting:
 
     batch: int
     sequence: int
+    source: int
+    """What an encoder reads of each sequence, if there is one."""
+
     sizes: frozenset[str]
     """Names that are sizes."""
 
@@ -121,7 +124,7 @@ class _Run:
         self.blocks, self.name, self.environment, self.given = blocks, name, environment, given
         self.setting, self.named = setting, named
         self.block = blocks[name]
-        self.context = Context(setting.batch, setting.sequence, META, backend="shape")
+        self.context = Context(setting.batch, setting.sequence, META, backend="shape", source=setting.source)
         self.findings: list[Finding] = list(block_findings(blocks, name))
         self.known: dict[str, Tensor | None] = {port: None if f is None else f.make() for port, f in given.items()}
         self.values: dict[str, tuple[Flow | None, ...]] = {}
@@ -203,7 +206,7 @@ class _Run:
         written = shown(node)
         environment = {
             **self.environment,
-            **dict(zip(RUN_TIME, (self.setting.batch, self.setting.sequence), strict=True)),
+            **dict(zip(RUN_TIME, (self.setting.batch, self.setting.sequence, self.setting.source), strict=True)),
         }
         for name, value in complete(node).items():
             if names_in(value) & self.setting.broken:

@@ -12,8 +12,9 @@ from torch.autograd import Function
 from canvas_rt.ir.document import Node, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.halves import sides_within
 from canvas_rt.ops.catalogue import complete
-from canvas_rt.ops.inputs import given_dtype, given_shape
+from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.physics.anatomy import head_path, tail_paths
 from canvas_rt.physics.keys import Blocks, Environment, relevant
 from canvas_rt.physics.losses import chunked_loss, fused_loss, plain_loss, wanted
@@ -79,6 +80,9 @@ def trace_layer(
     tape = tracer.tape
     port = blocks[block].inputs[0]
     arrivals = {port: carry, **others, **taken}
+    if setup.task.decodes and setup.source != setup.new_tokens:
+        encoded = (name for name, value in arrivals.items() if value.shape[1:2] == (setup.source,))
+        tracer.sides = sides_within(blocks, block, frozenset(encoded))
     graded = [name for name, arrival in arrivals.items() if arrival.requires_grad and setup.train]
     with torch.set_grad_enabled(setup.train):
         made = {name: arrival.make() for name, arrival in arrivals.items() if name not in graded}
@@ -156,6 +160,8 @@ def trace_root(
     """
     tracer = Tracer(blocks, root, environment, setup, ties, regime, lambda path: path not in idle)
     tracer.head = head_path(blocks, root)
+    if setup.task.decodes:
+        tracer.sides = sides_within(blocks, root, frozenset(blocks[root].inputs) - {setup.task.decodes})
     with torch.set_grad_enabled(setup.train):
         splits, learned = run_root(tracer, blocks, root)
     return tracer.trace(splits, learned)
@@ -167,9 +173,9 @@ def run_root(tracer: Tracer, blocks: Blocks, root: str) -> tuple[tuple[int, int]
     Gives how many events there were at the forward's end and at the backward's start, and the gradients.
     """
     tape, setup = tracer.tape, tracer.setup
-    shape = given_shape(setup.task, tracer.document.environment, setup.batch, setup.new_tokens)
+    shapes = given_shapes(setup.task, blocks[root].inputs, tracer.document.environment, setup.lengths)
     dtype = given_dtype(setup.task, setup.weight_dtype)
-    inputs = {name: torch.empty(shape, dtype=dtype, device=META) for name in blocks[root].inputs}
+    inputs = {name: torch.empty(shape, dtype=dtype, device=META) for name, shape in shapes.items()}
     labels = torch.empty(setup.labelled, dtype=torch.int64, device=META) if setup.train else None
     for tensor in (*inputs.values(), *(() if labels is None else (labels,))):
         tape.resident(tensor)
