@@ -283,16 +283,19 @@ def _observed(model: nn.Module, whole: Collection[type], given: dict[str, Any]) 
 
 def length_of(graphs: nn.Module) -> int:
     """How many positions a traced model attends to; 0 where it does not attend."""
-    nodes = (
+    nodes = [
         node
         for module in graphs.modules()
         if isinstance(graph := getattr(module, "graph", None), fx.Graph)
         for node in graph.nodes
-    )
-    found = (
+    ]
+    found = [
         node.args[0].meta["val"].shape[2] for node in nodes if node.target is torch.ops.canvas_rt.attention.default
-    )
-    return int(next(found, 0))
+    ]
+    # Where attention is written by hand, its shares tell: one for each pair of positions.
+    shares = [node.meta["val"].shape for node in nodes if node.target is torch.ops.aten.softmax.int]
+    found += [shape[-1] for shape in shares if len(shape) == 4 and shape[-1] == shape[-2]]
+    return int(next(iter(found), 0))
 
 
 def inputs_for(model: nn.Module, lengths: tuple[int, int, int], task: Task) -> dict[str, Any]:
