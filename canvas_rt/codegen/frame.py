@@ -407,7 +407,7 @@ class BackboneWriter(BlockWriter):
             told["recurrent_mask"] = "recurrent_mask"
         if self.part == "decoder":
             told["encoder_attention_mask"] = "encoder_mask"
-        names = ("past_key_values", "position_ids", "use_cache")
+        names: tuple[str, ...] = ("past_key_values", "position_ids", "use_cache")
         if self.part:  # attention that looks across would take the decoder's positions for its keys'
             inside = reachable_blocks(self.plan.document, self.name)
             names = ("past_key_values", *(["position_ids"] if self.plan.positioned & {*inside} else []))

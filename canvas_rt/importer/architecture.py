@@ -111,6 +111,8 @@ PATTERNS = ("layer_types",)
 
 ROPE = "rope_parameters"
 
+AS_TIED = "tie_word_embeddings"
+
 AT_RUN_TIME = ("use_cache", "bos_token_id", "eos_token_id", "initializer_range", "dtype", "tie_word_embeddings")
 """Fields that act when a model is made, run or saved, not in its graph."""
 
@@ -284,7 +286,7 @@ class ArchitectureImport:
     @cached_property
     def trace_depth(self) -> int:
         """Layers to make for a trace: as many as show every kind, and one feeding the next."""
-        deepest = max(self.counts.values())
+        deepest: int = max(self.counts.values())
         if self.overrides or deepest <= 2:
             return deepest
         whole = layer_kinds(self.model(self.assignments[0], {}, deepest, "meta"))
@@ -559,6 +561,8 @@ class ArchitectureImport:
                 config[field] = freeze(value)
         self.effective |= named
         ties = self.ties()
+        if ties and AS_TIED not in self.values and getattr(self.config, AS_TIED, False):
+            config[AS_TIED] = True  # its class says so, and no field
         keys = block_keys(root, blocks, sizes, config)
         # What shares a tensor with no part of the graph has it for itself, and a checkpoint may hold it under that name.
         renamed = {ties[key]: key for key in reversed(keys) if key in ties and ties[key] not in keys}
@@ -600,6 +604,10 @@ class ArchitectureImport:
         written = getattr(self.model_class, "_tied_weights_keys", None)
         known = dict(written) if isinstance(written, dict) else {}
         few = getattr(self.few_layers, "all_tied_weights_keys", None) or {}
+        # What stands for a source may be a pattern, which no key is.
+        known = {
+            key: source if source in self.original_shapes else few.get(key, source) for key, source in known.items()
+        }
         if few.keys() - known.keys():
             whole: Any = self.original()
             known |= whole.all_tied_weights_keys

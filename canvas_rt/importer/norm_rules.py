@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from canvas_rt.importer.proof import Settings, Trial, fitting, generator, numbers_of, trials, written
+from canvas_rt.importer.proof import Settings, Trial, fitting, generator, given_alone, numbers_of, trials, written
 from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS
 from canvas_rt.ops.norms import gated_rms_norm, layer_norm, rms_norm
 
@@ -66,7 +66,7 @@ def _by_power(module: nn.Module, shape: tuple[int, ...], found: Settings) -> boo
 def _slope(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor | None:
     x = x.clone().requires_grad_()
     try:
-        (slope,) = torch.autograd.grad(function(x).float().sum(), x)
+        (slope,) = torch.autograd.grad(given_alone(function(x)).float().sum(), x)
     except RuntimeError:  # a stranger's module may give none
         return None
     return slope

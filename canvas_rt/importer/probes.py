@@ -121,6 +121,7 @@ holds in the probes."""
 OF_A_TYPE: Mapping[str, Mapping[str, Three | str | None]] = {
     "codegen": {"num_attention_heads": (4, 12, 20)},  # weights are kept in four parts
     "diffllama": {"attention_dropout": None, "num_key_value_heads": (2, 4, 6), "num_attention_heads": (4, 8, 18)},
+    "esmc": {"num_key_value_heads": "num_attention_heads", "head_dim": "hidden_size // num_attention_heads"},
     "helium": {"head_dim": "hidden_size // num_attention_heads"},
     "mimo_v2_flash": {"num_attention_heads": (4, 12, 20)},  # windowed layers have twice as many key/value heads
     "qwen4_exp_text": {"ple_embed_dim": None},

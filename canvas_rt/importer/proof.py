@@ -56,10 +56,17 @@ def trials(
             for dtype in DTYPES:
                 given = inputs(dtype)
                 with weights_of(module, draw or (lambda p: torch.randn(p.shape, generator=random)), dtype) as own:
-                    made.append(Trial(given, own, module(*given)))
+                    made.append(Trial(given, own, given_alone(module(*given))))
     except Exception:  # a stranger's module may raise anything
         return ()
     return tuple(made)
+
+
+def given_alone(result: Any) -> Any:
+    """A value that a module gives beside nothing is all that it gives."""
+    if isinstance(result, tuple) and sum(one is not None for one in result) == 1:
+        return next(one for one in result if one is not None)
+    return result
 
 
 def fitting(

@@ -653,14 +653,17 @@ class Reader:
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         if sinks is not None:
             inputs["sinks"] = self.ref(sinks)  # type: ignore[arg-type]
-        zero = bias is not None and (adds_nothing(bias) or self.refs.get(bias) in self.recogniser.nothing)  # type: ignore[arg-type, call-overload]
-        if bias is not None and not zero:
-            inputs["bias"] = self.bias(bias, shape_of(node)[2])  # type: ignore[arg-type]
+        if isinstance(bias, fx.Node) and not (adds_nothing(bias) or self.is_nothing(bias)):
+            inputs["bias"] = self.bias(bias, shape_of(node)[2])
         names = ("scale", "causal", "window", "chunk", "softcap", "dropout", "scaling", "precision", "sharing")
         attrs = dict(zip(names, settings, strict=True))
         attrs["cached"] = not {inputs["k"], inputs["v"]} <= self.recogniser.handed & {*self.inputs}
         self.add(node, "attention", "attention", inputs, attention_settings(attrs))
         return True
+
+    def is_nothing(self, node: fx.Node) -> bool:
+        """Whether a value is of zeros alone, which other layers hand on."""
+        return self.refs.get(node, "") in self.recogniser.nothing
 
     def attends_by_hand(self, node: fx.Node) -> bool:
         """Attention that the module writes with functions of its own."""

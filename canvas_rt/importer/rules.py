@@ -13,6 +13,7 @@ from canvas_rt.importer.proof import (
     Trial,
     fitting,
     generator,
+    given_alone,
     number_changed,
     numbers_of,
     trials,
@@ -145,7 +146,7 @@ def activation_rule(module: nn.Module) -> Leaf | None:
 def _slope(function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     """The gradient of a pointwise function: two that give the same may round it in other ways."""
     x = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(function(x).sum(), x)
+    (slope,) = torch.autograd.grad(given_alone(function(x)).sum(), x)
     return slope
 
 

@@ -283,20 +283,23 @@ def _observed(model: nn.Module, whole: Collection[type], given: dict[str, Any]) 
 
 def length_of(graphs: nn.Module) -> int:
     """How many positions a traced model attends to; 0 where it does not attend."""
-    nodes = (
+    nodes = [
         node
         for module in graphs.modules()
         if isinstance(graph := getattr(module, "graph", None), fx.Graph)
         for node in graph.nodes
-    )
-    found = (
+    ]
+    found = [
         node.args[0].meta["val"].shape[2] for node in nodes if node.target is torch.ops.canvas_rt.attention.default
-    )
-    return int(next(found, 0))
+    ]
+    # Where attention is written by hand, its shares tell: one for each pair of positions.
+    shares = [node.meta["val"].shape for node in nodes if node.target is torch.ops.aten.softmax.int]
+    found += [shape[-1] for shape in shares if len(shape) == 4 and shape[-1] == shape[-2]]
+    return int(next(iter(found), 0))
 
 
 def inputs_for(model: nn.Module, lengths: tuple[int, int, int], task: Task) -> dict[str, Any]:
-    """What a model is given to be traced: zeros, and no cache. `lengths`: sequences, tokens of each, what an encoder reads."""
+    """What a model is given to be traced: zeros, and no cache. `lengths` as of `trace`."""
     first = next(model.parameters())
     taken = inspect.signature(model.forward).parameters.values()
     also = (name for name in (task.decodes, *task.also) if name in {argument.name for argument in taken})
@@ -332,7 +335,8 @@ def trace(
     """The model as `torch.export` sees it, unflattened into its module hierarchy: every module has its own graph.
 
     `lengths`: sequences, tokens of each, and what an encoder reads of each. Modules of the classes in `whole` are one op
-    each, whatever they do. Raises `TraceError` with torch's own reason where the model's control flow depends on data.
+    each, whatever they do.
+    Raises `TraceError` with torch's own reason where the model's control flow depends on data.
     """
     given = inputs_for(model, lengths, task)
     within: list[nn.Module] = []

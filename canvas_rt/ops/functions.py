@@ -219,7 +219,8 @@ arange_by       arange.start_step    start:number, end:number, step:number=1, dt
                                       1  torch.arange(start, end, step, dtype=dtype, device=like.device)
 linear          linear.default       x, weight, bias                                  1  nn.functional.linear(x, weight, bias)
 linear_plain    linear.default       x, weight                                        1  nn.functional.linear(x, weight)
-embedding       embedding.default    weight, ids, padding_idx:int=-1                  1  nn.functional.embedding(ids, weight)
+embedding       embedding.default    weight, ids, padding_idx:int=-1
+                                      1  nn.functional.embedding(ids, weight, padding_idx=padding_idx)
 conv1d          conv1d.default       x, weight, bias, stride:ints=1, padding:ints=0, dilation:ints=1, groups:int=1
                                       1  nn.functional.conv1d(x, weight, bias, stride, padding, dilation, groups)
 conv1d_plain    conv1d.default       x, weight, none:none, stride:ints=1, padding:ints=0, dilation:ints=1, groups:int=1

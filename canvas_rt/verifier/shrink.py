@@ -63,6 +63,8 @@ def _as_probed(document: Document) -> tuple[Document, Table] | None:
     own = any(k.sizes for b in document.blocks.values() for i in b.nodes if isinstance(i, Stack) for k in i.kinds)
     if own or document.sizes != document.origin.sizes or document.blocks == {}:
         return None
+    if any(isinstance(document.config.get(name), int) for name in ("vocab_size", "hidden_size")):
+        return None  # the graph says in numbers how wide it is
     values = dict(document.environment)
     found = probe_assignments(values, (), (), document.origin.model_type)[PROBE]
     sizes = {

@@ -273,10 +273,24 @@ def test_padding_changes_nothing(document: Document, model: Any) -> None:
     torch.testing.assert_close(model(input_ids=padded, attention_mask=mask).logits[:, :12], whole)
 
 
-def test_distances_in_a_table_of_biases_are_whole_numbers(tmp_path: Path) -> None:
-    emit(import_model(small_config("mpnet"))[0]).write(tmp_path / "emitted")
+SORTS = {
+    "mpnet": "distances in a table of biases are whole numbers",
+    "ibert": "a tie is a pattern, and modules give their value beside nothing",
+    "nomic_bert": "that weights are tied is said by a class, and by no field",
+    "esmc": "attention has no groups, and heads no width of their own",
+    "mobilebert": "it is made at no other width",
+    "data2vec-vision": "attention over patches is written by hand",
+}
+
+
+@pytest.mark.parametrize(
+    "model_type", [*SORTS][:1] + [pytest.param(one, marks=pytest.mark.slow) for one in [*SORTS][1:]]
+)
+def test_encoders_of_all_sorts_go_around(model_type: str, tmp_path: Path) -> None:
+    task = IMAGES if model_type.endswith("vision") else MASKED
+    emit(import_model(small_config(model_type, task))[0]).write(tmp_path / "emitted")
     certificate = Verification(tmp_path / "emitted").certificate()
-    assert certificate.passed, str(certificate)
+    assert certificate.passed, (SORTS[model_type], str(certificate))
     assert (certificate.logits.max_abs_diff, certificate.gradients.max_abs_diff) == (0, 0)
 
 

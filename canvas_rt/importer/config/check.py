@@ -184,7 +184,7 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
 
 def _start(raw: Mapping[str, Any], cls: Any, config: Mapping[str, Any], name: str) -> int | None:
     """The token that a decoder starts from: the config's, or its class's own; None where neither says."""
-    told = raw.get(START, getattr(cls, START, None))
+    told: int | None = raw.get(START, getattr(cls, START, None))
     if told is not None:
         whole(told, f"{name}: {START}", 0, max(0, int(config.get("vocab_size", 1)) - 1))
     return told
