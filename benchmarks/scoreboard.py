@@ -51,6 +51,7 @@ def types_of(task: Task) -> list[str]:
     known = supported() if task is CAUSAL_LM else task_classes(task)
     return sorted(n for n in known if task is CAUSAL_LM or (task in tasks_of(n) and text_field(n) is None))
 
+
 CHECKS = ("structure", "keys", "logits", "gradients", "decoding")
 
 
@@ -240,7 +241,9 @@ def main(arguments: list[str] | None = None) -> int:
     ordered = [rows[name] for name in sorted(rows)]
     told, numbers = summary(ordered)
     figures = {"machine": about, **numbers}
-    save(name_of(task), f"Every {task.words.partition(' ')[2]}", figures, [told, table(HEADER, map(_cells, ordered))])
+    program = "scoreboard" if task is CAUSAL_LM else f"scoreboard --task {task.name}"
+    parts = [told, table(HEADER, map(_cells, ordered))]
+    save(name_of(task), f"Every {task.words.partition(' ')[2]}", figures, parts, program=program)
     return 0
 
 

@@ -425,10 +425,12 @@ class Verification:
 
     def told(self, model: Any, tokens: Tensor) -> dict[str, Any]:
         """Tokens as a model takes them; with an encoder, beside what that made of its input."""
+        from transformers.modeling_outputs import BaseModelOutput
+
         if not self.task.decodes:
             return {self.task.takes: tokens}
-        states = model.get_encoder()(self.input).last_hidden_state
-        return {self.task.decodes: tokens, "encoder_outputs": (states,)}
+        states = model.get_encoder()(self.input)[0]  # some classes give a tuple
+        return {self.task.decodes: tokens, "encoder_outputs": BaseModelOutput(last_hidden_state=states)}
 
     def at_once(self, model: Any, tokens: Tensor) -> Any:
         """What a model gives for some tokens without the cache."""
