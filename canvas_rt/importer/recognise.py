@@ -110,7 +110,31 @@ class Recogniser:
         # All placeholders of a plain model are tokens; a trace names what else it is given.
         names = tuple(str(node.target) if str(node.target) in known else self.task.takes for node in given)
         self.block("", names)
+        self.hold_backbone()
         return Traced("root", self.blocks, self.classes, self.kept, self.ids)
+
+    def hold_backbone(self) -> None:
+        """Let the module that holds a model's backbone, and is not called itself, be a block that passes on what it is given."""
+        root = self.blocks["root"]
+        dotted = [item for item in root.nodes if isinstance(item, Use) and "." in item.key]
+        for item in dotted:
+            holder, _, rest = item.key.partition(".")
+            others = {
+                (one.key if isinstance(one, Use | Node) else "") or one.id for one in root.nodes if one is not item
+            }
+            if not rest.isidentifier() or any(name.partition(".")[0] == holder for name in others):
+                continue
+            ports = FrozenMap({port: port for port in item.inputs})
+            given = FrozenMap(
+                {port: rest if port == "out" else f"{rest}.{port}" for port in self.blocks[item.block].outputs}
+            )
+            inner = Use(id=rest, block=item.block, inputs=ports)
+            self.blocks[holder] = Block(inputs=tuple(item.inputs), nodes=(inner,), outputs=given)
+            self.classes[holder] = type(self.submodule(holder)).__name__
+            held = item.replace(id=holder, block=holder, key="")
+            self.blocks["root"] = renamed_ref(
+                root.replace(nodes=tuple(held if n is item else n for n in root.nodes)), item.id, holder
+            )
 
     def graph(self, path: str) -> fx.Graph:
         module = self.graphs.get_submodule(path) if path else self.graphs
@@ -883,6 +907,17 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
     aten.tanh.default: "tanh",
     aten.sigmoid.default: "sigmoid",
 }
+
+
+def renamed_ref(block: Block, old: str, new: str) -> Block:
+    """A block in which what an item gives is read under another name."""
+
+    def told(ref: str) -> str:
+        name, dot, port = ref.partition(".")
+        return f"{new}{dot}{port}" if name == old else ref
+
+    nodes = tuple(n.replace(inputs=FrozenMap({p: told(r) for p, r in n.inputs.items()})) for n in block.nodes)
+    return block.replace(nodes=nodes, outputs=FrozenMap({p: told(r) for p, r in block.outputs.items()}))
 
 
 def called_in(graph: fx.Graph) -> list[str]:
