@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from canvas_rt.importer.rotary import rotary_as_one_node
 from canvas_rt.importer.seen import Visible, read
 from canvas_rt.importer.whole import Gives, as_one_node, observed
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
+from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.ops.modules import keeps_state
 
@@ -101,9 +103,7 @@ def _traced_attention(
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     seen = _seen(attention_mask, Visible(bool(causal), sliding_window))
-    # A model in eval mode passes dropout 0: the module knows what it passes in training.
-    dropout_of = getattr(module, "attention_dropout", None)
-    trained = float((dropout_of.p if isinstance(dropout_of, nn.Dropout) else dropout_of) or 0.0)
+    trained = _trained_dropout(module)
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
     cap = None if softcap is None else float(softcap)
     form = form_of(module)
@@ -111,6 +111,23 @@ def _traced_attention(
         raise TraceError(f"the attention of {type(module).__name__} computes its scores or shares in a way of its own")
     settings = scale, seen.causal, seen.window, seen.chunk, cap, trained, *(form or USUAL)
     return torch.ops.canvas_rt.attention(query, key, value, s_aux, bias, *settings), None
+
+
+_PASSED = re.compile(
+    r"dropout=(?:0\.0 if not self\.training else self\.([\w.]+)|self\.([\w.]+) if self\.training else 0\.0)"
+)
+
+
+def _trained_dropout(module: nn.Module) -> float:
+    """The share of scores that an attention drops in training. A model in eval mode passes none: its code says which it would."""
+    calls = filter(
+        None, (_PASSED.search(class_text(cls)) for cls in type(module).__mro__ if issubclass(cls, nn.Module))
+    )
+    call = next(calls, None)
+    value: Any = module
+    for part in ("attention_dropout" if call is None else call[1] or call[2]).split("."):
+        value = getattr(value, part, None)
+    return float((value.p if isinstance(value, nn.Dropout) else value) or 0.0)
 
 
 def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
