@@ -187,9 +187,9 @@ def test_an_edited_one_is_proved_against_its_document(document: Document, edit: 
 
 def test_a_first_layer_hands_its_bias_to_all_later_ones() -> None:
     document, _ = import_model({**T5, "num_layers": 4})
-    assert document.blocks["T5Block"].outputs.keys() == {"out", "prev_relative_attention_bias"}
+    assert document.blocks["T5EncoderGivingBlock"].outputs.keys() == {"out", "prev_relative_attention_bias"}
     (stack,) = (item for item in document.blocks["T5EncoderStack"].nodes if isinstance(item, Stack))
-    assert [kind.block for kind in stack.kinds] == ["T5Block2", "T5Block"]
+    assert [kind.block for kind in stack.kinds] == ["T5EncoderTakingBlock", "T5EncoderGivingBlock"]
     assert "torch.zeros" not in {getattr(item, "op", "") for block in document.blocks.values() for item in block.nodes}
     without = apply(document, DeleteLayers("encoder.block.0"))
     assert any("prev_relative_attention_bias" in str(flaw) for flaw in check(without).diagnostics)

@@ -116,7 +116,7 @@ ROUNDED = {
 RENAMED = {"MPTForCausalLM": "MptForCausalLM"}
 
 # What any config class, or a model, takes though no field of the class is called so.
-OLDER = {"rope_scaling", "rope_theta", "torch_dtype", "head_dim", "num_labels"}
+OLDER = {"rope_scaling", "rope_theta", "torch_dtype", "head_dim", "num_labels", "decoder_start_token_id"}
 
 
 def test_every_config_has_a_published_total() -> None:
