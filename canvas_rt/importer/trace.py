@@ -248,6 +248,17 @@ def _without_origins() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _unwritten() -> Iterator[None]:
+    """While modules get graphs of their own, none is written as code: they are read, and never run."""
+    before = fx.GraphModule.recompile
+    fx.GraphModule.recompile = lambda self: None  # type: ignore[method-assign,assignment,return-value]
+    try:
+        yield
+    finally:
+        fx.GraphModule.recompile = before  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
 def _stateful_as_one_node(model: nn.Module) -> Iterator[None]:
     """While tracing, a module that keeps a state is one op: its loops over the sequence would unroll."""
     replaced = [module for module in model.modules() if keeps_state(type(module))]
@@ -364,7 +375,8 @@ def trace(
                 within.clear()
                 with as_one_node(gives, _seen), _without_origins():
                     program = torch.export.export(model, (), kwargs=given, strict=False)
-            return torch.export.unflatten(program)
+            with _unwritten():
+                return torch.export.unflatten(program)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         failed = error if isinstance(error, TraceError) else TraceError(f"torch.export: {reason[0][:300]}")
