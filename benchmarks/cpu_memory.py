@@ -119,6 +119,20 @@ def grid() -> Iterator[Case]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+def edited(whole: Document) -> Document:
+    """Layers that differ."""
+    return apply(
+        whole,
+        DeleteLayers("model.layers.3"),
+        SetSize("model.layers.1", "num_key_value_heads", 4),
+        SetSize("model.layers.0", "intermediate_size", 512),
+    )
+
+
+MADE: dict[str, Callable[[Document], Document]] = {"edited": edited}
+"""Families that only Canvas has the classes of, and what makes each of a Llama."""
+
+
 def document(case: Case) -> Document:
     """The document of a case."""
     family = "mistral" if case.family == "mistral" else "llama"
@@ -126,14 +140,7 @@ def document(case: Case) -> Document:
     sizes = {**SIZES, **case.sizes}
     found = zoo.replace(sizes=zoo.sizes.with_items({n: v for n, v in sizes.items() if n in zoo.sizes}))
     found = found.replace(config=found.config.with_items({n: v for n, v in sizes.items() if n in zoo.config}))
-    if case.family == "edited":
-        found = apply(
-            found,
-            DeleteLayers("model.layers.3"),
-            SetSize("model.layers.1", "num_key_value_heads", 4),
-            SetSize("model.layers.0", "intermediate_size", 512),
-        )
-    return found
+    return MADE.get(case.family, lambda whole: whole)(found)
 
 
 def predicted(case: Case) -> int:
@@ -161,7 +168,7 @@ def _model(case: Case) -> Any:
     attention = "sdpa" if case.scenario.attention == "auto" else "eager"
     torch.set_default_dtype(DTYPES[case.scenario.dtype])
     try:
-        model = _emitted(case, attention) if case.family == "edited" else _original(case, attention)
+        model = _emitted(case, attention) if case.family in MADE else _original(case, attention)
     finally:
         torch.set_default_dtype(torch.float32)
     if case.scenario.lora:
@@ -273,7 +280,7 @@ def _inference(case: Case, model: Any) -> Run:
 
     def once() -> None:
         if s.mode == "decode":  # what the cache holds after many steps, made anew so that the profiler sees it
-            for layer in cache.layers:
+            for layer in (layer for layer in cache.layers if layer.keys is not None):
                 kept.append((layer.keys, layer.values))  # whose end the profiler could not tell the size of
                 layer.keys, layer.values = (_stored(case, t) for t in (layer.keys, layer.values))
         with torch.no_grad():

@@ -70,11 +70,25 @@ def run(model_type: str) -> dict[str, Any]:
             "stage": "done",
             "passed": certificate["passed"],
             "checks": {name: certificate[name] for name in CHECKS},
+            "unmeasured": unmeasured(document),
         }
     except BaseException as error:  # whatever ends a type is its row's last word
         row["why"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
+
+
+def unmeasured(document: Document) -> str:
+    """Why a document cannot be costed; nothing where it can."""
+    from canvas_rt.errors import CanvasError
+    from canvas_rt.physics import measure
+
+    try:
+        for mode in ("train", "prefill", "decode") if document.purpose.generates else ("train", "prefill"):
+            measure(document, mode=mode, sequence=16)
+    except CanvasError as error:
+        return " ".join(str(error).split())[:200]
+    return ""
 
 
 def _nodes(document: Document) -> Iterator[Node]:
@@ -121,6 +135,7 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
     """What it comes to, in words and in numbers."""
     passed = [row for row in rows if row.get("passed")]
     imported = [row for row in rows if "nodes" in row]
+    measured = [row for row in passed if row.get("unmeasured") == ""]
     shares = sorted(row["recognised"] for row in imported)
     median = shares[len(shares) // 2] if shares else 0.0
     exact = [
@@ -128,13 +143,15 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
     ]
     told = (
         f"Of {len(rows)} model types {len(imported)} are imported and {len(passed)} pass all five checks, {len(exact)} of them"
-        f" with logits and gradients equal to the last bit. Median share of recognised nodes: {median:.0%}."
+        f" with logits and gradients equal to the last bit; {len(measured)} of those are costed in training and generation."
+        f" Median share of recognised nodes: {median:.0%}."
     )
     numbers = {
         "types": len(rows),
         "imported": len(imported),
         "passed": len(passed),
         "exact": len(exact),
+        "measured": len(measured),
         "median": median,
     }
     return told, numbers
@@ -150,6 +167,7 @@ HEADER = (
     "max Δgradients",
     "decoding",
     "structure",
+    "costed",
     "s",
     "why not",
 )
@@ -175,6 +193,7 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         apart_by("gradients"),
         apart_by("decoding"),
         "the same" if checks.get("structure", {}).get("passed") else "",
+        "" if "unmeasured" not in row else row["unmeasured"].replace("|", "/") or "yes",
         str(row.get("seconds", "")),
         why.replace("|", "/"),
     )

@@ -180,4 +180,25 @@ SLOPES = {
 """,
 }
 
-__all__ = ["alibi_function", "eager_attention"]
+RELATIVE_BIAS = '''
+def relative_bias(
+    table: nn.Embedding, position_ids: torch.Tensor, keys: int, farthest: int, both_ways: bool
+) -> torch.Tensor:
+    """What each head adds to its scores for how far a key is from a query: far ones share a bucket."""
+    buckets = table.num_embeddings
+    distance = torch.arange(keys, device=position_ids.device)[None, :] - position_ids[0][:, None]
+    chosen = torch.zeros_like(distance)
+    if both_ways:
+        buckets //= 2
+        chosen = (distance > 0).long() * buckets
+        distance = distance.abs()
+    else:
+        distance = -torch.min(distance, torch.zeros_like(distance))
+    exact = buckets // 2
+    steps = torch.log(distance.float() / exact) / math.log(farthest / exact) * (buckets - exact)
+    shared = torch.min(exact + steps.long(), torch.full_like(distance, buckets - 1))
+    chosen = chosen + torch.where(distance < exact, distance, shared)
+    return table(chosen).permute(2, 0, 1).unsqueeze(0)  # [1, heads, queries, keys]
+'''
+
+__all__ = ["RELATIVE_BIAS", "alibi_function", "eager_attention"]

@@ -16,13 +16,9 @@ from canvas_rt.codegen.plan import RESERVED, Plan, is_tensor, place_of, settings
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
 from canvas_rt.errors import EmitError
-from canvas_rt.ir.document import Block, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Block, Node, Stack, Use
 from canvas_rt.ir.expressions import expression, is_expression, names_in
-from canvas_rt.ir.graph import (
-    head,
-    key_of,
-    running_order,
-)
+from canvas_rt.ir.graph import Item, blocks_of, head, key_of, running_order
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.functions import RUN_TIME, function_named, is_function
 from canvas_rt.ops.learned import CONSTANT, MODULE, PARAMETER
@@ -52,9 +48,17 @@ class BlockWriter:
             self.owner = "general"
         self.own_attributes: dict[str, ast.expr] = {}
         self.sizes_used: set[str] = set()
-        """Which of `batch` and `seq` the block's functions name."""
-        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "general", "batch", "seq", "recurrent_mask"}
-        self.arguments = {port: fresh(port, taken) for port in self.block.inputs}
+        """Which of `batch`, `seq` and `source` the block's functions name."""
+        taken = {"attention_mask", "past_key_values", "layer_idx", "layer", "general", *RUN_TIME, "recurrent_mask"}
+        self.arguments = {port: fresh(port, taken) for port in self.inputs}
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What `forward` is given. All layers take what any takes, and what is handed on, be it for others."""
+        stack = self.plan.stack_of_layers(self.name)
+        if stack is None:
+            return self.block.inputs
+        return tuple(dict.fromkeys((*self.plan.given_alike(stack), *self.plan.handed_on(stack))))
 
     # where its parts are
 
@@ -79,7 +83,8 @@ class BlockWriter:
     @property
     def takes_index(self) -> bool:
         inside = self.name in self.plan.inner
-        return inside and (self.context or self.owner == "layer" or self.name in self.plan.layer_blocks)
+        needs = self.context or self.owner == "layer" or self.name in self.plan.numbered
+        return inside and (needs or self.name in self.plan.layer_blocks)
 
     def source(self) -> str:
         """The class as text."""
@@ -97,7 +102,8 @@ class BlockWriter:
         elif self.holds_stack:
             body += statements("self.config = config")
         for name, value in self.own_attributes.items():
-            body += statements("self._name_ = value", _name_=name, value=value)
+            if not (self.attends and name == "layer_idx"):  # it has that already
+                body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
         header = f"def __init__(self, config: {self.plan.names.config}{index}) -> None:"
         return "\n".join([header, *indent(unparse(body))])
@@ -201,19 +207,26 @@ class BlockWriter:
 
     def layers(self) -> ast.expr:
         """What constructs the stack."""
-        if not self.plan.several_classes:
-            layer = ast.Name(self.plan.names.of(self.plan.layer_blocks[0]), ast.Load())
-            return quote(
-                "nn.ModuleList([layer(config, index) for index in range(config.num_hidden_layers)])", layer=layer
-            )
-        names = self.plan.layer_blocks
+        tower = self.plan.tower_at(self.name)
+        assert tower is not None, self.name
+        names = blocks_of(tower.stack)
+        if not tower.several_classes:
+            layer, count = ast.Name(self.plan.names.of(names[0]), ast.Load()), self.depth()
+            return quote("nn.ModuleList([layer(config, index) for index in range(count)])", layer=layer, count=count)
         classes = ast.Dict(
             [ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names]
         )
         return quote(
-            "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config.layer_kinds)])",
+            "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config._listed_)])",
             table=classes,
+            _listed_=tower.kinds_field,
         )
+
+    def depth(self) -> ast.expr:
+        """How many layers the stack has: an encoder's may have a field of their own, or be a number."""
+        tower = self.plan.tower_at(self.name)
+        encodes = tower is not None and tower.part == "encoder"
+        return setting(tower.stack.repeat) if tower and encodes else quote("config.num_hidden_layers")
 
     def module(self, item: Node | Use | Stack) -> ast.expr | None:
         """What constructs an item's module, or None for functions."""
@@ -237,7 +250,7 @@ class BlockWriter:
         graph = fx.Graph()
         self.rows: dict[str, fx.Node] = {}
         """Rows of tokens that routers share with experts, by the router's node."""
-        values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.block.inputs}
+        values: dict[str, fx.Node] = {name: graph.placeholder(name) for name in self.inputs}
         for item in self.order:
             self.add(graph, values, item)
         results = tuple(self.value(values, ref, port, self.name) for port, ref in self.results().items())
@@ -245,9 +258,13 @@ class BlockWriter:
         return graph
 
     def results(self) -> Mapping[str, str]:
-        """What the block gives: a layer the value that it carries on, any other block all."""
+        """What the block gives: a layer the value that it carries on, and what is handed on; any other block all."""
         outputs = self.block.outputs
-        return dict(list(outputs.items())[:1]) if self.name in self.plan.layer_blocks else outputs
+        stack = self.plan.stack_of_layers(self.name)
+        if stack is None:
+            return outputs
+        handed = self.plan.handed_on(stack)
+        return {**dict(list(outputs.items())[:1]), **{name: outputs.get(name, name) for name in handed}}
 
     def value(self, values: Mapping[str, fx.Node], ref: str, port: str, where: str) -> fx.Node:
         """What a reference stands for."""
@@ -263,13 +280,13 @@ class BlockWriter:
             inner = self.plan.document.blocks[item.block]
             made = graph.call_module(item.id, tuple(take(port) for port in inner.inputs))
             made.meta["held"] = self.held[key_of(item)]
-            made.meta["context"] = item.block in self.plan.attending
+            made.meta["context"] = self.plan.wants(item.block) if item.block in self.plan.attending else ()
             made.meta["positions"] = item.block in self.plan.positioned
             made.meta["tuple"] = self.plan.gives_weights(item.block)
         elif isinstance(item, Stack):
-            inner = self.plan.document.blocks[item.kinds[0].block]
-            made = graph.call_function(vocabulary.stack, tuple(take(port) for port in inner.inputs))
-            made.meta.update(attribute=item.id, taken=inner.inputs)
+            ports, handed = self.plan.given_alike(item), self.plan.handed_on(item)
+            made = graph.call_function(vocabulary.stack, tuple(take(port) for port in ports))
+            made.meta.update(attribute=item.id, taken=ports, handed=handed, encodes=self.name in self.plan.encoding)
         else:
             made = self.add_node(graph, item, take)
         if (self.name, item.id) in self.plan.comments:
@@ -301,9 +318,14 @@ class BlockWriter:
             row = self.rows[head(node.inputs["indices"])]
             made = graph.call_module(node.id, (take("x"), row, take("indices"), take("weights")))
             made.meta.update(tokens=True, in_a_row=True)
+        elif node.op == "relative_bias":
+            made = graph.call_function(vocabulary.relative_bias, (take("position_ids"),))
+            made.meta.update(table=self.held[key_of(node)], both_ways=attrs["both_ways"])
+            made.meta["farthest"] = self.attribute(node, "farthest", attrs["farthest"])
         elif node.op in CONSTRUCT:
             made = graph.call_module(node.id, tuple(take(port) for port in ports))
             made.meta.update(tokens=node.op == "experts", results=RESULTS.get(node.op))
+            made.meta["residual"] = node.op in ("layer_norm", "rms_norm")  # it may be the stream from then on
             if node.op == "rotary_embedding":  # its first argument tells device and dtype
                 made.args = (self.embedded(graph), *made.args)
             if node.op == MODULE:
@@ -340,11 +362,13 @@ class BlockWriter:
             function = vocabulary.split_heads if node.op == "split_heads" else vocabulary.view_heads
             made = graph.call_function(function, (take("x"),))
             made.meta.update(width=self.attribute(node, "head_dim", attrs["head_dim"]), named=True, variable=node.id)
+            made.meta["length"] = self.length_of(node)
         elif node.op == "heads_first":
             made = graph.call_function(vocabulary.heads_first, (take("x"),))
             made.meta.update(named=True, variable=node.id)
         elif node.op == "merge_heads":
             made = graph.call_function(vocabulary.merge_heads, (take("x"),))
+            made.meta["length"] = self.length_of(node)
         elif node.op == "scale":
             made = graph.call_function(vocabulary.scale, (take("x"),))
             made.meta["factor"] = self.attribute(node, "factor", attrs["factor"])
@@ -363,13 +387,22 @@ class BlockWriter:
             made.meta["chunk"] = attrs["chunk"] is not None
             made.meta["softcap"] = attrs["softcap"] is not None
             made.meta["masks"] = self.plan.masks
-            made.meta["cached"] = self.plan.task.generates
+            across = (self.name, node.id) in self.plan.sides.across
+            made.meta["cached"] = self.plan.cached(self.name) and attrs["cached"] and not across
+            made.meta.update(across=across, halved=self.plan.halves is not None)
+            # Who attends to what an earlier layer hands on must be given what the cache holds of it too.
+            given = {*self.block.outputs.values()}
+            made.meta["hands_on"] = self.plan.shares_keys and {node.inputs["k"], node.inputs["v"]} <= given
             made.meta["groups_at_run_time"] = self.groups(node) is None
         else:
             raise EmitError(f"'{node.op}' stands where no code can be written for it", path=f"{self.name}.{node.id}")
         if made.op == "call_module":
             made.meta["held"] = self.held[key_of(node)]
         return made
+
+    def length_of(self, item: Item) -> str:
+        """What the length of a value is called: what an encoder reads has one of its own."""
+        return "source" if self.plan.sides.encoded(self.name, item.id) else "seq"
 
     def embedded(self, graph: fx.Graph) -> fx.Node:
         """A value of the stream."""
@@ -453,23 +486,23 @@ class BlockWriter:
             others = {n for n, v in self.own_attributes.items() if unparse(v) != unparse(written)}
             attribute = fresh(f"{node.id}_{name}", taken | others)
         if bare:
-            attribute = parsed.text
+            attribute = "layer_idx" if parsed.text == LAYER else parsed.text
         self.own_attributes[attribute] = written
         return quote("self._name_", _name_=attribute)
 
     def layout(self, graph: fx.Graph) -> Layout:
-        arguments = [ast.arg(name, quote("torch.Tensor")) for name in self.arguments.values()]
+        stack = self.plan.stack_of_layers(self.name)
+        handed = self.plan.handed_on(stack) if stack is not None else ()
+        tensors = {port: "torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.inputs}
+        arguments = [ast.arg(name, quote(tensors[port])) for port, name in self.arguments.items()]
         defaults: list[ast.expr] = []
         context: list[ast.keyword] = []
         if self.context:
             mask = "dict[int | None, torch.Tensor | None] | None" if self.plan.masks else "torch.Tensor | None"
-            arguments.append(ast.arg("attention_mask", quote(mask)))
-            defaults.append(ast.Constant(None))
-            given = ["attention_mask"]
-            if self.plan.task.generates:
-                arguments.append(ast.arg("past_key_values", quote("Cache | None")))
-                defaults.append(ast.Constant(None))
-                given.append("past_key_values")
+            given = list(self.plan.wants(self.name))
+            cache = "Cache | None" if self.plan.halves is None else "EncoderDecoderCache | None"
+            arguments += [ast.arg(n, quote(cache if n == "past_key_values" else mask)) for n in given]
+            defaults += [ast.Constant(None)] * len(given)
             if self.name in self.plan.stateful:
                 arguments.append(ast.arg("recurrent_mask", quote("torch.Tensor | None")))
                 defaults.append(ast.Constant(None))
@@ -489,7 +522,7 @@ class BlockWriter:
             kwarg=ast.arg("kwargs", quote("Any")) if self.context else None,
         )
         before = self.read_sizes(graph)
-        gives = ["torch.Tensor"] * len(self.results())
+        gives = ["torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.results()]
         if self.plan.gives_weights(self.name):
             gives.append("torch.Tensor | None")
         returns = f"tuple[{', '.join(gives)}]" if len(gives) > 1 else gives[0]
@@ -500,34 +533,35 @@ class BlockWriter:
 
     def note_sizes(self, graph: fx.Graph) -> None:
         """Note which of batch and sequence the block's functions name."""
-        if any(node.target in vocabulary.NEEDS_SIZES for node in graph.nodes if node.op == "call_function"):
-            self.sizes_used |= set(RUN_TIME)
         for node in graph.nodes:
+            if node.op == "call_function" and node.target in vocabulary.NEEDS_SIZES:
+                self.sizes_used |= {"batch", node.meta["length"]}
             if node.target is vocabulary.function:
                 node.meta["write"]([ast.Name("x", ast.Load())] * len(node.args))  # notes what it names
 
-    def read_sizes(self, graph: fx.Graph) -> list[ast.stmt]:
-        """What tells batch and sequence, where the block needs to know."""
+    def read_sizes(self, graph: fx.Graph, ports: Sequence[str] = ()) -> list[ast.stmt]:
+        """What tells batch and sequence, where the block needs to know; of some of its inputs, where not all are given."""
         self.note_sizes(graph)
         if not self.sizes_used:
             return []
-        stream = (
-            {name: (self.block.inputs[0], index) for index, name in enumerate(RUN_TIME)} if self.block.inputs else {}
-        )
-        places = self.plan.places.get(self.name, stream)
+        stream = {name: (self.block.inputs[0], i) for i, name in enumerate(("batch", "seq")) if self.block.inputs}
+        places = dict(self.plan.places.get(self.name, stream))
+        if ports and (found := [port for name, (port, _) in places.items() if name != "batch" and port in ports]):
+            places["batch"] = found[0], 0
         known = {name: places[name] for name in self.sizes_used if name in places}
-        if known.get("batch", ("", 0))[1:] == (0,) and known.get("seq") == (known.get("batch", ("",))[0], 1):
-            source = self.arguments[known["batch"][0]]
-            rank_three = not self.plan.flat.get(self.name)
-            template = "batch, seq, _ = x.shape" if rank_three else "batch, seq = x.shape[:2]"
-            return statements(template, x=source)
+        batch = known.get("batch", ("", -1))
+        length = next((n for n in RUN_TIME[1:] if batch[1] == 0 and known.get(n) == (batch[0], 1)), "")
         body: list[ast.stmt] = []
+        if length:
+            rank_three = not self.plan.flat.get(self.name)
+            template = "batch, length, _ = x.shape" if rank_three else "batch, length = x.shape[:2]"
+            body += statements(template, x=self.arguments[batch[0]], length=length)
         for name in RUN_TIME:
             if name in self.sizes_used and name not in known:
                 raise EmitError(
                     f"needs to know {name}, which none of its inputs tells", path=self.name, hint="Pass it the stream."
                 )
-            if name in self.sizes_used:
+            if name in self.sizes_used and not (length and name in ("batch", length)):
                 port, dim = known[name]
                 body += statements("name = x.shape[dim]", name=name, x=self.arguments[port], dim=ast.Constant(dim))
         return body

@@ -1,7 +1,8 @@
 """The parts of an emitted module that every Hugging Face model has: config, norms, rotary, base class, backbone, head."""
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from torch import fx
@@ -10,17 +11,17 @@ from canvas_rt.codegen.blocks import BlockWriter, indent
 from canvas_rt.codegen.mixture import init_weights
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.printer import Layout, print_graph
-from canvas_rt.codegen.syntax import constant, setting, statements, unparse
+from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
 from canvas_rt.ir.document import Node, Use, resolution_order
 from canvas_rt.ir.expressions import is_expression
-from canvas_rt.ir.graph import key_of
-from canvas_rt.ops.functions import RUN_TIME
+from canvas_rt.ir.graph import key_of, reachable_blocks
 
 NULLABLE = {
     "sliding_window": "int",
     "pad_token_id": "int",
     "bos_token_id": "int",
     "eos_token_id": "int | list[int]",
+    "decoder_start_token_id": "int",
     "head_dim": "int",
 }
 """Fields that may be null, and what they are otherwise."""
@@ -55,8 +56,11 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
             yield name, annotation(name, value), value
     if plan.lists_layers:
         yield "layer_types", "list[str] | None", None
-    if plan.several_classes:
-        yield "layer_kinds", "list[str] | None", None
+    if plan.halves is not None:
+        yield "is_encoder_decoder", "bool", True
+    for tower in plan.towers:
+        if tower.several_classes:
+            yield tower.kinds_field, "list[str] | None", None
 
 
 def config_class(plan: Plan) -> str:
@@ -73,12 +77,15 @@ def config_class(plan: Plan) -> str:
         body += statements(
             "if self._name_ is None:\n    self._name_ = value", _name_=name, value=setting(derived[name], "self")
         )
-    if plan.several_classes:
-        default = plan.backbone[1].kinds[0].block
-        body += statements(
-            "if self.layer_kinds is None:\n    self.layer_kinds = [kind] * self.num_hidden_layers",
-            kind=ast.Constant(default),
-        )
+    for tower in plan.towers:
+        if tower.several_classes:
+            main = tower is plan.main
+            body += statements(
+                "if self._listed_ is None:\n    self._listed_ = [kind] * count",
+                _listed_=tower.kinds_field,
+                kind=ast.Constant(tower.stack.kinds[0].block),
+                count=quote("self.num_hidden_layers") if main else setting(tower.stack.repeat, "self"),
+            )
     if body:
         body += statements("super().__post_init__(**kwargs)")
         lines += ["", "    def __post_init__(self, **kwargs: Any) -> None:", *indent(indent(unparse(body)))]
@@ -136,16 +143,14 @@ def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any
 
 def pretrained_class(plan: Plan) -> str:
     layers = [plan.names.of(name) for name in plan.layer_blocks]
-    attentions = [plan.names.of(name) for name in plan.order if plan.gives_weights(name)]
     skipped = '    _skip_keys_device_placement = ["past_key_values"]\n' if plan.task.generates else ""
     takes = "" if plan.task.of_tokens else f'\n    main_input_name = "{plan.task.takes}"'
-    records = [f'"hidden_states": {layers[0] if len(layers) == 1 else "[" + ", ".join(layers) + "]"}']
-    if attentions:
-        records.append(f'"attentions": {attentions[0] if len(attentions) == 1 else "[" + ", ".join(attentions) + "]"}')
+    prefix = "" if plan.trunk == plan.document.root else backbone_use(plan)
+    recorded = records(plan, plan.order) if plan.halves is None else ""
     return f'''
 class {plan.names.pretrained}(PreTrainedModel):
     config: {plan.names.config}
-    base_model_prefix = "{backbone_use(plan)}"{takes}
+    base_model_prefix = "{prefix}"{takes}
     supports_gradient_checkpointing = True
     _no_split_modules = {layers!r}
 {skipped}    _supports_flash_attn = {plan.supports("_supports_flash_attn")}
@@ -153,14 +158,35 @@ class {plan.names.pretrained}(PreTrainedModel):
     _supports_flex_attn = {plan.supports("_supports_flex_attn")}
     _supports_attention_backend = True
     _can_compile_fullgraph = {not plan.stateful}
-    _can_record_outputs = {{{", ".join(records)}}}
-{init_weights(plan)}{REACHING if plan.whole else ""}'''
+{recorded}{init_weights(plan)}{REACHING if plan.whole else ""}'''
+
+
+def records(plan: Plan, blocks: Sequence[str]) -> str:
+    """What transformers may record of what some blocks give: layers their states, attention its weights."""
+    layers = [name for name in plan.layer_blocks if name in blocks]
+    attending = [name for name in blocks if plan.gives_weights(name)]
+    across = [name for name in attending if plan.sides.is_across(name)]
+    own = [name for name in attending if name not in across]
+    classes = {"hidden_states": layers, "attentions": own, "cross_attentions": across}
+    found = []
+    for what, names in classes.items():
+        written = [recorded(plan, name) for name in names]
+        if written:
+            found.append(f'"{what}": {written[0] if len(written) == 1 else "[" + ", ".join(written) + "]"}')
+    return f"    _can_record_outputs = {{{', '.join(found)}}}\n"
+
+
+def recorded(plan: Plan, block: str) -> str:
+    """A class whose modules transformers records: attention gives its weights behind its values, the first of which is usual."""
+    name, values = plan.names.of(block), len(plan.document.blocks[block].outputs)
+    usual = values == 1 or block in plan.layer_blocks
+    return name if usual else f"OutputRecorder({name}, index={values})"
 
 
 def backbone_use(plan: Plan) -> str:
     """The attribute under which the whole model holds its backbone."""
     root = plan.document.blocks[plan.document.root]
-    return next(key_of(item) for item in root.nodes if plan.backbone[0] in getattr(item, "block", ""))
+    return next(key_of(item) for item in root.nodes if plan.trunk in getattr(item, "block", ""))
 
 
 ARGUMENTS = """
@@ -168,9 +194,15 @@ input_ids: torch.LongTensor | None
 pixel_values: torch.Tensor | None
 attention_mask: torch.Tensor | None
 token_type_ids: torch.LongTensor | None
+decoder_input_ids: torch.LongTensor | None
+decoder_attention_mask: torch.Tensor | None
+encoder_outputs: BaseModelOutput | tuple | None
+encoder_hidden_states: torch.Tensor | None
+encoder_attention_mask: torch.Tensor | None
 position_ids: torch.LongTensor | None
 past_key_values: Cache | None
 inputs_embeds: torch.Tensor | None
+decoder_inputs_embeds: torch.Tensor | None
 labels: torch.LongTensor | None
 use_cache: bool | None
 """
@@ -183,20 +215,52 @@ OF_IMAGES = ("pixel_values",)
 """All that a model of images is given: nothing in an image is padding, and its size is the model's."""
 
 
-def given_names(plan: Plan) -> tuple[str, ...]:
-    """What a model is given, but for labels."""
+OF_HALVES: Mapping[str, tuple[str, ...]] = {
+    "encoder": ("input_ids", "attention_mask", "inputs_embeds"),
+    "decoder": (
+        "input_ids",
+        "attention_mask",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+        "position_ids",
+        "past_key_values",
+        "inputs_embeds",
+        "use_cache",
+    ),
+    "both": (
+        "input_ids",
+        "attention_mask",
+        "decoder_input_ids",
+        "decoder_attention_mask",
+        "encoder_outputs",
+        "past_key_values",
+        "inputs_embeds",
+        "decoder_inputs_embeds",
+        "use_cache",
+    ),
+}
+"""What an encoder, a decoder and a model of both are given."""
+
+
+def given_names(plan: Plan, part: str = "") -> tuple[str, ...]:
+    """What a model is given, but for labels; or one `part` of a model that has an encoder and a decoder."""
     if not plan.task.of_tokens:
         return OF_IMAGES
-    left_out = {"labels", "token_type_ids", *OF_IMAGES, *(() if plan.task.generates else CACHED)} - {*plan.given}
-    known = (line.partition(":")[0] for line in ARGUMENTS.split("\n") if line)
+    known = tuple(line.partition(":")[0] for line in ARGUMENTS.split("\n") if line)
+    if part:
+        return tuple(name for name in known if name in OF_HALVES[part])
+    halved = {name for names in OF_HALVES.values() for name in names if name.startswith(("decoder_", "encoder_"))}
+    left_out = {"labels", "token_type_ids", *OF_IMAGES, *halved, *(() if plan.task.generates else CACHED)} - {
+        *plan.given
+    }
     return tuple(name for name in known if name not in left_out)
 
 
-def signature(plan: Plan, head: bool = False) -> ast.arguments:
+def signature(plan: Plan, part: str = "", head: bool = False) -> ast.arguments:
     """The arguments of a backbone's `forward`, or with `head` of the whole model's."""
-    names = (*given_names(plan), *(["labels"] if head else []))
+    names = (*given_names(plan, part), *(["labels"] if head else []))
     lines = [f"{line} = None" for line in ARGUMENTS.split("\n") if line.partition(":")[0] in names]
-    if head and plan.task.generates:
+    if head and plan.task.generates and plan.halves is None:
         lines.append("logits_to_keep: int | torch.Tensor = 0")
     (function,) = ast.parse(f"def forward(self, {', '.join(lines)}, **kwargs: Any): pass").body
     assert isinstance(function, ast.FunctionDef)
@@ -206,18 +270,36 @@ def signature(plan: Plan, head: bool = False) -> ast.arguments:
 class BackboneWriter(BlockWriter):
     """Writes the class that holds embedding, layers and final norm."""
 
+    @cached_property
+    def part(self) -> str:
+        """Which half of the model it is, where there are two."""
+        tower = self.plan.tower_at(self.name)
+        return tower.part if tower is not None else ""
+
+    @property
+    def generates(self) -> bool:
+        """Whether it has a cache."""
+        return self.plan.task.generates and self.part != "encoder"
+
     def init(self) -> str:
         body = statements("super().__init__(config)") + self.owner_statements()
         for name, value in self.own_attributes.items():
             body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
-        if self.plan.without_attention and not (self.plan.stateful or self.plan.whole):
+        if self.generates and self.plan.without_attention and not (self.plan.stateful or self.plan.whole):
             body += self.cache_places()
         body += statements("self.gradient_checkpointing = False\nself.post_init()")
         return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
 
     def cache_places(self) -> list[ast.stmt]:
         """Layers without attention have no place in the cache: those with one are numbered without gaps."""
+        if self.part:
+            return statements(
+                "attentions = [module for module in self.modules() if hasattr(module, 'is_causal')]\n"
+                "for causal in (True, False):\n"
+                "    for place, module in enumerate(one for one in attentions if one.is_causal == causal):\n"
+                "        module.layer_idx = place",
+            )
         return statements(
             "attentions = [module for module in self.modules() if hasattr(module, 'is_causal')]\n"
             "for place, module in enumerate(attentions):\n"
@@ -263,7 +345,9 @@ class BackboneWriter(BlockWriter):
         embedding = self.token_embedding()
         needs_positions = any(node.op == "placeholder" and node.target == "position_ids" for node in graph.nodes)
         needs_positions = needs_positions or "padded_positions" in {getattr(i, "op", "") for i in self.order}
-        needs_positions = needs_positions or bool(self.plan.positioned) or bool(self.plan.attention_anywhere)
+        inside = reachable_blocks(self.plan.document, self.name)
+        needs_positions = needs_positions or bool(self.plan.positioned & {*inside})
+        needs_positions = needs_positions or (self.plan.attention_anywhere and self.part != "encoder")
         if embedding is None:
             before = statements(
                 "if input_ids is None or inputs_embeds is not None:\n"
@@ -276,53 +360,62 @@ class BackboneWriter(BlockWriter):
                 "if inputs_embeds is None:\n    inputs_embeds = held(input_ids)",
                 held=self.held[key_of(embedding)],
             )
-        for name in self.plan.given[1:]:
+        for name in self.plan.given[1:] if not self.part else ():
             source = "input_ids" if embedding is None else "inputs_embeds[..., 0]"
             before += statements(
                 f"if _name_ is None:\n    _name_ = torch.zeros_like({source}, dtype=torch.long)", _name_=name
             )
-        cached = self.context and self.plan.task.generates
+        cached = self.context and self.generates
         if cached:
-            before += statements(
-                "if use_cache and past_key_values is None:\n    past_key_values = DynamicCache(config=self.config)"
-            )
+            made = "DynamicCache(config=self.config)"
+            made = f"EncoderDecoderCache({made}, {made})" if self.part else made
+            before += statements(f"if use_cache and past_key_values is None:\n    past_key_values = {made}")
         given = "inputs_embeds" if embedding is not None else "input_ids"
         if needs_positions:
             past = "past_key_values.get_seq_length() if past_key_values is not None else 0" if cached else "0"
-            told = f"    past = {past}\n" if self.plan.task.generates else ""
+            told = f"    past = {past}\n" if self.generates else ""
+            numbered = f"torch.arange({given}.shape[1], device={given}.device)"
             before += statements(
-                f"if position_ids is None:\n{told}"
-                f"    position_ids = torch.arange({given}.shape[1], device={given}.device){' + past' if told else ''}\n"
+                f"position_ids = {numbered}.unsqueeze(0)"
+                if self.part == "encoder"
+                else f"if position_ids is None:\n{told}"
+                f"    position_ids = {numbered}{' + past' if told else ''}\n"
                 "    position_ids = position_ids.unsqueeze(0)\n"
             )
         before += self.mask_statements(embedding is not None)
         before += self.read_sizes(graph)
-        context = [
-            ast.keyword(
-                "attention_mask", ast.Name("mask" if self.plan.attention_anywhere else "attention_mask", ast.Load())
-            ),
-            *([ast.keyword("recurrent_mask", ast.Name("recurrent_mask", ast.Load()))] if self.plan.stateful else []),
-            *(
-                ast.keyword(n, ast.Name(n, ast.Load()))
-                for n in ("past_key_values", "position_ids", "use_cache")
-                if n in given_names(self.plan)
-            ),
-            ast.keyword(None, ast.Name("kwargs", ast.Load())),
-        ]
-        if not self.context:
-            context = []
-        gives = "BaseModelOutputWithPast" if self.plan.task.generates else "BaseModelOutput"
-        more = ", past_key_values=past_key_values" if self.plan.task.generates else ""
+        context = self.told_layers() if self.context else []
+        gives = "BaseModelOutputWithPast" if self.generates else "BaseModelOutput"
+        gives += "AndCrossAttentions" if self.part == "decoder" else ""
+        more = ", past_key_values=past_key_values" if self.generates else ""
         return Layout(
-            signature(self.plan),
+            signature(self.plan, self.part),
             gives,
             before,
-            {name: name for name in self.plan.given},
+            {name: name for name in (self.block.inputs if self.part else self.plan.given)},
             lambda value: statements(f"return {gives}(last_hidden_state=value{more})", value=value),
             context,
             self.comments(graph),
             ("merge_with_config_defaults", "capture_outputs"),
         )
+
+    def told_layers(self) -> list[ast.keyword]:
+        """What layers are told beside their values, by keyword."""
+        mask = "mask" if self.plan.attention_anywhere else "attention_mask"
+        told = {"attention_mask": mask}
+        if self.plan.stateful:
+            told["recurrent_mask"] = "recurrent_mask"
+        if self.part == "decoder":
+            told["encoder_attention_mask"] = "encoder_mask"
+        names: tuple[str, ...] = ("past_key_values", "position_ids", "use_cache")
+        if self.part:  # attention that looks across would take the decoder's positions for its keys'
+            inside = reachable_blocks(self.plan.document, self.name)
+            names = ("past_key_values", *(["position_ids"] if self.plan.positioned & {*inside} else []))
+        given = (*given_names(self.plan, self.part), "position_ids")  # which an encoder counts itself
+        told |= {name: name for name in names if name in given}
+        wanted = {n for name in self.plan.layer_blocks for n in self.plan.wants(name)} if self.part else told.keys()
+        kept = {name: value for name, value in told.items() if name in wanted or name == "position_ids"}
+        return [*(ast.keyword(n, ast.Name(v, ast.Load())) for n, v in kept.items()), ast.keyword(None, quote("kwargs"))]
 
     def image_layout(self, graph: fx.Graph) -> Layout:
         """Of a model that takes images: it numbers no tokens, and masks nothing."""
@@ -349,18 +442,25 @@ class BackboneWriter(BlockWriter):
             else "torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device)"
         )
         arguments = f"config=self.config, inputs_embeds={embeds}, attention_mask=attention_mask"
-        if self.plan.task.generates:
+        tower = self.plan.tower_at(self.name)
+        if self.generates:
             arguments += ", past_key_values=past_key_values, position_ids=position_ids"
-        elif self.plan.causal:
+        elif tower is not None and self.plan.is_causal(tower):
             arguments += ", past_key_values=None"
         arguments += ", allow_is_causal_skip=False" if self.plan.always_masked else ""
         recurrent = (
             statements(f"recurrent_mask = create_recurrent_attention_mask({arguments})") if self.plan.stateful else []
         )
+        if self.part == "decoder" and self.plan.sides.across:
+            recurrent += statements(
+                f"encoder_mask = create_bidirectional_mask(config=self.config, inputs_embeds={embeds},"
+                " attention_mask=encoder_attention_mask, encoder_hidden_states=encoder_hidden_states)"
+            )
         return recurrent + (self.attention_masks(arguments) if self.plan.attention_anywhere else [])
 
     def attention_masks(self, arguments: str) -> list[ast.stmt]:
-        if not self.plan.causal:
+        tower = self.plan.tower_at(self.name)
+        if tower is not None and not self.plan.is_causal(tower):
             return self.masks_both_ways(arguments)
         if self.plan.masks:
             windows = statements(
@@ -437,24 +537,27 @@ class BackboneWriter(BlockWriter):
         forward = print_graph(graph, self.layout(graph))
         lines = [
             f"class {self.plan.names.of(self.name)}({self.plan.names.pretrained}):",
+            *(records(self.plan, reachable_blocks(self.plan.document, self.name)).splitlines() if self.part else []),
+            *([""] if self.part else []),
             *indent(self.init()),
-            *indent(self.embedding_access()),
+            *indent(embedding_access(self.plan, self.name)),
             "",
             *indent(forward),
         ]
         return "\n".join(lines) + "\n"
 
-    def embedding_access(self) -> str:
-        """Where the embedding of tokens is, for what transformers does with it; nothing where it looks by itself."""
-        path = embedding_path(self.plan, self.name)
-        if path in ("", "embed_tokens"):
-            return ""
-        return unparse(
-            statements(
-                f"def get_input_embeddings(self) -> nn.Module:\n    return self.{path}\n\n"
-                f"def set_input_embeddings(self, value: nn.Module) -> None:\n    self.{path} = value"
-            )
+
+def embedding_access(plan: Plan, block: str) -> str:
+    """Where the embedding of tokens is, for what transformers does with it; nothing where it looks by itself."""
+    path = embedding_path(plan, block)
+    if path in ("", "embed_tokens"):
+        return ""
+    return unparse(
+        statements(
+            f"def get_input_embeddings(self) -> nn.Module:\n    return self.{path}\n\n"
+            f"def set_input_embeddings(self, value: nn.Module) -> None:\n    self.{path} = value"
         )
+    )
 
 
 def embedding_path(plan: Plan, block: str) -> str:
@@ -476,79 +579,3 @@ def embedding_path(plan: Plan, block: str) -> str:
 def _path_of(plan: Plan, block: str, item: Node | Use) -> str:
     """What is written behind `self.` for a module of a block."""
     return unparse(BlockWriter(plan, block).held[key_of(item)]).removeprefix("self.")
-
-
-class HeadWriter(BlockWriter):
-    """Writes the whole model: backbone, head, loss."""
-
-    def init(self) -> str:
-        body = [*statements("super().__init__(config)"), *self.owner_statements()]
-        for name, value in self.own_attributes.items():
-            body += statements("self._name_ = value", _name_=name, value=value)
-        body += [*self.module_attributes(), *statements("self.post_init()")]
-        return "\n".join([f"def __init__(self, config: {self.plan.names.config}) -> None:", *indent(unparse(body))])
-
-    def add(self, graph: fx.Graph, values: dict[str, fx.Node], item: Any) -> None:
-        if key_of(item) == backbone_use(self.plan):
-            values[item.id] = graph.placeholder("hidden_states")
-            return
-        super().add(graph, values, item)
-
-    def module(self, item: Any) -> ast.expr | None:
-        if key_of(item) == backbone_use(self.plan):
-            return ast.Call(ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load())], [])
-        return super().module(item)
-
-    def layout(self, graph: fx.Graph) -> Layout:
-        task = self.plan.task
-        given = ", ".join(f"{name}={name}" for name in given_names(self.plan))
-        before = statements(
-            f"outputs = self._name_({given}, **kwargs)\nhidden_states = outputs.last_hidden_state",
-            _name_=backbone_use(self.plan),
-        )
-        if task.generates:
-            before += statements(
-                "kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep\n"
-                "hidden_states = hidden_states[:, kept, :]"
-            )
-        cache = " past_key_values=outputs.past_key_values," if task.generates else ""
-        loss = "logits=logits, labels=labels, vocab_size=self.config.vocab_size"
-        if task.classifies:
-            loss = "labels, logits, self.config"
-        self.note_sizes(graph)
-        for dim, name in enumerate(RUN_TIME):
-            if name in self.sizes_used:  # of the tokens that logits are made for
-                before += statements("name = hidden_states.shape[dim]", name=name, dim=ast.Constant(dim))
-        ending = (
-            "logits = value\nloss = None\n"
-            "if labels is not None:\n"
-            f"    loss = self.loss_function({loss}, **kwargs)\n"
-            f"return {task.gives}(loss=loss, logits=logits,{cache}"
-            " hidden_states=outputs.hidden_states, attentions=outputs.attentions)"
-        )
-        return Layout(
-            signature(self.plan, head=True),
-            task.gives,
-            before,
-            {},
-            lambda value: statements(ending, value=value),
-            (),
-            self.comments(graph),
-            ("can_return_tuple",),
-        )
-
-    def source(self) -> str:
-        graph = self.graph()
-        forward = print_graph(graph, self.layout(graph))
-        ties = dict(self.plan.document.ties)
-        mixed = ", GenerationMixin" if self.plan.task.generates else ""
-        lines = [f"class {self.plan.names.model}({self.plan.names.pretrained}{mixed}):"]
-        if ties:
-            lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
-        lines += [
-            *indent(self.init()),
-            *(indent(OWN_MASKS) if self.plan.own_masks and mixed else []),
-            "",
-            *indent(forward),
-        ]
-        return "\n".join(lines) + "\n"

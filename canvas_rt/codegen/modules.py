@@ -314,6 +314,7 @@ CONSTRUCT: Mapping[str, Construct] = {
     "linear": _linear,
     "embedding": _embedding,
     "position_embedding": _position_embedding,
+    "relative_bias": lambda node, attrs, classes: _call("nn.Embedding", [attrs["buckets"], attrs["heads"]]),
     "rms_norm": _rms_norm,
     "gated_rms_norm": _gated_rms_norm,
     "layer_norm": _layer_norm,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_rt.codegen import leaves, mixture, rotations
-from canvas_rt.codegen.attention import alibi_function, eager_attention
+from canvas_rt.codegen.attention import RELATIVE_BIAS, alibi_function, eager_attention
 from canvas_rt.codegen.blocks import BlockWriter
 from canvas_rt.codegen.frame import (
     ATTENDING_AS,
@@ -20,11 +20,12 @@ from canvas_rt.codegen.frame import (
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
-    HeadWriter,
     config_class,
     model_type,
     pretrained_class,
 )
+from canvas_rt.codegen.halves import AcrossWriter, TrunkWriter, validate_halves
+from canvas_rt.codegen.head import HeadWriter
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import constant, quote, unparse
 from canvas_rt.errors import CanvasError, EmitError
@@ -102,12 +103,16 @@ def emit(document: Document) -> Source:
     Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out.
     """
     plan = Plan(document)
+    if plan.halves is not None:
+        validate_halves(plan, plan.halves)
     plan.validate()
     shapes = check(document).shapes
     plan.comments = head_shapes(document, shapes)
     inputs = input_shapes(document, shapes)
-    places = run_time_places if document.purpose.of_tokens else patch_places
-    plan.places = {name: places(document.blocks[name], given) for name, given in inputs.items()}
+    if document.purpose.of_tokens:
+        plan.places = {name: run_time_places(plan, name, given) for name, given in inputs.items()}
+    else:
+        plan.places = {name: patch_places(document.blocks[name], given) for name, given in inputs.items()}
     plan.flat = {
         name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
         for name, given in inputs.items()
@@ -179,44 +184,54 @@ def _inside(document: Document, item: Item) -> list[tuple[str, str]]:
     return found
 
 
-def run_time_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
+def run_time_places(plan: Plan, name: str, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
     """Where batch and sequence can be read: in the first two dimensions of one input, if there is such a one."""
+    block, stream = plan.document.blocks[name], ("batch", "seq")
     if not inputs and block.inputs:  # no shape is known: the stream is what comes first
-        return {name: (block.inputs[0], index) for index, name in enumerate(RUN_TIME)}
+        return {size: (block.inputs[0], index) for index, size in enumerate(stream)}
+    found: dict[str, tuple[str, int]] = {}
     for port, shape in inputs.items():
-        if shape[:2] == RUN_TIME:
-            return {name: (port, index) for index, name in enumerate(RUN_TIME)}
+        if shape[:1] == ("batch",) and shape[1:2] in (("seq",), ("source",)):
+            for index, size in enumerate(shape[:2]):
+                found.setdefault(size, (port, index))
+    if found:
+        return found
     known = {
-        name: (port, shape.index(name))
-        for name in RUN_TIME
+        size: (port, shape.index(size))
+        for size in RUN_TIME
         for port, shape in reversed(tuple(inputs.items()))
-        if name in shape
+        if size in shape
     }
-    whole = next((port for port, shape in inputs.items() if len(shape) >= 3), None)
-    if not known and whole is not None:  # no dimension has a name
-        return {name: (whole, index) for index, name in enumerate(RUN_TIME)}
-    return known
+    for port in (port for port, shape in inputs.items() if len(shape) >= 3 and not known):  # no dimension has a name
+        found.setdefault("batch", (port, 0))
+        found.setdefault("source" if plan.sides.encoded(name, port) else "seq", (port, 1))
+    return known or found
 
 
 def patch_places(block: Block, inputs: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, int]]:
     """The same for patches of images, whose number is no size of its own: it is the stream's second dimension."""
     stream = next((port for port, shape in inputs.items() if len(shape) == 3), None)
     if stream is not None:
-        return {name: (stream, index) for index, name in enumerate(RUN_TIME)}
+        return {name: (stream, index) for index, name in enumerate(("batch", "seq"))}
     return {"batch": (next(iter(inputs)), 0)} if inputs else {}
 
 
 def module_source(plan: Plan) -> str:
     """The text of `model.py`, before formatting."""
-    backbone, root = plan.backbone[0], plan.document.root
+    towers, root = {tower.block for tower in plan.towers}, plan.document.root
     ops = {item.op for name in plan.order for item in plan.document.blocks[name].nodes if isinstance(item, Node)}
     parts = [config_class(plan)]
     classes = []
     for name in plan.order:
         if name == root:
             classes.append(HeadWriter(plan, name).source())
-        elif name == backbone:
-            classes += [pretrained_class(plan), BackboneWriter(plan, name).source()]
+        elif name in towers:
+            classes += [] if towers & set(plan.order[: plan.order.index(name)]) else [pretrained_class(plan)]
+            classes.append(BackboneWriter(plan, name).source())
+        elif name == plan.trunk:
+            classes.append(TrunkWriter(plan, name).source())
+        elif plan.sides.is_across(name):
+            classes.append(AcrossWriter(plan, name).source())
         else:
             classes.append(BlockWriter(plan, name).source())
     body = "\n\n".join(classes)
@@ -235,6 +250,8 @@ def module_source(plan: Plan) -> str:
         parts.append(PADDED_POSITIONS)
     if "attention" in ops:
         parts.append(eager_attention(plan))
+    if "relative_bias" in ops:
+        parts.append(RELATIVE_BIAS)
     if "alibi" in ops:
         parts.append(alibi_function(plan))
     parts += mixture.classes(plan)
@@ -244,9 +261,12 @@ def module_source(plan: Plan) -> str:
     return f'"""{title(plan)}: written by Canvas."""\n\n{known}\n\n\n{text}'
 
 
-RENAMING = """
+HEADING = """
 
 # What shares a tensor in the original may lie in its checkpoint under the other's name.
+"""
+
+RENAMING = """\
 register_checkpoint_conversion_mapping({model}, {renamings}, overwrite=True)
 """
 
@@ -257,13 +277,24 @@ def renaming(plan: Plan) -> str:
         return ""
     keys = parameter_keys(plan.document)
     pairs = {
-        re.escape(old): new
+        old: new
         for old, new in plan.document.origin.renamed.items()
         if new in keys and not any(key.startswith(old) for key in keys) and re.fullmatch(r"\w+(\.\w+)*", old, re.ASCII)
     }
-    made = [quote("WeightRenaming(old, new)", old=constant(f"^{o}"), new=constant(n)) for o, n in pairs.items()]
+    text = _renamings(plan.names.model, pairs)
+    if plan.halves is not None and plan.trunk != plan.document.root:  # which is also loaded by itself
+        text += _renamings(plan.names.of(plan.trunk), pairs)
+    return HEADING + text if text else ""
+
+
+def _renamings(model: str, pairs: Mapping[str, str]) -> str:
+    """A call for one class."""
+    made = [
+        quote("WeightRenaming(old, new)", old=constant(f"^{re.escape(old)}"), new=constant(new))
+        for old, new in pairs.items()
+    ]
     listed = unparse(ast.List(made, ast.Load()))
-    return RENAMING.format(model=unparse(constant(plan.names.model)), renamings=listed) if pairs else ""
+    return RENAMING.format(model=unparse(constant(model)), renamings=listed) if pairs else ""
 
 
 def title(plan: Plan) -> str:
@@ -281,6 +312,7 @@ IMPORTS = (
     ("init.", "from transformers import initialization as init"),
     ("ACT2FN", "from transformers.activations import ACT2FN"),
     ("Cache", "from transformers.cache_utils import Cache, DynamicCache"),
+    ("EncoderDecoderCache", "from transformers.cache_utils import EncoderDecoderCache"),
     ("PretrainedConfig", "from transformers.configuration_utils import PretrainedConfig"),
     (
         "register_checkpoint_conversion_mapping",
@@ -303,6 +335,11 @@ IMPORTS = (
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
     ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast"),
     ("BaseModelOutput(", "from transformers.modeling_outputs import BaseModelOutput"),
+    (
+        "BaseModelOutputWithPastAndCrossAttentions",
+        "from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions",
+    ),
+    ("Seq2SeqModelOutput", "from transformers.modeling_outputs import Seq2SeqModelOutput"),
     *((task.gives, f"from transformers.modeling_outputs import {task.gives}") for task in TASKS.values()),
     ("ROPE_INIT_FUNCTIONS", "from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS"),
     ("RopeParameters", "from transformers.modeling_rope_utils import RopeParameters"),
@@ -314,6 +351,7 @@ IMPORTS = (
     ("can_return_tuple", "from transformers.utils import can_return_tuple"),
     ("merge_with_config_defaults", "from transformers.utils.generic import merge_with_config_defaults"),
     ("capture_outputs", "from transformers.utils.output_capturing import capture_outputs"),
+    ("OutputRecorder(", "from transformers.utils.output_capturing import OutputRecorder"),
 )
 """What a module may need: a name to look for in its text, and the line that brings it. Ruff merges and sorts them."""
 
@@ -362,13 +400,12 @@ def format_source(text: str) -> str:
 def config_json(plan: Plan) -> dict[str, Any]:
     """The config as JSON: every field, those that follow from others left open."""
     document, names = plan.document, plan.names
-    backbone = names.of(plan.backbone[0])
     values: dict[str, Any] = {
         "model_type": model_type(plan),
         "architectures": [names.model],
         "auto_map": {
             "AutoConfig": f"model.{names.config}",
-            "AutoModel": f"model.{backbone}",
+            **({} if plan.trunk == document.root else {"AutoModel": f"model.{names.of(plan.trunk)}"}),
             plan.task.auto: f"model.{names.model}",
         },
     }
@@ -378,17 +415,23 @@ def config_json(plan: Plan) -> dict[str, Any]:
     count = layer_count(document, plan.backbone[1])
     values["num_hidden_layers"] = count
     kinds = [plan.backbone[1].kinds[index] for index in plan.backbone[1].kind_indices(count)]
-    own = {
+    sizes = {
         str(layer): {name: resolve(value, document.environment) for name, value in kind.sizes.items()}
         for layer, kind in enumerate(kinds)
         if kind.sizes
     }
-    if own:
-        values["per_layer_config"] = own
+    if sizes:
+        values["per_layer_config"] = sizes
     if plan.lists_layers:
         values["layer_types"] = [layer_type(plan, kind.block) for kind in kinds]
-    if plan.several_classes:
+    if plan.main.several_classes:
         values["layer_kinds"] = [kind.block for kind in kinds]
+    if plan.halves is not None:
+        stack = plan.towers[0].stack
+        values["is_encoder_decoder"] = True
+        if plan.towers[0].several_classes:
+            own = stack.kind_indices(layer_count(document, stack))
+            values[plan.towers[0].kinds_field] = [stack.kinds[index].block for index in own]
     return values
 
 
@@ -411,8 +454,12 @@ def layer_type(plan: Plan, block: str) -> str:
     return "full_attention"
 
 
+GENERATED = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+"""Tokens that say how generation starts and ends."""
+
+
 def generation_json(document: Document) -> dict[str, Any]:
-    ids = {name: thaw(document.config.get(name)) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {name: thaw(document.config.get(name)) for name in GENERATED}
     return {"_from_model_config": True, **{name: value for name, value in ids.items() if value is not None}}
 
 

@@ -1,6 +1,6 @@
 """What a document becomes: names, masks, layers and caches of the emitted model, and what forbids to emit it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -10,17 +10,20 @@ from torch import nn
 from canvas_rt.codegen.holders import TAKEN
 from canvas_rt.codegen.modules import CONSTRUCT, ROTARY_READS, Classes
 from canvas_rt.errors import EmitError
-from canvas_rt.ir.document import Document, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, is_expression, names_in
 from canvas_rt.ir.graph import (
     Item,
     blocks_of,
     execution_order,
+    given_alike,
+    handed_on,
     key_clashes,
     key_of,
     reachable_blocks,
     running_order,
 )
+from canvas_rt.ir.halves import Halves, Sides, halves_of, sides_of
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import complete, op_named, setting_problems, shown
 from canvas_rt.ops.learned import MODULE, PARAMETER
@@ -44,6 +47,9 @@ RESERVED = frozenset(dir(nn.Module)) | {
 }
 """Attributes that a module has for itself: a node with one of these ids could not be an attribute."""
 
+ENCODED = "encoder_hidden_states"
+"""The input of a decoder that takes what the encoder gives."""
+
 LITERAL = frozenset({"choice", "dtype", "text", "name"})
 """Kinds of setting that decide what code is written, and so must be known when it is."""
 
@@ -62,7 +68,7 @@ class Names:
 
     @property
     def prefix(self) -> str:
-        return PREFIX + self.root.removesuffix(self.task.ending).removesuffix("LMHeadModel")
+        return PREFIX + self.root.removesuffix(self.task.ending).removesuffix("LMHeadModel").removesuffix("MTModel")
 
     def of(self, block: str) -> str:
         if block == self.root:
@@ -90,6 +96,28 @@ class Names:
     def taken(self) -> frozenset[str]:
         """Classes that an emitted module may have, whatever its blocks are called."""
         return frozenset({self.config, self.pretrained, *self.classes.all})
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A stack of layers, and the block that takes tokens or images to it: a model has one, or an encoder and a decoder."""
+
+    block: str
+    holder: str
+    """The block in which the stack stands: that block, or one within it."""
+
+    stack: Stack
+    part: str = ""
+    """`encoder` or `decoder` where there are both."""
+
+    @property
+    def kinds_field(self) -> str:
+        """Where the config lists which class each layer is of."""
+        return "encoder_layer_kinds" if self.part == "encoder" else "layer_kinds"
+
+    @property
+    def several_classes(self) -> bool:
+        return len(blocks_of(self.stack)) > 1
 
 
 @dataclass
@@ -153,34 +181,118 @@ class Plan:
         return self.where(lambda node: node.op == MODULE and not complete(node)["arguments"])
 
     @cached_property
-    def positioned(self) -> frozenset[str]:
-        """Blocks inside the backbone that number the tokens, themselves or further in."""
-        return self.holding("position_ids", "padded_positions") - {self.backbone[0], self.document.root}
+    def numbered(self) -> frozenset[str]:
+        """Blocks that go by the number of the layer in which they stand, themselves or further in."""
+        return self.where(lambda node: LAYER in names_in(node.attrs))
 
     @cached_property
-    def stack(self) -> tuple[str, Stack]:
-        """The stack of layers, and the block that holds it."""
-        stacks = [(n, i) for n in self.order for i in self.document.blocks[n].nodes if isinstance(i, Stack)]
+    def positioned(self) -> frozenset[str]:
+        """Blocks inside the backbone that number the tokens, themselves or further in."""
+        outside = {self.trunk, self.document.root, *(tower.block for tower in self.towers)}
+        return self.holding("position_ids", "padded_positions") - outside
+
+    @cached_property
+    def halves(self) -> Halves | None:
+        """The encoder and the decoder of a model that has both."""
+        found = halves_of(self.document)
+        if found is None and self.task.decodes:
+            message = f"must hold an encoder that reads {self.task.takes} and a decoder that takes {self.task.decodes}"
+            hint = "Group each of them, embedding and layers, into a block of its own."
+            raise EmitError(message, path=self.document.root, hint=hint)
+        return found
+
+    @cached_property
+    def sides(self) -> Sides:
+        """What follows from what an encoder reads alone, and which attention looks across."""
+        return sides_of(self.document)
+
+    @cached_property
+    def towers(self) -> tuple[Tower, ...]:
+        """The stacks of layers, and the blocks that hold them: the last is the one that gives the logits."""
+        if self.halves is None:
+            holder, stack = self.only_stack(self.order, "the model")
+            root = self.document.blocks[self.document.root]
+            uses = [i for i in root.nodes if isinstance(i, Use) and self.task.takes in i.inputs.values()]
+            inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
+            return (Tower(inside[0] if inside else holder, holder, stack),)
+        sides = ("encoder", self.halves.encoder.block), ("decoder", self.halves.decoder.block)
+        stacks = (self.only_stack(reachable_blocks(self.document, block), f"the {part}") for part, block in sides)
+        return tuple(Tower(block, *found, part) for (part, block), found in zip(sides, stacks, strict=True))
+
+    def only_stack(self, blocks: Sequence[str], whose: str) -> tuple[str, Stack]:
+        """The one stack in some blocks, and the block that holds it."""
+        stacks = [(n, i) for n in blocks for i in self.document.blocks[n].nodes if isinstance(i, Stack)]
         if len(stacks) != 1:
             raise EmitError(
-                f"the model has {len(stacks)} stacks of layers; a Hugging Face model has one",
+                f"{whose} has {len(stacks)} stacks of layers; a Hugging Face model has one",
                 hint="Move all layers into one stack: layers of unlike kinds may follow one another in it.",
             )
         return stacks[0]
 
-    @cached_property
+    @property
+    def main(self) -> Tower:
+        """The tower that gives the logits."""
+        return self.towers[-1]
+
+    @property
+    def trunk(self) -> str:
+        """The block that the whole model passes all that it is given on to; with an encoder it may be the root itself."""
+        return self.main.block if self.halves is None else self.halves.holder
+
+    @property
+    def stack(self) -> tuple[str, Stack]:
+        """The stack of layers, and the block that holds it."""
+        return self.main.holder, self.main.stack
+
+    @property
     def backbone(self) -> tuple[str, Stack]:
         """The block that takes the tokens, and the stack of layers that it holds, itself or further in."""
-        holder, stack = self.stack
-        root = self.document.blocks[self.document.root]
-        uses = [i for i in root.nodes if isinstance(i, Use) and self.task.takes in i.inputs.values()]
-        inside = [use.block for use in uses if holder in reachable_blocks(self.document, use.block)]
-        return (inside[0] if inside else holder), stack
+        return self.main.block, self.main.stack
+
+    def tower_at(self, block: str) -> Tower | None:
+        """The tower that a block is, or whose stack it holds."""
+        return next((tower for tower in self.towers if block in (tower.block, tower.holder)), None)
+
+    def given_alike(self, stack: Stack) -> tuple[str, ...]:
+        """What every layer takes from around a stack, what is carried first."""
+        return given_alike(stack, self.document.blocks)
+
+    def handed_on(self, stack: Stack) -> tuple[str, ...]:
+        """What layers of a stack hand to later ones, by name."""
+        return handed_on(stack, self.document.blocks)
+
+    def stack_of_layers(self, block: str) -> Stack | None:
+        """The stack of which a block is a layer."""
+        return next((tower.stack for tower in self.towers if block in blocks_of(tower.stack)), None)
+
+    @cached_property
+    def shares_keys(self) -> bool:
+        """Whether some layers attend to the keys and values of earlier ones."""
+        return any(not complete(node)["cached"] for name in self.order for node in self.attention_nodes(name))
 
     @cached_property
     def layer_blocks(self) -> tuple[str, ...]:
         """The blocks that layers are."""
-        return blocks_of(self.backbone[1])
+        return tuple(dict.fromkeys(name for tower in self.towers for name in blocks_of(tower.stack)))
+
+    @cached_property
+    def encoding(self) -> frozenset[str]:
+        """Blocks that stand in an encoder alone."""
+        within = [frozenset(reachable_blocks(self.document, tower.block)) for tower in self.towers]
+        return within[0] - within[1] if len(within) > 1 else frozenset()
+
+    def cached(self, block: str) -> bool:
+        """Whether attention in a block keeps keys and values."""
+        return self.task.generates and block not in self.encoding
+
+    def wants(self, block: str) -> tuple[str, ...]:
+        """What a block with attention is told beside its values: masks, and the cache."""
+        if self.halves is None:
+            return ("attention_mask", "past_key_values") if self.task.generates else ("attention_mask",)
+        own = [n for n in reachable_blocks(self.document, block) if self.attention_nodes(n)]
+        across = [self.sides.is_across(name) for name in own]
+        names = [*(["attention_mask"] if not all(across) else []), *(["encoder_attention_mask"] if any(across) else [])]
+        return (*names, "past_key_values") if self.cached(block) else tuple(names)
 
     @cached_property
     def inner(self) -> frozenset[str]:
@@ -201,10 +313,6 @@ class Plan:
     def turns_unlike(self) -> bool:
         """Whether some layers have for themselves what rotary embeddings read."""
         return bool(self.layers_own & {"head_dim", "rope_parameters", "max_position_embeddings"})
-
-    @cached_property
-    def several_classes(self) -> bool:
-        return len(self.layer_blocks) > 1
 
     @cached_property
     def windows(self) -> frozenset[str]:
@@ -236,7 +344,8 @@ class Plan:
     def given(self) -> tuple[str, ...]:
         """What the whole model is given: tokens or images, and what its task may take beside."""
         inputs = self.document.blocks[self.document.root].inputs
-        return (self.task.takes, *(name for name in self.task.also if name in inputs))
+        own = (self.task.takes, self.task.decodes) if self.task.decodes else (self.task.takes,)
+        return (*own, *(name for name in self.task.also if name in inputs))
 
     @property
     def lists_layers(self) -> bool:
@@ -258,10 +367,16 @@ class Plan:
         named = {"sliding_window", "attention_chunk_size"} & {*self.document.sizes, *self.document.config}
         return bool(named) and self.windows != {"=sliding_window"}
 
-    @cached_property
+    @property
     def causal(self) -> bool:
         """Whether attention sees no later token."""
-        kinds = {complete(node)["causal"] for name in self.order for node in self.seeing_nodes(name)}
+        return self.is_causal(self.main)
+
+    def is_causal(self, tower: Tower) -> bool:
+        """The same of one of two towers: attention that looks across from it sees all."""
+        inside = reachable_blocks(self.document, tower.block) if self.halves else self.order
+        nodes = [node for name in inside if not self.sides.is_across(name) for node in self.seeing_nodes(name)]
+        kinds = {complete(node)["causal"] for node in nodes}
         if len(kinds) > 1:
             raise EmitError("some attention is causal and some is not; a Hugging Face model has one sort")
         return kinds != {False}
@@ -304,34 +419,64 @@ class Plan:
         """Whether a block's `forward` gives attention weights beside its value, as modules that attend do."""
         return bool(self.attention_nodes(block)) and block not in self.layer_blocks
 
-    def attentions_in(self, block: str) -> int:
-        """How many times a block attends, inner blocks counted by use."""
-        own = len(self.attention_nodes(block))
-        return own + sum(self.attentions_in(inner) for item in self.items(block) for inner in blocks_of(item))
+    def attentions_in(self, block: str, across: bool = False) -> int:
+        """How many times a block attends, inner blocks counted by use; or looks `across` at what an encoder gives."""
+        own = len(self.attention_nodes(block)) if self.sides.is_across(block) == across else 0
+        return own + sum(self.attentions_in(inner, across) for item in self.items(block) for inner in blocks_of(item))
 
     def validate(self) -> None:
         """Raise `EmitError` for a graph that no Hugging Face model can be."""
-        backbone, _stack = self.backbone
+        backbone = self.main.block
+        for name in self.order:
+            stray = next((i.id for i in self.items(name) if isinstance(i, Node) and LAYER in names_in(i.attrs)), None)
+            if stray and name not in self.inner:
+                raise EmitError(f"goes by the number of a layer ({LAYER}), and stands in none", path=f"{name}.{stray}")
         if self.stateful and not self.task.generates:
             hint = "Take it out, or make the document a causal language model."
             raise EmitError(f"{self.task.words} has no state along the sequence", path=min(self.stateful), hint=hint)
+        holders = {tower.holder for tower in self.towers}
         for name in self.attending:
-            if name not in self.inner and self.stack[0] not in reachable_blocks(self.document, name):
+            if name not in self.inner and not holders & set(reachable_blocks(self.document, name)):
                 raise EmitError(
                     "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
                 )
-        for name in (backbone, self.stack[0], self.document.root):
+        for name in (self.trunk, *(tower.block for tower in self.towers), *holders, self.document.root):
             if self.attention_nodes(name):
                 raise EmitError(
                     "attends outside the layers", path=name, hint="Move the attention into a layer of the stack."
                 )
         for layer in self.layer_blocks:
-            if self.attentions_in(layer) > 1:
+            if (times := max(self.attentions_in(layer), self.attentions_in(layer, across=True))) > 1:
                 raise EmitError(
-                    f"attends {self.attentions_in(layer)} times; each layer has one place in the key/value cache",
+                    f"attends {times} times; each layer has one place in the key/value cache",
                     path=layer,
                     hint="Put the second attention into a layer of its own.",
                 )
+        if self.halves is None:
+            self.validate_backbone(backbone)
+        for name in self.order:
+            for item in self.items(name):
+                counts = isinstance(item, Node) and item.op == "position_ids"
+                if counts and complete(item)["source"] != (name in self.encoding):  # type: ignore[arg-type]
+                    message = "numbers what an encoder reads where a decoder's tokens flow, or the other way round"
+                    hint = f"Set source to {str(name in self.encoding).lower()}."
+                    raise EmitError(message, path=f"{name}.{item.id}", hint=hint)
+        if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
+            hint = "Set causal to false, and window and chunk to null, on every attention node."
+            raise EmitError(f"the attention of {self.task.words} sees all of an image", path=backbone, hint=hint)
+        emitted: dict[str, str] = {self.names.model: self.document.root}
+        for name in self.order:
+            other = emitted.setdefault(self.names.of(name), name)
+            if other != name:
+                raise EmitError(
+                    f"would be emitted as {self.names.of(name)}, as {other} is",
+                    path=name,
+                    hint="Call the block otherwise.",
+                )
+            self.validate_block(name)
+
+    def validate_backbone(self, backbone: str) -> None:
+        """The whole model hands on what it is given to one block, and that is all that reads it."""
         root, takes = self.document.blocks[self.document.root], self.task.takes
         uses = [item for item in self.items(self.document.root) if isinstance(item, Use) and item.block == backbone]
         readers = [
@@ -351,19 +496,6 @@ class Plan:
             )
         if set(self.document.blocks[backbone].inputs) != set(self.given) or tuple(root.outputs) != ("logits",):
             raise EmitError(f"takes {takes} and gives logits in every {self.task.words}", path=self.document.root)
-        if not self.task.of_tokens and (self.windows != {"None"} or self.causal):
-            hint = "Set causal to false, and window and chunk to null, on every attention node."
-            raise EmitError(f"the attention of {self.task.words} sees all of an image", path=backbone, hint=hint)
-        emitted: dict[str, str] = {self.names.model: self.document.root}
-        for name in self.order:
-            other = emitted.setdefault(self.names.of(name), name)
-            if other != name:
-                raise EmitError(
-                    f"would be emitted as {self.names.of(name)}, as {other} is",
-                    path=name,
-                    hint="Call the block otherwise.",
-                )
-            self.validate_block(name)
 
     def validate_settings(self, node: Node, path: str) -> None:
         """Refuse settings that no code could be written for: what a document says is never pasted into code unread."""

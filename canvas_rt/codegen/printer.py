@@ -10,9 +10,29 @@ from torch.fx.graph import CodeGen, PythonCode
 
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.syntax import fresh, names_of, quote, statements, unparse
+from canvas_rt.ops.functions import RUN_TIME
 
 LONGEST_EXPRESSION = 90
 """Syntax nodes beyond which an expression gets a line of its own, even if it is used once."""
+
+
+CACHED = "if past_key_values is not None:\n    k, v = past_key_values.update(k, v, self.layer_idx)\n"
+
+KEPT = """\
+if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
+    kept = past_key_values.cross_attention_cache.layers[self.layer_idx]
+    k = kept.keys
+    v = kept.values
+else:
+    k, v = call
+    if past_key_values is not None:
+        k, v = past_key_values.cross_attention_cache.update(k, v, self.layer_idx)
+        past_key_values.is_updated[self.layer_idx] = True
+"""
+"""Keys and values of what an encoder gives are the same for all tokens: they are made for the first."""
+
+MASKS = frozenset({"attention_mask", "encoder_attention_mask", "past_key_values"})
+"""What modules with attention are told, each what it asks for."""
 
 
 @dataclass
@@ -39,6 +59,8 @@ class Layout:
     """By node name: a shape to write behind the line that computes it."""
 
     decorators: Sequence[str] = ()
+
+    name: str = "forward"
 
 
 class SourceCodeGen(CodeGen):
@@ -80,7 +102,7 @@ class _Printer:
         for node in nodes:
             fx.node.map_arg(node.args, self.expect)
         names = [a.arg for a in (*layout.signature.args, *layout.signature.kwonlyargs)]
-        self.taken = {*names, "kwargs", "batch", "seq", "attention", "attn_weights", *self._assigned(layout.before)}
+        self.taken = {*names, "kwargs", *RUN_TIME, "attention", "attn_weights", *self._assigned(layout.before)}
         self.taken |= {
             f"{node.target.__name__}{node.meta.get('suffix', '')}" for node in nodes if callable(node.target)
         }
@@ -109,7 +131,7 @@ class _Printer:
 
     def text(self) -> str:
         function = ast.FunctionDef(
-            name="forward",
+            name=self.layout.name,
             args=self.layout.signature,
             body=[ast.Pass()],
             decorator_list=[quote(name) for name in self.layout.decorators],
@@ -199,7 +221,9 @@ class _Printer:
             self.write_attention(node)
         elif node.target is vocabulary.stack:
             self.write_stack(node)
-        elif node.target in (vocabulary.port, vocabulary.alibi):
+        elif node.target is vocabulary.keys_and_values:
+            self.write_keys_and_values(node)
+        elif node.target in (vocabulary.port, vocabulary.alibi, vocabulary.relative_bias):
             return  # bound together with its siblings, or written where attention takes it
         elif node.meta.get("ports"):
             self.write_several(node)
@@ -248,8 +272,9 @@ class _Printer:
         if node.meta.get("state"):
             mask = ast.keyword("attention_mask", ast.Name("recurrent_mask", ast.Load()))
             return [ast.keyword(node.meta["cache"], ast.Name("past_key_values", ast.Load())), mask]
-        if node.meta.get("context"):
-            return list(self.layout.context)
+        if wanted := node.meta.get("context"):
+            others = MASKS - set(wanted)
+            return [keyword for keyword in self.layout.context if keyword.arg not in others]
         if node.meta.get("positions"):
             return [ast.keyword("position_ids", ast.Name("position_ids", ast.Load()))]
         return []
@@ -310,13 +335,14 @@ class _Printer:
         for port in node.meta.get("results") or ports:
             source = ports.get(port)
             users = [user for user in node.users if user.args[1] == port and user.users]
+            source = source or next((node for node, name in self.variables.items() if name == port), None)
             old = self.variables.get(source) if source is not None and not self.waiting[source] else None
             name = old if old is not None and not self.pending(old) else fresh(port, self.taken)
             for user in users:
                 self.bind(user, name)
             targets.append(name if users else "_")
-        if node.meta.get("more"):
-            targets.append("_")
+        if node.meta.get("more"):  # the rest is let go of at once
+            expression = quote("call[:count]", call=expression, count=ast.Constant(len(targets)))
         target = ast.Tuple([ast.Name(name, ast.Store()) for name in targets], ast.Store())
         self.body.append((ast.Assign([target], expression), self.layout.comments.get(node.name, "")))
 
@@ -332,26 +358,29 @@ class _Printer:
     def write_attention(self, node: fx.Node) -> None:
         q, k, v, *others = (arg for arg in node.args if isinstance(arg, fx.Node))
         query, key, value = self.named(q, "q"), self.named(k, "k"), self.named(v, "v")
-        if self.waiting[k] or key == query:
+        whole = node.meta.get("hands_on") or not node.meta.get("cached")
+        if (self.waiting[k] and not whole) or key == query:
             key_out = fresh("k", self.taken)
             self.body += [(s, "") for s in statements("new = old", new=key_out, old=key)]
             key = key_out
-        if self.waiting[v] or value in (key, query):
+        if (self.waiting[v] and not whole) or value in (key, query):
             value_out = fresh("v", self.taken)
             self.body += [(s, "") for s in statements("new = old", new=value_out, old=value)]
             value = value_out
+        cached = CACHED if node.meta.get("cached") else ""
+        if node.meta.get("halved"):
+            cached = cached.replace("values.update", "values.self_attention_cache.update")
+        if cached:
+            self.body += [(s, "") for s in statements(cached, k=key, v=value)]
         given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
         name = fresh("attn", self.taken)
-        cached = (
-            "if past_key_values is not None:\n    k, v = past_key_values.update(k, v, self.layer_idx)\n"
-            if node.meta.get("cached")
-            else ""
-        )
-        template = cached + (
+        template = (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"
             " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
         )
+        if node.meta.get("across"):
+            template = template.replace("attention_mask,", "encoder_attention_mask,")
         if node.meta.get("window"):
             template = template.replace(
                 "scaling=self.scaling,", "scaling=self.scaling, sliding_window=self.sliding_window,"
@@ -372,11 +401,40 @@ class _Printer:
         self.body.append((written[-1], self.layout.comments.get(node.name, "")))
         self.bind(node, name)
 
+    def write_keys_and_values(self, node: fx.Node) -> None:
+        """Keys and values of what an encoder gives, and where they are kept."""
+        call = ast.Call(quote("self.keys_and_values"), self.inputs(node), [])
+        names = {port: fresh(port, self.taken) for port in ("k", "v")}
+        self.body += [(s, "") for s in statements(KEPT if node.meta["cached"] else "k, v = call", call=call, **names)]
+        for user in node.users:
+            self.bind(user, names[str(user.args[1])])
+
     def extra(self, node: fx.Node, key: str) -> ast.expr:
         """What attention takes beside queries, keys and values: the bias for keys is made when the cache has given them."""
         if node.target is vocabulary.alibi:
             self.waiting[node] -= 1
             return quote("alibi(heads, k.shape[2], k)", heads=node.meta["heads"], k=ast.Name(key, ast.Load()))
+        if node.target is vocabulary.relative_bias:
+            return self.made_for(node, key)
+        return self.value(node)
+
+    def made_for(self, node: fx.Node, key: str) -> ast.expr:
+        """A bias that is learned by distance, for the keys at hand: a line of its own, since others may read it too."""
+        (positions,) = self.inputs(node)
+        name = fresh("bias", self.taken)
+        self.body += [
+            (s, "")
+            for s in statements(
+                "name = relative_bias(table, positions, k.shape[2], farthest, both_ways=both_ways)",
+                name=name,
+                table=node.meta["table"],
+                positions=positions,
+                k=key,
+                farthest=node.meta["farthest"],
+                both_ways=ast.Constant(node.meta["both_ways"]),
+            )
+        ]
+        self.bind(node, name)
         return self.value(node)
 
     def write_stack(self, node: fx.Node) -> None:
@@ -391,13 +449,25 @@ class _Printer:
             name = fresh("hidden_states", self.taken)
             self.body += [(s, "") for s in statements("name = value", name=name, value=value)]
         context = [keyword for keyword in self.layout.context if keyword.arg not in node.meta["taken"]]
-        call = ast.Call(ast.Name("layer", ast.Load()), [ast.Name(name, ast.Load()), *others], context)
+        handed = {port: fresh(port, self.taken) for port in node.meta["handed"]}
+        given = dict(zip(node.meta["taken"], [ast.Name(name, ast.Load()), *others], strict=True))
+        unset = [variable for port, variable in handed.items() if port not in given]
+        if unset:
+            nothing = ast.Assign([ast.Name(variable, ast.Store()) for variable in unset], ast.Constant(None))
+            self.body.append((nothing, ""))
+        for port, variable in handed.items():
+            if port in given:
+                self.body += [(s, "") for s in statements("name = value", name=variable, value=given[port])]
+            given[port] = ast.Name(variable, ast.Load())
+        call = ast.Call(ast.Name("layer", ast.Load()), [*given.values()], context)
+        targets: list[ast.expr] = [ast.Name(one, ast.Store()) for one in (name, *handed.values())]
         loop = statements(
-            "for layer in self._name_[: self.config.num_hidden_layers]:\n    name = call",
+            f"for layer in self._name_{'' if node.meta['encodes'] else '[: self.config.num_hidden_layers]'}:\n    name = call",
             _name_=str(node.meta["attribute"]),
-            name=name,
             call=call,
         )
+        assert isinstance(loop[0], ast.For) and isinstance(loop[0].body[0], ast.Assign)
+        loop[0].body[0].targets = [ast.Tuple(targets, ast.Store()) if handed else targets[0]]
         self.body += [(s, "") for s in loop]
         self.bind(node, name)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from canvas_rt.ir.document import LAYER
 from canvas_rt.ir.expressions import expression, is_expression
 
 GLOBALS = frozenset(
@@ -78,7 +79,10 @@ def constant(value: Any) -> ast.expr:
 
 
 def setting(value: Any, owner: str = "config") -> ast.expr:
-    """A document value as syntax, its names read from `owner`: `=head_dim * 2` becomes `config.head_dim * 2`."""
+    """A document value as syntax, its names read from `owner`: `=head_dim * 2` becomes `config.head_dim * 2`.
+
+    A layer's number is what its class is made with.
+    """
     if isinstance(value, Mapping):
         return ast.Dict([ast.Constant(key) for key in value], [setting(item, owner) for item in value.values()])
     if isinstance(value, list | tuple):
@@ -86,7 +90,11 @@ def setting(value: Any, owner: str = "config") -> ast.expr:
     if not is_expression(value):
         return constant(value)
     parsed = expression(value)
-    names = {name: ast.Attribute(ast.Name(owner, ast.Load()), name, ast.Load()) for name in parsed.names}
+    names: dict[str, Any] = {
+        name: ast.Attribute(ast.Name(owner, ast.Load()), name, ast.Load()) for name in parsed.names
+    }
+    if LAYER in names:
+        names[LAYER] = ast.Name("layer_idx", ast.Load())
     return _Fill(names).visit(copy.deepcopy(parsed.tree))  # type: ignore[no-any-return]
 
 

@@ -75,6 +75,10 @@ def alibi() -> Any:
     """A bias of attention, made for the keys that it meets: those of the cache, and new ones."""
 
 
+def relative_bias(position_ids: Any) -> Any:
+    """A bias that is learned by distance, made for the keys that it meets."""
+
+
 def stack(carried: Any, *invariants: Any) -> Any:
     """Layers, one after the other."""
 
@@ -87,6 +91,10 @@ def softmax(x: Any) -> Any:
     """Probabilities along the last dimension."""
 
 
+def keys_and_values(*inputs: Any) -> Any:
+    """Keys and values of what an encoder gives: the cache keeps them once they are made."""
+
+
 def port(values: Any, name: str) -> Any:
     """One of several outputs."""
 
@@ -96,9 +104,11 @@ EXPRESSIONS: Mapping[Any, Write] = {
     operator.sub: lambda inputs, details: quote("a - b", a=inputs[0], b=inputs[1]),
     operator.mul: lambda inputs, details: quote("a * b", a=inputs[0], b=inputs[1]),
     split_heads: lambda inputs, details: quote(
-        "x.view(batch, seq, -1, width).transpose(1, 2)", x=inputs[0], width=details["width"]
+        "x.view(batch, seq, -1, width).transpose(1, 2)", x=inputs[0], width=details["width"], seq=details["length"]
     ),
-    view_heads: lambda inputs, details: quote("x.view(batch, seq, -1, width)", x=inputs[0], width=details["width"]),
+    view_heads: lambda inputs, details: quote(
+        "x.view(batch, seq, -1, width)", x=inputs[0], width=details["width"], seq=details["length"]
+    ),
     heads_first: lambda inputs, details: quote("x.transpose(1, 2)", x=inputs[0]),
     padded_positions: lambda inputs, details: quote(
         "padded_positions(ids, position_ids[:, :1], padding)", ids=inputs[0], padding=details["padding_idx"]
@@ -106,7 +116,7 @@ EXPRESSIONS: Mapping[Any, Write] = {
     in_a_row: lambda inputs, details: quote("x.flatten(0, -2)", x=inputs[0]),
     attribute: lambda inputs, details: details["value"],
     function: lambda inputs, details: details["write"](inputs),
-    merge_heads: lambda inputs, details: quote("x.reshape(batch, seq, -1)", x=inputs[0]),
+    merge_heads: lambda inputs, details: quote("x.reshape(batch, seq, -1)", x=inputs[0], seq=details["length"]),
     scale: lambda inputs, details: quote("x * factor", x=inputs[0], factor=details["factor"]),
     softmax: lambda inputs, details: quote("x.softmax(dim=-1)", x=inputs[0]),
     apply_rotary: _call("apply_rotary"),
@@ -117,7 +127,7 @@ SHAPING = frozenset({split_heads, view_heads, heads_first, merge_heads, in_a_row
 """Functions that compute nothing: when they are called makes no difference."""
 
 NEEDS_SIZES = frozenset({split_heads, view_heads, merge_heads})
-"""Functions written with `batch` and `seq`."""
+"""Functions written with `batch` and a length."""
 
 HELPERS: Mapping[Any, str] = {apply_rotary: "apply_rotary", attention: "eager_attention_forward"}
 """Functions that the module defines where they are used."""

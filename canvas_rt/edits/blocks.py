@@ -36,7 +36,7 @@ from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, execution_order, head, key_of, names_used
 
-SEMANTIC = ("input_ids", "position_ids", "cos", "sin")
+SEMANTIC = ("encoder_hidden_states", "input_ids", "decoder_input_ids", "position_ids", "cos", "sin")
 """Values that keep their name from block to block and come after the stream; all else is `hidden_states`."""
 
 

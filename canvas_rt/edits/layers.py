@@ -17,9 +17,9 @@ from canvas_rt.edits.paths import (
 )
 from canvas_rt.edits.wires import Trail, check_layer_block, retied
 from canvas_rt.errors import EditError, suggest
-from canvas_rt.ir.document import MOST_LAYERS, Document, LayerKind, Stack
+from canvas_rt.ir.document import LAYER, MOST_LAYERS, Document, LayerKind, Stack
 from canvas_rt.ir.expressions import expression, is_expression, names_in
-from canvas_rt.ir.graph import Item, own_names, reachable_blocks
+from canvas_rt.ir.graph import Item, names_used, own_names, reachable_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,10 @@ def _recounted(document: Document, holder: str, stack: Stack, total: int, path: 
 
 
 def _other_use(document: Document, name: str, holder: str, stack: Stack) -> str | None:
-    """What uses a size, other than a stack and its layers."""
+    """What uses a size, other than a stack and its layers. Where layers go by their number, it may count their parts."""
     within = {block for kind in stack.kinds for block in reachable_blocks(document, kind.block)}
+    if any(LAYER in names_used(document, kind.block) for kind in stack.kinds):
+        return None
     for size, value in document.sizes.items():
         if name in names_in(value):
             return f"the size {size}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import Item, consumers, execution_order, key_of, parse_layers
+from canvas_rt.ir.graph import Item, consumers, execution_order, given_alike, handed_on, key_of, parse_layers
 from canvas_rt.ops.catalogue import op_named
 
 
@@ -13,7 +13,7 @@ def in_ports(document: Document, item: Item) -> tuple[str, ...]:
     """The input ports of an item."""
     if isinstance(item, Node):
         return op_named(item.op, item.id).inputs
-    return document.blocks[item.block if isinstance(item, Use) else item.kinds[0].block].inputs
+    return document.blocks[item.block].inputs if isinstance(item, Use) else given_alike(item, document.blocks)
 
 
 def out_ports(document: Document, item: Item) -> tuple[str, ...]:
@@ -123,8 +123,9 @@ def refuse_if_read(block: Block, node_id: str, path: str) -> None:
 
 def check_layer_block(document: Document, stack: Stack, block: str, path: str) -> None:
     """Refuse a block that cannot stand among a stack's layers."""
-    wanted, given = document.blocks[stack.kinds[0].block].inputs, document.blocks[block].inputs
-    if wanted != given:
+    wanted, given = given_alike(stack, document.blocks), document.blocks[block].inputs
+    handed = handed_on(stack, document.blocks)
+    if wanted != tuple(port for port in given if port in wanted or port not in handed):
         raise EditError(
             f"{block} takes {', '.join(given) or 'nothing'}, but the layers of {stack.id} take {', '.join(wanted)}",
             path=path,

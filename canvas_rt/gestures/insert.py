@@ -17,6 +17,7 @@ from canvas_rt.ir.expressions import names_in
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, head, reachable_blocks
 from canvas_rt.ops.catalogue import OPS, Op
+from canvas_rt.ops.functions import RUN_TIME
 
 Shapes = Mapping[str, Any]
 """For each path, the shapes of its outputs, as `check` files them."""
@@ -323,7 +324,7 @@ def last_dim(scope: Scope, ref: str | None, shapes: Shapes) -> Any:
     if shape is None or not shape.symbolic:
         return None
     text, actual = shape.symbolic[-1], shape.actual[-1]
-    if text in ("batch", "seq") or text == str(actual):
+    if text in RUN_TIME or text == str(actual):
         return actual
     known = scope.document.sizes.keys() | scope.document.config.keys()
     return f"={text}" if names_in(f"={text}") <= known else actual

@@ -1,6 +1,7 @@
 """Import an architecture: trace it small at several sizes, recognise, express in symbols, then bind the real sizes."""
 
 import math
+import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +14,16 @@ from torch import nn
 
 from canvas_rt.errors import CanvasError, ConfigError, UnsupportedModelError
 from canvas_rt.importer.build import Builder
+from canvas_rt.importer.config.fields import LAYERS
 from canvas_rt.importer.dissolve import own_path
 from canvas_rt.importer.factory import Factory, field_values, make_config, make_model
-from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of
+from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of, places, stacks_of
 from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
 from canvas_rt.importer.padding import hides_padding, is_told_of_padding
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
 from canvas_rt.importer.recognise import Recogniser, Traced
 from canvas_rt.importer.rotary import is_rotary
-from canvas_rt.importer.stateful import own_cache
+from canvas_rt.importer.stateful import own_cache, stray_state
 from canvas_rt.importer.steps import Run, attends_otherwise, gives_more, is_seen, others_alike, run_of
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError, length_of, register_functions, trace
@@ -132,7 +134,7 @@ class ArchitectureImport:
         """Fields that the config's class sets to something else, once it has read them."""
         self.values: dict[str, Any] = self.given()
         if "is_encoder_decoder" in self.values:
-            self.values["is_encoder_decoder"] = False  # its decoder by itself is none
+            self.values["is_encoder_decoder"] = bool(self.factory.task.decodes)  # a decoder by itself is none
         self.pinned = pinned
         # A class may work out what layers have for themselves from fields of its own.
         by_layer = raw.get("per_layer_config") or self.config.to_dict().get("per_layer_config") or {}
@@ -140,6 +142,8 @@ class ArchitectureImport:
         if not isinstance(self.values.get("num_hidden_layers"), int):
             raise UnsupportedModelError("its config does not say how many layers it has", path=name)
         self.depth = int(self.values["num_hidden_layers"])
+        self.counts = {field: value for field, value in self.values.items() if self.is_depth(field, value)}
+        """Fields that count layers: more than one where an encoder has its own."""
         self.assignments = self.probes()
         self.structural: list[str] = []
         self.whole: dict[str, tuple[int, ...]] = {}
@@ -150,6 +154,10 @@ class ArchitectureImport:
         """What the model of the first probe does when it runs, once a field asks."""
         self.at_fault: type | None = None
         """The class of the module in which the last trace failed, if it can be kept whole."""
+        self.hands_on = False
+        """Whether layers hand values to later ones, so that two of each kind must be traced."""
+        self.keep_count = False
+        """Whether what stands outside the layers goes by their number, so that a model with fewer must go on saying it."""
         self.effective: set[str] = set()
         self.unused: tuple[str, ...] = ()
 
@@ -166,7 +174,21 @@ class ArchitectureImport:
                 if make_config(self.factory, {**known, **restored}, self.name).to_dict() == made:
                     self.overwritten = (field,)
                     return restored
+        if known.get("tie_word_embeddings") is False and values.get("tie_word_embeddings"):
+            reason = "its class ties embeddings whatever its config says, and takes that for something else"
+            raise UnsupportedModelError(reason, path=f"{self.name}: tie_word_embeddings")
         return values
+
+    def is_depth(self, field: str, value: Any) -> bool:
+        """Whether a field says how many layers there are."""
+        if field == "num_hidden_layers":
+            return True
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return bool(self.factory.task.decodes) and whole and re.fullmatch(LAYERS, field) is not None
+
+    def at_depth(self, depth: int) -> dict[str, int]:
+        """The fields that count layers, where no more are to be made than so many."""
+        return {field: min(count, depth) for field, count in self.counts.items()}
 
     def probes(self, builds: Callable[[Mapping[str, Any]], bool] | None = None) -> tuple[dict[str, Any], ...]:
         """What the config's numbers are in each probe."""
@@ -177,8 +199,8 @@ class ArchitectureImport:
         """Whether a model can be made and traced at some sizes."""
         try:
             model = self.model(assignment, {})
-            cut_to_kinds(model)
-            trace(model, *inputs_of(0), task=self.factory.task)
+            self.cut_to_kinds(model)
+            trace(model, inputs_of(0), task=self.factory.task)
         except Exception:  # in whatever way a class says that it cannot
             return False
         return True
@@ -238,7 +260,7 @@ class ArchitectureImport:
         """A small model, with as many layers as show every kind."""
         depth = self.trace_depth if depth is None else depth
         # Tied weights change no graph, but a trace would show one module in two places.
-        untied = {"num_hidden_layers": depth, "tie_word_embeddings": False}
+        untied = {**self.at_depth(depth), **({"tie_word_embeddings": False} if self.can_untie else {})}
         given = {**self.cut(depth), **values, **untied}
         if overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in overrides.items()}
@@ -256,18 +278,44 @@ class ArchitectureImport:
         return given
 
     @cached_property
+    def can_untie(self) -> bool:
+        """Whether a config's word for untied embeddings holds: a class may tie them always, and read it for something else."""
+        said = make_config(self.factory, {**self.without_layers(self.raw), "tie_word_embeddings": False}, self.name)
+        return not getattr(said, "tie_word_embeddings", False)
+
+    @cached_property
     def trace_depth(self) -> int:
         """Layers to make for a trace: as many as show every kind, and one feeding the next."""
-        if self.overrides or self.depth <= 2:
-            return self.depth
-        whole = layer_kinds(self.model(self.assignments[0], {}, self.depth, "meta"))
-        enough = max((1 + max(kinds.index(kind) for kind in kinds) for kinds in whole.values()), default=self.depth)
+        deepest: int = max(self.counts.values())
+        if self.overrides or deepest <= 2:
+            return deepest
+        whole = layer_kinds(self.model(self.assignments[0], {}, deepest, "meta"))
+        times = 2 if self.hands_on else 1
+        enough = max((1 + max(places(kinds, times)) for kinds in whole.values()), default=deepest)
         enough = max(2, enough)
         few = layer_kinds(self.model(self.assignments[0], {}, enough, "meta"))
         # Patterns may be counted from the last layer.
         alike = all(few.get(path) == kinds[:enough] for path, kinds in whole.items())
         self.whole = {path: members_of(kinds) for path, kinds in whole.items()}
-        return enough if alike and self.stands_at(enough) else self.depth
+        return enough if alike and self.stands_at(enough) else deepest
+
+    @cached_property
+    def depth_fields(self) -> dict[str, str]:
+        """For each list of layers the field that says how long it is, told by making one of them longer than the rest."""
+        few = self.at_depth(2)
+        if len(few) == 1:
+            return {}
+        plain = self.lists_of(few)
+        longer = {field: self.lists_of({**few, field: few[field] + 1}) for field in few}
+        return {
+            path: field for field, own in longer.items() for path, length in own.items() if length != plain.get(path)
+        }
+
+    def lists_of(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """How long each list of layers is in a small model."""
+        given = {**self.cut(max(counts.values())), **self.assignments[0], **counts}
+        made = self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
+        return {path: len(layers) for path, layers in stacks_of(made).items()}
 
     def stands_at(self, depth: int) -> bool:
         """Whether the original can be made with fewer layers: ties by pattern may name those that are left out."""
@@ -280,7 +328,7 @@ class ArchitectureImport:
     def run_time(self, probe: int) -> dict[str, int]:
         """What the sizes that a run is given are in a probe. How long a row of patches is follows from the model's own."""
         known = dict(zip(RUN_TIME, inputs_of(probe), strict=True))
-        return known if self.factory.task.of_tokens else {"batch": known["batch"]}
+        return {name: known[name] for name in self.factory.task.run_time}
 
     def read(self, values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], probe: int) -> Traced:
         model = self.model(values, overrides)
@@ -288,10 +336,10 @@ class ArchitectureImport:
         if takes != task.takes:
             reason = f"its class takes {takes}, where {task.words} takes {task.takes}"
             raise UnsupportedModelError(reason, path=self.name)
-        if (found := own_cache(model)) is not None:
+        if (found := own_cache(model) or stray_state(model)) is not None:
             raise UnsupportedModelError(found, path=self.name)
-        kept = cut_to_kinds(model)
-        batch, sequence = inputs_of(probe)
+        kept = self.cut_to_kinds(model)
+        batch, sequence, source = inputs_of(probe)
         config = {
             **field_values(model.config, task),
             **{name: values[name] for name in self.overwritten if name in values},
@@ -300,15 +348,24 @@ class ArchitectureImport:
         kept_whole = self.whole_classes or self.factory.kept_whole(model)
         self.at_fault = None
         try:
-            graphs = trace(model, batch, sequence, kept_whole, task)
+            graphs = trace(model, (batch, sequence, source), kept_whole, task)
             length = sequence if task.of_tokens else length_of(graphs)
-            traced = Recogniser(model, graphs, indices, (batch, length), config, kept_whole, task=task).run()
+            given = (batch, length, source) if task.decodes else (batch, length)
+            traced = Recogniser(model, graphs, indices, given, config, kept_whole, task=task).run()
         except TraceError as error:
             path = None if error.module is None else keepable_within(model, error.module, kept_whole)
             self.at_fault = None if path is None else type(model.get_submodule(path))
             raise
+        if traced.hands_on and not self.hands_on:
+            self.hands_on = True
+            self.__dict__.pop("trace_depth", None)
+            return self.read(values, overrides, probe)
         self.members = {path: members for path, (_, members) in kept.items()}
         return traced
+
+    def cut_to_kinds(self, model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Leave a model only the layers that a trace needs."""
+        return cut_to_kinds(model, twice=self.hands_on, keep_count=self.keep_count)
 
     def run(self) -> tuple[Document, ImportReport]:
         """The document, and what was made of the model.
@@ -352,9 +409,17 @@ class ArchitectureImport:
             try:
                 return self.attempt()
             except UnsupportedModelError:
-                if self.at_fault is None:
+                if self.at_fault is not None:
+                    self.whole_classes.append(self.at_fault)
+                elif self.keep_count or not self.counts_layers:
                     raise
-                self.whole_classes.append(self.at_fault)
+                else:
+                    self.keep_count = True
+
+    @property
+    def counts_layers(self) -> bool:
+        """Whether what stands outside the layers looks up how many they are."""
+        return reads_when_run(self.model(self.assignments[0], {}, device="meta"), "num_hidden_layers")
 
     def attempt(self) -> tuple[Document, ImportReport]:
         try:
@@ -376,6 +441,8 @@ class ArchitectureImport:
                 links,
                 {**self.original_buffers, **self.original_shapes},
                 self.patterns,
+                self.trace_depth if self.keep_count else None,
+                self.depth_fields,
             )
             root, blocks = builder.build()
         except TraceError as error:
@@ -384,7 +451,7 @@ class ArchitectureImport:
             ) from error
         document = self.document(root, blocks)
         stacks = [visit.key for visit in walk(document) if isinstance(visit.item, Stack)]
-        if len(stacks) > 1:
+        if len(stacks) > 1 + bool(self.factory.task.decodes):
             reason = f"it goes through its stacks of layers {len(stacks)} times, and a layer has one place in the cache"
             raise UnsupportedModelError(reason, path=self.name)
         told = not self.factory.task.of_tokens or is_told_of_padding(blocks.values())
@@ -399,7 +466,7 @@ class ArchitectureImport:
         links: dict[tuple[str, str, str], str] = {}
         self.__dict__.pop("first_run", None)
         before = self.model(self.assignments[0], overrides)
-        cut_to_kinds(before)
+        self.cut_to_kinds(before)
         for field, value in self.values.items():
             other = alternative(field, value)
             if other is None:
@@ -423,7 +490,7 @@ class ArchitectureImport:
         self, base: Traced, before: nn.Module, after: nn.Module, field: str, other: Any
     ) -> Sequence[tuple[str, str, str]] | None:
         """What followed a field, told by the modules alone; None where only a trace can tell."""
-        cut_to_kinds(after)
+        self.cut_to_kinds(after)
         ours, theirs = parts_of(before), parts_of(after)
         places: dict[str, list[tuple[str, str]]] = {}
         for path, node in base.leaves.items():
@@ -464,8 +531,8 @@ class ArchitectureImport:
         if not is_seen(before, base, field) or not others_alike(configs[0], configs[1], field):
             return False
         if "first_run" not in self.__dict__:
-            self.first_run = run_of(before, *given, task)
-        run = run_of(after, *given, task) if self.first_run else None
+            self.first_run = run_of(before, given, task)
+        run = run_of(after, given, task) if self.first_run else None
         if self.first_run is None or run is None:
             return False
         if gives_more(self.first_run, run, base) or attends_otherwise(self.first_run, run, base, other):
@@ -498,8 +565,8 @@ class ArchitectureImport:
             config[AS_TIED] = True  # its class says so, and no field
         keys = block_keys(root, blocks, sizes, config)
         # What shares a tensor with no part of the graph has it for itself, and a checkpoint may hold it under that name.
-        renamed = {source: key for key, source in ties.items() if key in keys and source not in keys}
-        ties = {key: source for key, source in ties.items() if {key, source} <= keys}
+        renamed = {ties[key]: key for key in reversed(keys) if key in ties and ties[key] not in keys}
+        ties = among(ties, keys)
         document = Document(
             name=self.name,
             root=root,
@@ -549,7 +616,7 @@ class ArchitectureImport:
     @cached_property
     def model_class(self) -> type:
         """The class of the whole model."""
-        tiny = {**self.cut(self.trace_depth), **self.assignments[0], "num_hidden_layers": self.trace_depth}
+        tiny = {**self.cut(self.trace_depth), **self.assignments[0], **self.at_depth(self.trace_depth)}
         return type(self.factory.model(make_config(self.factory, tiny, self.name), torch.bfloat16, "meta"))
 
     def derived(self) -> dict[str, str]:
@@ -570,7 +637,7 @@ class ArchitectureImport:
 
     def left_open(self, field: str, assignment: Mapping[str, Any]) -> Any:
         """What the config class makes of a field that is not given."""
-        given = {**self.cut(self.trace_depth), **assignment, "num_hidden_layers": self.trace_depth}
+        given = {**self.cut(self.trace_depth), **assignment, **self.at_depth(self.trace_depth)}
         given.pop(field)
         return field_values(make_config(self.factory, given, self.name), self.factory.task)[field]
 
@@ -597,7 +664,7 @@ class ArchitectureImport:
 
     def with_depth(self, depth: int) -> nn.Module:
         """The original at its real sizes, with so many layers, on meta."""
-        given = {**self.cut(depth), "num_hidden_layers": depth}
+        given = {**self.cut(depth), **self.at_depth(depth)}
         if self.overrides:
             given["per_layer_config"] = {str(layer): dict(own) for layer, own in self.overrides.items()}
         return self.factory.model(make_config(self.factory, given, self.name), torch.bfloat16, "meta")
@@ -605,7 +672,8 @@ class ArchitectureImport:
     def compare_parameters(self, document: Document) -> None:
         """The document's parameters must be the original's at the real sizes: names and shapes, layer kind by kind."""
         theirs = self.original_shapes
-        small = document.replace(sizes=document.sizes.with_items({"num_hidden_layers": self.trace_depth}))
+        counts = {name: count for name, count in self.at_depth(self.trace_depth).items() if name in document.sizes}
+        small = document.replace(sizes=document.sizes.with_items(counts))
         ours = parameter_keys(small)
         self.unused = tuple(sorted(theirs.keys() - ours.keys() - document.origin.renamed.keys()))
         differing = sorted(key for key in ours if ours[key] != theirs.get(key))
@@ -642,9 +710,19 @@ def is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def block_keys(root: str, blocks: Mapping[str, Any], sizes: Mapping[str, Any], config: Mapping[str, Any]) -> set[str]:
-    """The keys of what is learned by blocks that are not yet a document."""
+def among(ties: Mapping[str, str], keys: Collection[str]) -> dict[str, str]:
+    """Ties between keys that there are. What shares a tensor that is none of them shares that of the first that does."""
+    firsts: dict[str, str] = {}
+    found: dict[str, str] = {}
+    for key in (key for key in keys if key in ties):
+        source = ties[key] if ties[key] in keys else firsts.setdefault(ties[key], key)
+        found |= {key: source} if source != key else {}
+    return found
+
+
+def block_keys(root: str, blocks: Mapping[str, Any], sizes: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """The keys of what is learned by blocks that are not yet a document, in its order."""
     made = Document.model_construct(
         name=root, root=root, sizes=FrozenMap(sizes), config=FrozenMap(config), blocks=FrozenMap(dict(blocks))
     )
-    return set(parameter_keys(made))
+    return list(parameter_keys(made))

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from canvas_rt.importer.names import Places, names_of_blocks, words_of_kinds
-from canvas_rt.importer.recognise import Traced
+from canvas_rt.importer.recognise import ENCODED, Traced
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
-from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use, runs_of
+from canvas_rt.ir.document import LAYER, Block, LayerKind, Node, Stack, Use, runs_of
+from canvas_rt.ir.expressions import display, numbers_in, parse
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import key_clashes, key_of
 from canvas_rt.ops.catalogue import VARIANTS
+from canvas_rt.ops.functions import RUN_TIME
 
 PREFIX = "Canvas"
 """What emitted classes are called beside the block's name; import drops it again."""
@@ -31,9 +34,13 @@ class Symbols:
 PLACES = frozenset({"dim", "dim0", "dim1", "dims", "step", "chunks", "exponent"})
 """Settings that are numbers of the graph itself, and no sizes."""
 
+PART = "torch.select"
+"""What takes one part of a value, by its number."""
+
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "linear": ("out_features", "in_features"),
     "embedding": ("num_embeddings", "embedding_dim"),
+    "relative_bias": ("buckets", "heads"),
     "rms_norm": ("size",),
     "layer_norm": ("size",),
 }
@@ -57,6 +64,8 @@ class Builder:
         links: Mapping[tuple[str, str, str], str],
         original: Mapping[str, tuple[int, ...]],
         patterns: Sequence[Sequence[str]],
+        counted: int | None = None,
+        depth_fields: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.traces = traces
         self.environments = environments
@@ -69,6 +78,10 @@ class Builder:
         """Shapes of the original's parameters at the real sizes: one more point in which numbers must agree."""
         self.patterns = patterns
         """What the config says layer by layer, in words."""
+        self.counted = counted
+        """How many layers a traced model has, where what stands outside the layers goes by their number."""
+        self.depth_fields = depth_fields
+        """For lists of layers, the field that says how long each is, where there are several."""
         self.symbols = Symbols()
         self.blocks: dict[str, Block] = {}
         self.places: dict[str, Places] = {}
@@ -104,7 +117,8 @@ class Builder:
             candidate = f"{name}{number}"
         self.blocks[candidate] = block
         place = self.places.setdefault(candidate, Places(name))
-        place.words |= {self.word} - {""}
+        crosses = ENCODED in block.inputs and block.role == "attention"
+        place.words |= {"cross" if crosses else self.word} - {""}
         return candidate
 
     def item(self, versions: Sequence[Node | Use | Stack], where: str) -> Node | Use | Stack:
@@ -123,13 +137,30 @@ class Builder:
         names = dict.fromkeys(name for node in nodes for name in node.attrs)
         if missing := next((n for n in names if any(n not in node.attrs and n not in usual for node in nodes)), None):
             raise TraceError(f"{where}: {first.id} has a setting {missing} at some sizes only")
+        own = {"index": f"={LAYER}"} if first.op == PART and self.goes_by_layer(first, where) else {}
         attrs = {
             name: self.setting(
                 [node.attrs.get(name, usual.get(name)) for node in nodes], (where, first.id, name), real.get(name)
             )
             for name in names
+            if name not in own
         }
+        attrs |= own
         return first.replace(attrs=FrozenMap(attrs))
+
+    def goes_by_layer(self, node: Node, where: str) -> bool:
+        """Whether each traced layer takes the part of a value that has the layer's own number."""
+        parts, trace = where.split("__"), self.traces[0]
+        end = next((end for end in range(1, len(parts)) if ".".join(parts[:end]) in trace.layers), None)
+        if end is None:
+            return False
+        taken: list[bool] = []
+        for position, index in enumerate(trace.layers[".".join(parts[:end])]):
+            block = trace.blocks.get("__".join([*parts[:end], str(position), *parts[end + 1 :]]))
+            other = None if block is None else block.node(node.id)
+            if isinstance(other, Node) and other.op == PART:
+                taken.append(other.attrs["index"] == index)
+        return len(taken) > 1 and all(taken)
 
     def real_settings(self, node: Node, where: str) -> Mapping[str, Any]:
         """Settings of a node that its parameters tell at the real sizes."""
@@ -172,7 +203,7 @@ class Builder:
         seen: tuple[Sequence[Any], Sequence[Mapping[str, Any]]] = values, environments
         if isinstance(real, int) and not isinstance(real, bool):  # what does not hold at the real sizes holds by chance
             seen = [*values, real], [*environments, self.actual_environment]
-        found = express(*seen)
+        found = self.by_depth(express(*seen), where[2], values, real)
         first = values[0]
         if found is None or (isinstance(found, tuple | Mapping) and found == first):
             if isinstance(first, tuple) and all(len(value) == len(first) for value in values):
@@ -192,11 +223,28 @@ class Builder:
             self.symbols.literal.append(".".join(where).replace("__", "."))
         return found
 
+    def by_depth(self, found: Any, name: str, values: Sequence[Any], real: Any) -> Any:
+        """An expression in which the number of traced layers is the config's: all traces have equally many."""
+        if self.counted is None or self.layer is not None or name in PLACES:
+            return found
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in values)
+        if not whole or any(value % self.counted for value in values):
+            return found
+        if found is not None and self.counted not in numbers_in(found):
+            return found
+        environments = [self.environment(probe) for probe in range(len(values))]
+        if isinstance(real, int) and not isinstance(real, bool):
+            values, environments = [*values, real], [*environments, self.actual_environment]
+        each = express([value // self.counted for value in values], environments)
+        if each is None:
+            return found
+        return f"={parse('num_hidden_layers' if each == 1 else f'num_hidden_layers * ({display(each)})').text}"
+
     @property
     def actual_environment(self) -> Mapping[str, Any]:
         """What names stand for at the real sizes, in the layer at hand."""
         own = self.actual_overrides.get(self.layer, {}) if self.layer is not None else {}
-        return {**self.actual, "batch": 1, "seq": 1, **own}
+        return {**self.actual, **dict.fromkeys(RUN_TIME, 1), **own}
 
     def environment(self, probe: int) -> Mapping[str, Any]:
         """What names stand for in a probe, in the layer at hand."""
@@ -211,9 +259,20 @@ class Builder:
         kinds: list[LayerKind] = []
         traced_kind: dict[int, int] = {}
         # Of two traced layers of one kind the later tells more: what the first is given is of another dtype, or one value
-        # for two purposes.
-        latest = {stands_for[index]: position for position, index in enumerate(indices)}
-        words = self.words([indices[p] for p in latest.values()], [stack.kinds[p].block for p in latest.values()])
+        # for two purposes. The last of all hands nothing on, though others of its kind may.
+        blocks = [self.traces[0].blocks[kind.block] for kind in stack.kinds]
+        latest: dict[int, int] = {}
+        for position, index in enumerate(indices):
+            before = latest.setdefault(stands_for[index], position)
+            if len(blocks[position].outputs) >= len(blocks[before].outputs):
+                latest[stands_for[index]] = position
+        count = self.depth_fields.get(path, "num_hidden_layers")
+        said = self.patterns if count == "num_hidden_layers" else ()
+        positions = latest.values()
+        words = self.words(said, [indices[p] for p in positions], [stack.kinds[p].block for p in positions])
+        if self.depth_fields:  # of two stacks the one that the model is as deep as is the decoder
+            part = "decoder" if count == "num_hidden_layers" else "encoder"
+            words = [f"{part}_{word}".strip("_") for word in words]
         for (representative, position), self.word in zip(latest.items(), words, strict=True):
             index = indices[position]
             self.layer = index
@@ -227,15 +286,19 @@ class Builder:
         members = tuple(traced_kind[representative] for representative in stands_for)
         order = sorted(range(len(kinds)), key=lambda k: (-members.count(k), members.index(k)))
         rank = {kind: place for place, kind in enumerate(order)}
-        repeat = "=num_hidden_layers" if len(members) == self.actual.get("num_hidden_layers") else len(members)
+        repeat = f"={count}" if len(members) == self.actual.get(count) else len(members)
         return stack.replace(
             repeat=repeat, kinds=tuple(kinds[k] for k in order), runs=runs_of(tuple(rank[k] for k in members))
         )
 
-    def words(self, layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
-        """What tells some layers apart, each of a kind of its own."""
-        said = [[one[layer] for one in self.patterns] for layer in layers]
-        return words_of_kinds(said, [self.has_experts(name) for name in stand_ins])
+    def words(self, said: Sequence[Sequence[str]], layers: Sequence[int], stand_ins: Sequence[str]) -> list[str]:
+        """What tells some layers apart, each of a kind of its own. `said`: what the config says layer by layer."""
+        blocks = [self.traces[0].blocks[name] for name in stand_ins]
+        common = set.intersection(*({*block.inputs} for block in blocks)) if blocks else set()
+        mixed = ["sparse" if self.has_experts(name) else "dense" for name in stand_ins]
+        # What hands values on, and what takes them.
+        handing = ["giving" if len(b.outputs) > 1 else "taking" if {*b.inputs} - common else "" for b in blocks]
+        return words_of_kinds([[one[layer] for one in said] for layer in layers], mixed, handing)
 
     def has_experts(self, stand_in: str) -> bool:
         """Whether a traced block has experts, or one within it."""

@@ -16,6 +16,7 @@ from torch import nn
 from canvas_rt.errors import ConfigError
 from canvas_rt.importer.config.classes import (
     ENCODERS,
+    START,
     canonical_names,
     config_class,
     declared,
@@ -62,7 +63,7 @@ class StockFactory:
         superseded = {"model_type"} | ({"rope_scaling"} if values.get("rope_parameters") else set())
         values = {name: copy.deepcopy(value) for name, value in values.items() if name not in superseded}
         with quiet():
-            return config_class(self.model_type)(**own_values(self.model_type, values))
+            return config_class(self.model_type)(**own_values(self.model_type, values, self.task))
 
     def model(self, config: Any, dtype: torch.dtype, device: str) -> nn.Module:
         return traced_model(self.build, config, dtype, device)
@@ -137,6 +138,7 @@ HIDDEN = frozenset(
     {
         "layer_types",
         "layer_kinds",
+        "encoder_layer_kinds",
         "model_type",
         "is_encoder_decoder",
         "attribute_map",
@@ -157,17 +159,18 @@ def own_fields(config: Any) -> list[str]:
 
     They have canonical names: `hidden_size` for what a class calls `n_embd`.
     """
-    return list(_own_names(config))
+    return list(_own_names(config, CAUSAL_LM))
 
 
 def field_values(config: Any, task: Task = CAUSAL_LM) -> dict[str, Any]:
     """The value of each of `own_fields`, as plain data; a config within the config is a table.
 
-    Of a classifier's, how many labels it tells apart, too.
+    Of a classifier's, how many labels it tells apart, too; of a decoder's that an encoder feeds, what it starts from.
     """
-    values = config.to_dict()
-    found = {name: values[own] if own in values else getattr(config, own) for name, own in _own_names(config).items()}
-    return found | ({"num_labels": config.num_labels} if task.classifies else {})
+    values, names = config.to_dict(), _own_names(config, task)
+    found = {name: values[own] if own in values else getattr(config, own) for name, own in names.items()}
+    found |= {"num_labels": config.num_labels} if task.classifies else {}
+    return found | ({START: getattr(config, START, None)} if task.decodes else {})
 
 
 @lru_cache(maxsize=1024)
@@ -197,13 +200,14 @@ def canonical_values(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def _own_names(config: Any) -> dict[str, str]:
+def _own_names(config: Any, task: Task) -> dict[str, str]:
     """What the class of a config calls each field, by canonical name, in the class's order."""
     given = config.to_dict()
     own_class: Any = type(config)
     canonical = canonical_fields(own_class)
     declared = list(canonical)
-    skipped = HIDDEN | INERT | (ENCODERS if "decoder" in " ".join(declared) else frozenset())
+    alone = "decoder" in " ".join(declared) and not task.decodes
+    skipped = HIDDEN | INERT | (ENCODERS if alone else frozenset())
     aliases = type(config).attribute_map
     kept = [own for own in declared if own not in skipped and (own in given or aliases.get(own) in given)]
     names = {canonical[own]: own for own in kept}

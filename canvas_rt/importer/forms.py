@@ -101,14 +101,15 @@ def _is_alike(function: Any, scaling: str, precision: str) -> bool:
     """Whether a function gives what our eager attention gives in one form, in fp32 and in bf16. Raises what it raises."""
     attrs = {**VARIANTS["attention"], "scale": 0.37, "scaling": scaling, "precision": precision}
     arguments = getattr(getattr(function, "__code__", None), "co_varnames", ())
-    biased, sunk = "bias" in arguments, _takes_sinks(function)
+    named = next((name for name in ("bias", "position_bias") if name in arguments), "")
+    sunk = _takes_sinks(function)
     random = generator()
     for dtype in DTYPES:
         q, k, v = (torch.randn(2, 3, 9, 12, generator=random).to(dtype) for _ in range(3))
-        given = {"bias": torch.randn(1, 3, 1, 9, generator=random).to(dtype)} if biased else {}
+        given = {named: torch.randn(1, 3, 1, 9, generator=random).to(dtype)} if named else {}
         holder = _holder(3).to(dtype)
         holder.sinks = holder.sinks.to(dtype)
-        known = dict(given) | ({"sinks": holder.sinks} if sunk else {})
+        known = ({"bias": given[named]} if named else {}) | ({"sinks": holder.sinks} if sunk else {})
         given |= {"s_aux": holder.sinks} if "s_aux" in arguments else {}
         context = Context(2, 9, q.device, dtype, backend="eager")
         (ours,) = KERNELS["attention"]({"q": q, "k": k, "v": v, **known}, attrs, {}, context)

@@ -39,17 +39,26 @@ def members_of(kinds: Sequence[str]) -> tuple[int, ...]:
     return tuple(kinds.index(kind) for kind in kinds)
 
 
-def cut_to_kinds(model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Shorten each list of layers to one layer of each kind, plus a second of the first kind, to see one feed the next.
+def places(kinds: Sequence[Any], times: int) -> list[int]:
+    """Where each kind stands first, or for the first few times."""
+    return [index for index, kind in enumerate(kinds) if kinds[:index].count(kind) < times]
+
+
+def cut_to_kinds(
+    model: nn.Module, *, twice: bool = False, keep_count: bool = False
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Shorten each list of layers to one layer of each kind, plus a second of the first kind, to see one feed the next;
+    with `twice` two of each kind, to see what those of one kind hand on.
 
     Gives, by the list's path, the original indices kept, and for each original layer the index that stands for it.
+    With `keep_count` the config goes on saying how many layers there were: what stands outside them may go by that.
     """
     found: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     stacks = stacks_of(model)
     config: Any = model.config
     for path, kinds in layer_kinds(model).items():
         members, layers = members_of(kinds), stacks[path]
-        kept = sorted({*members, *([1] if len(layers) > 1 else [])})
+        kept = sorted({*places(members, 2 if twice else 1), *([1] if len(layers) > 1 else [])})
         for name, value in list(vars(config).items()):
             if isinstance(value, list | tuple) and len(value) == len(layers):
                 object.__setattr__(config, name, [value[index] for index in kept])
@@ -57,7 +66,7 @@ def cut_to_kinds(model: nn.Module) -> dict[str, tuple[tuple[int, ...], tuple[int
             layers[position] = layers[index]
         del layers[len(kept) :]
         found[path] = (tuple(kept), members)
-    if found:
+    if found and not keep_count:
         config.num_hidden_layers = max(len(kept) for kept, _ in found.values())
     return found
 

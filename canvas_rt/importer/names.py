@@ -217,16 +217,17 @@ def _with(cls: str, words: str, prefix: str) -> str:
     return prefix + "".join(word[:1].upper() + word[1:] for word in words.split("_")) + rest
 
 
-def words_of_kinds(said: Sequence[Sequence[str]], sparse: Sequence[bool]) -> list[str]:
+def words_of_kinds(said: Sequence[Sequence[str]], *more: Sequence[str]) -> list[str]:
     """What tells kinds of layers apart: what the config says of each, without what it says of all.
 
-    `said`: for each kind, its layer types. `sparse`: whether it has experts.
+    `said`: for each kind, its layer types. `more`: words for each kind, taken where they tell more of them apart.
     """
     columns = [column for column in zip(*said, strict=True) if len(set(column)) > 1]
-    words = ["_".join(parts) for parts in zip(*map(_apart, columns), strict=True)] if columns else [""] * len(sparse)
-    mixed = ["sparse" if one else "dense" for one in sparse]
-    both = [f"{word}_{other}".strip("_") for word, other in zip(words, mixed, strict=True)]
-    return both if len(set(both)) > len(set(words)) else words
+    words = ["_".join(parts) for parts in zip(*map(_apart, columns), strict=True)] if columns else [""] * len(said)
+    for others in more:
+        both = [f"{word}_{other}".strip("_") for word, other in zip(words, others, strict=True)]
+        words = both if len(set(both)) > len(set(words)) else words
+    return words
 
 
 def _apart(column: Sequence[str]) -> list[str]:

@@ -37,10 +37,10 @@ def numbers_each(node: fx.Node, inputs: tuple[int, int]) -> bool:
     )
 
 
-def repeats_positions(node: fx.Node, sequence: int) -> bool:
-    """Whether a value is the number of each token, once or several times."""
+def repeats_positions(node: fx.Node, sequence: int, first: int = 0) -> bool:
+    """Whether a value is the number of each token, once or several times, counted from `first`."""
     try:
-        return bool((evaluate(node, {}) == torch.arange(sequence)).all())
+        return bool((evaluate(node, {}) == torch.arange(first, first + sequence)).all())
     except Exception:  # it is not of this graph alone, or of another shape
         return False
 

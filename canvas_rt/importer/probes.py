@@ -21,6 +21,7 @@ UNPROBED = ("num_hidden_layers", "initializer_range", "pretraining_tp")
 KNOWN: Mapping[str, Three] = {
     "num_key_value_heads": (2, 3, 5),
     "num_attention_heads": (4, 12, 15),
+    **dict.fromkeys(("encoder_attention_heads", "num_encoder_attention_heads"), (6, 8, 10)),
     "hidden_size": (72, 96, 330),
     "head_dim": (6, 10, 14),
     "intermediate_size": (44, 52, 76),
@@ -318,6 +319,9 @@ def _fit_heads(values: dict[str, Any], config: Mapping[str, Any], probe: int, ke
     heads = values.get("num_attention_heads")
     if heads and "hidden_size" in values and "hidden_size" not in kept:
         values["hidden_size"] = heads * _head_width(config, probe)
+    for name in {"encoder_attention_heads", "num_encoder_attention_heads"} & values.keys():
+        if values.get("hidden_size", 0) % values[name]:
+            values[name] = config[name] if name in kept else heads
 
 
 def _nested_groups(config: Mapping[str, Any]) -> int | None:
@@ -409,6 +413,6 @@ def alternative(name: str, value: Any) -> Any:
     return None
 
 
-def inputs_of(probe: int) -> tuple[int, int]:
-    """Batch and sequence of a probe, unlike each other and every size."""
-    return (3, 2, 4)[probe], (19, 31, 23)[probe]
+def inputs_of(probe: int) -> tuple[int, int, int]:
+    """Batch, sequence, and what an encoder reads, of a probe: unlike each other and every size."""
+    return (3, 2, 4)[probe], (19, 31, 23)[probe], (29, 13, 37)[probe]

@@ -1,7 +1,7 @@
 """Turn traced graphs into blocks of known ops. What is recognised is run beside what it replaces, and must be equal."""
 
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,18 +13,22 @@ from canvas_rt.importer.buffers import Buffer, buffer_of
 from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
 from canvas_rt.importer.dissolve import dissolve, own_path
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
+from canvas_rt.importer.holding import hold_backbone
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
+from canvas_rt.importer.layers import Layers, is_one_of_several
 from canvas_rt.importer.names import named_by_use
 from canvas_rt.importer.patterns import find_rotations
 from canvas_rt.importer.positions import counted_after_padding, numbers_each, numbers_tokens, repeats_positions
 from canvas_rt.importer.proof import written
+from canvas_rt.importer.relative import Relative, adds_nothing, relative_in
 from canvas_rt.importer.rotary import called_for, is_rotary, rotary_rule
 from canvas_rt.importer.rules import recognised
 from canvas_rt.importer.sinusoids import sinusoids_in
 from canvas_rt.importer.stateful import stateful_node
 from canvas_rt.importer.trace import TraceError
+from canvas_rt.importer.unread import without_unread
 from canvas_rt.importer.whole import call_in, of_layer, own_config, ports_of, whole_node
-from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
+from canvas_rt.ir.document import Block, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
 from canvas_rt.ops.catalogue import OPS, VARIANTS
@@ -44,7 +48,19 @@ TRANSPARENT = {
 """Functions that change no value in eval mode."""
 
 SEMANTIC_PORTS = ("cos", "sin", "phases", "position_ids")
-KEPT_PORTS = (*SEMANTIC_PORTS, "input_ids", "token_type_ids", "pixel_values", "indices", "weights")
+ENCODED = "encoder_hidden_states"
+"""The port of what an encoder gives, where a decoder's own stream flows in too."""
+
+KEPT_PORTS = (
+    *SEMANTIC_PORTS,
+    "input_ids",
+    "decoder_input_ids",
+    ENCODED,
+    "token_type_ids",
+    "pixel_values",
+    "indices",
+    "weights",
+)
 """Ports that keep their name from block to block; any other value that flows in is the stream, `hidden_states`."""
 
 
@@ -61,6 +77,9 @@ class Traced:
 
     layers: Mapping[str, tuple[int, ...]]
     """For each stack's path, the index that its traced layers have in the whole model."""
+
+    hands_on: bool = False
+    """Whether layers hand values to later ones, beside what they carry."""
 
     leaves: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """For each module that is one node, by its path, the block that it stands in and its id there."""
@@ -79,8 +98,8 @@ class Recogniser:
     kept: Mapping[str, tuple[int, ...]]
     """For each `nn.ModuleList` of layers, the original indices of those that were traced."""
 
-    inputs: tuple[int, int] = (0, 0)
-    """Sequences that the trace was given, and tokens of each."""
+    given: tuple[int, ...] = (0, 0)
+    """Sequences that the trace was given, tokens of each, and what an encoder read of each, if there is one."""
 
     config: Mapping[str, Any] = field(default_factory=dict)
     """The values of the model's config."""
@@ -98,43 +117,44 @@ class Recogniser:
     leaves: dict[str, Node | None] = field(default_factory=dict)
     """What the proofs have told, by the module's path."""
 
+    handed: set[str] = field(default_factory=set)
+    """What layers hand on to later ones, by name."""
+
+    nothing: set[str] = field(default_factory=set)
+    """Of that, what is zero all over, and is only added to something."""
+
     shared: dict[str, frozenset[str]] = field(default_factory=dict)
     """For each module the ports whose values are read elsewhere too."""
 
+    @property
+    def inputs(self) -> tuple[int, int]:
+        """Sequences that the trace was given, and tokens of each."""
+        return self.given[0], self.given[1]
+
+    def is_stream(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape begins as what flows through the layers: sequences, and tokens of each."""
+        return len(shape) > 1 and shape[0] == self.given[0] and shape[1] in self.given[1:]
+
     def run(self) -> Traced:
         dissolve(self.graphs, self.model)
+        if self.task.decodes:
+            gives_first(self.graph(""))
         move_in(self.graph, self.graphs, self.inputs[1])
         given_out(self.graph, self.graphs)
         given = [node for node in self.graph("").nodes if node.op == "placeholder" and node.users]
-        known = (self.task.takes, *self.task.also)
+        known = (self.task.takes, self.task.decodes, *self.task.also)
         # All placeholders of a plain model are tokens; a trace names what else it is given.
         names = tuple(str(node.target) if str(node.target) in known else self.task.takes for node in given)
         self.block("", names)
-        self.hold_backbone()
-        return Traced("root", self.blocks, self.classes, self.kept, self.ids)
+        if self.nothing:
+            without_unread(self.blocks, "root", self.nothing)
+        hold_backbone(self.blocks, self.classes, lambda path: type(self.submodule(path)).__name__)
+        return Traced("root", self.blocks, self.classes, self.kept, bool(self.handed), self.ids)
 
-    def hold_backbone(self) -> None:
-        """Let the module that holds a model's backbone, and is not called itself, be a block that passes on what it is given."""
-        root = self.blocks["root"]
-        dotted = [item for item in root.nodes if isinstance(item, Use) and "." in item.key]
-        for item in dotted:
-            holder, _, rest = item.key.partition(".")
-            others = {
-                (one.key if isinstance(one, Use | Node) else "") or one.id for one in root.nodes if one is not item
-            }
-            if not rest.isidentifier() or any(name.partition(".")[0] == holder for name in others):
-                continue
-            ports = FrozenMap({port: port for port in item.inputs})
-            given = FrozenMap(
-                {port: rest if port == "out" else f"{rest}.{port}" for port in self.blocks[item.block].outputs}
-            )
-            inner = Use(id=rest, block=item.block, inputs=ports)
-            self.blocks[holder] = Block(inputs=tuple(item.inputs), nodes=(inner,), outputs=given)
-            self.classes[holder] = type(self.submodule(holder)).__name__
-            held = item.replace(id=holder, block=holder, key="")
-            self.blocks["root"] = renamed_ref(
-                root.replace(nodes=tuple(held if n is item else n for n in root.nodes)), item.id, holder
-            )
+    @staticmethod
+    def stand_in(path: str) -> str:
+        """What a module's block is filed under."""
+        return stand_in(path)
 
     def graph(self, path: str) -> fx.Graph:
         module = self.graphs.get_submodule(path) if path else self.graphs
@@ -154,7 +174,7 @@ class Recogniser:
 
     def block(self, path: str, ports: tuple[str, ...]) -> None:
         """Read one module's graph. `ports` names its used inputs, in the order of its placeholders."""
-        reader = _Reader(self, path, ports)
+        reader = Reader(self, path, ports)
         self.classes[stand_in(path)] = type(self.submodule(path)).__name__
         try:
             block = self.blocks[stand_in(path)] = reader.read()
@@ -194,7 +214,7 @@ class Recogniser:
         return of_layer(read_by_layer(source), own, self.layer_of(path))
 
 
-class _Reader:
+class Reader:
     """Reads one module's graph into a block."""
 
     def __init__(self, recogniser: Recogniser, path: str, ports: tuple[str, ...]) -> None:
@@ -212,6 +232,7 @@ class _Reader:
         self.inputs = tuple(dict.fromkeys(ports))
         self.refs.update(zip(placeholders, ports, strict=True))
         self.names |= set(ports)
+        self.stacks: dict[str, Layers] = {}
         self.used: set[str] = set()
         """Modules that the block uses, as far as it is read."""
         keys = [key for key in map(self.key, called_in(self.graph)) if "." in key]
@@ -334,12 +355,15 @@ class _Reader:
 
     # modules
 
+    def path_of(self, node: fx.Node) -> str:
+        """The path of the module that a node calls."""
+        return f"{self.path}.{node.target}".lstrip(".")
+
     def read_module(self, node: fx.Node) -> None:
-        target = str(node.target)
-        path = f"{self.path}.{target}" if self.path else target
+        target, path = str(node.target), self.path_of(node)
         container, _, index = path.rpartition(".")
         if container in self.recogniser.kept and index.isdecimal():
-            self.read_layer(node, container, int(index), path)
+            self.stacks.setdefault(container, Layers(self, container)).read(node, path)
             return
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
         learns = any(True for _ in self.recogniser.submodule(path).parameters())
@@ -357,7 +381,7 @@ class _Reader:
             raise TraceError(f"{self.where}: {own} stands beside its own name")
         last = own.rpartition(".")[2]
         name = self.unique((key or (own if last.isdecimal() else last)).replace(".", "_"))
-        inputs = self.wires(ports, arguments)
+        inputs = self.wires([(port, self.ref(arg)) for port, arg in zip(ports, arguments, strict=True)])
         self.put(node, Use(id=name, block=stand_in(path), inputs=inputs, key=key))
         self.bind_values(node, name, tuple(self.recogniser.blocks[stand_in(path)].outputs))
 
@@ -374,12 +398,15 @@ class _Reader:
         """What a module gives that it was given is that itself: its block gives the rest. The call, or what takes the rest."""
         block = self.recogniser.blocks[stand_in(path)]
         kept = [place for place, ref in enumerate(block.outputs.values()) if ref not in block.inputs]
+        if self.recogniser.task.decodes:  # an encoder's states are given beside a decoder's, and mostly not read
+            read = {user.args[1] for user in node.users if user.users and user.target is operator.getitem}
+            kept = [place for place in kept if place in read] or kept
         if not 0 < len(kept) < len(block.outputs) or isinstance(node.meta.get("val"), Tensor):
             return node
         refs = list(block.outputs.values())
         for user in node.users:
             place = user.args[1]
-            if place not in kept:
+            if place not in kept and refs[place] in given:  # type: ignore[index]
                 self.refs[user] = self.ref(given[refs[place]])  # type: ignore[index]
         left = [user for user in node.users if user.args[1] in kept]
         if len(kept) > 1:
@@ -393,15 +420,20 @@ class _Reader:
         if leaf.op == MODULE and leaf.attrs.get("arguments"):
             return self.read_whole(node, leaf, path, arguments)
         ports: tuple[str, ...] = OPS[leaf.op].fed(())
-        if len(arguments) != len(ports):
+        alone = leaf.op == "position_embedding" and not arguments
+        if len(arguments) != len(ports) and not alone:
             return False
         if leaf.op == "experts":
             ports = experts_ports(self.recogniser.graph(path))
         if leaf.op == "router" and self.in_a_row(arguments[0]):
             leaf = leaf.replace(attrs=leaf.attrs.with_items({"in_a_row": True}))
-        tokens = self.recogniser.inputs[1]
         several = leaf.op == "rotary_embedding" and len(shape_of(arguments[0])) != 2
-        if several and repeats_positions(arguments[0], tokens):
+        if alone:
+            encoded = self.numbered_within(path, int(leaf.attrs.get("offset", 0)))
+            if encoded is None:
+                return False
+            wires = {"position_ids": self.positions(node, encoded)}
+        elif several and repeats_positions(arguments[0], self.recogniser.inputs[1]):
             wires = {"position_ids": self.positions(arguments[0])}
         else:
             wires = {port: self.ref(arg) for port, arg in zip(ports, arguments, strict=True)}
@@ -457,19 +489,26 @@ class _Reader:
             return
         self.bind_values(node, name, outputs)
 
-    def wires(self, ports: tuple[str, ...], arguments: list[fx.Node]) -> FrozenMap[str, str]:
+    @staticmethod
+    def wires(pairs: Iterable[tuple[str, str]]) -> FrozenMap[str, str]:
         """What feeds a block, the stream first."""
-        pairs = sorted(zip(ports, arguments, strict=True), key=lambda pair: _place(pair[0]))
-        return FrozenMap({port: self.ref(arg) for port, arg in pairs})
+        return FrozenMap(dict(sorted(pairs, key=lambda pair: _place(pair[0]))))
 
     def ports(self, arguments: list[fx.Node], taken: Collection[str] = ()) -> tuple[str, ...]:
         """Names for a module's inputs: semantic values keep theirs, anything else is the stream."""
         names: list[str] = []
-        for arg in sorted(arguments, key=_is_table):
+        for arg in sorted(arguments, key=is_one_of_several):
             self.ref(arg)  # the stream is read first, so that reading order follows it
+        refs = [self.ref(arg) for arg in arguments]
         for arg in arguments:
-            port = "phases" if arg.meta["val"].is_complex() else self.ref(arg).rpartition(".")[2]
-            plain = name = port if port in KEPT_PORTS else "hidden_states"
+            ref = self.ref(arg)
+            port = "phases" if arg.meta["val"].is_complex() else ref.rpartition(".")[2]
+            if self.is_encoded(arg, arguments):
+                port = ENCODED
+            elif port == self.recogniser.task.decodes and self.recogniser.task.takes not in refs:
+                port = self.recogniser.task.takes  # a decoder by itself takes tokens as any model does
+            kept = port in KEPT_PORTS or (ref in self.inputs and ref in self.recogniser.handed)
+            plain = name = port if kept else "hidden_states"
             number = 1
             while name in names or name in taken:
                 name = f"{plain}_{number}"
@@ -477,55 +516,12 @@ class _Reader:
             names.append(name)
         return tuple(names)
 
-    def read_layer(self, node: fx.Node, container: str, index: int, path: str) -> None:
-        """A layer of a stack: the first one opens it, each next must take what the one before gives."""
-        arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        name = container.rpartition(".")[2]
-        for arg in arguments:
-            self.ref(arg)
-        stack = next((item for item in self.items if isinstance(item, Stack) and item.id == name), None)
-        ports = self.layer_ports(node, arguments, stack)
-        self.recogniser.block(path, ports)
-        node = self.without_passed(node, path, dict(zip(ports, arguments, strict=True)))
-        kind = LayerKind(block=stand_in(path))
-        inputs = self.wires(ports, arguments)
-        if stack is None:
-            self.names.add(name)
-            self.put(node, Stack(id=name, repeat=1, kinds=(kind,), inputs=inputs))
-        else:
-            self.grow(stack, kind, inputs, path)
-        self.bind_values(node, name, ("out",))
-
-    def layer_ports(self, node: fx.Node, arguments: list[fx.Node], stack: Stack | None) -> tuple[str, ...]:
-        """Names for a layer's inputs: those that its stack has for the same values, and others that it has not."""
-        if stack is None:
-            carried = next((arg for arg in arguments if shape_of(arg) == shape_of(node) and not _is_table(arg)), None)
-            order = sorted(arguments, key=lambda arg: arg is not carried)
-            named = dict(zip(order, self.ports(order), strict=True))
-            return tuple(named[arg] for arg in arguments)
-        first = next(iter(stack.inputs))
-        known = {ref: port for port, ref in stack.inputs.items() if port != first} | {stack.id: first}
-        named = {arg: known[self.ref(arg)] for arg in arguments if self.ref(arg) in known}
-        fresh = [arg for arg in arguments if arg not in named]
-        named |= dict(zip(fresh, self.ports(fresh, {*stack.inputs}), strict=True))
-        return tuple(named[arg] for arg in arguments)
-
-    def grow(self, stack: Stack, kind: LayerKind, inputs: FrozenMap[str, str], path: str) -> None:
-        """Add a layer. All layers of a stack take the same values, whether or not each has a use for all of them."""
-        carried = next(iter(stack.inputs))
-        invariants = {port: ref for port, ref in inputs.items() if port != carried}
-        known = stack.inputs.without(carried)
-        clash = [port for port, ref in invariants.items() if known.get(port, ref) != ref]
-        if inputs.get(carried) != stack.id or clash:
-            raise TraceError(f"{path}: layers do not simply follow one another")
-        together = sorted({**known, **invariants}.items(), key=lambda pair: _place(pair[0]))
-        merged = FrozenMap({carried: stack.inputs[carried], **dict(together)})
-        kinds = (*stack.kinds, kind)
-        for layer in kinds:
-            block = self.recogniser.blocks[layer.block]
-            self.recogniser.blocks[layer.block] = block.replace(inputs=tuple(merged))
-        grown = stack.replace(kinds=kinds, repeat=len(kinds), inputs=merged)
-        self.items[self.items.index(stack)] = grown
+    def is_encoded(self, arg: fx.Node, arguments: list[fx.Node]) -> bool:
+        """Whether a value is what an encoder gives, and stands beside a decoder's own stream."""
+        batch, sequence, *source = self.recogniser.given
+        shapes = [shape_of(other) for other in arguments]
+        streams = any(shape[:2] == (batch, sequence) for shape in shapes)
+        return streams and len(shape_of(arg)) == 3 and list(shape_of(arg)[:2]) == [batch, *source]
 
     # functions
 
@@ -535,6 +531,7 @@ class _Reader:
             self.is_one_of_several,
             self.is_filled,
             self.looks_up_sinusoids,
+            self.learns_distances,
             self.rotates,
             self.attends,
             self.attends_by_hand,
@@ -658,11 +655,17 @@ class _Reader:
         inputs = {"q": self.ref(q), "k": self.ref(k), "v": self.ref(v)}  # type: ignore[arg-type]
         if sinks is not None:
             inputs["sinks"] = self.ref(sinks)  # type: ignore[arg-type]
-        if bias is not None:
-            inputs["bias"] = self.bias(bias, shape_of(node)[2])  # type: ignore[arg-type]
+        if isinstance(bias, fx.Node) and not (adds_nothing(bias) or self.is_nothing(bias)):
+            inputs["bias"] = self.bias(bias, shape_of(node)[2])
         names = ("scale", "causal", "window", "chunk", "softcap", "dropout", "scaling", "precision", "sharing")
-        self.add(node, "attention", "attention", inputs, attention_settings(dict(zip(names, settings, strict=True))))
+        attrs = dict(zip(names, settings, strict=True))
+        attrs["cached"] = not {inputs["k"], inputs["v"]} <= self.recogniser.handed & {*self.inputs}
+        self.add(node, "attention", "attention", inputs, attention_settings(attrs))
         return True
+
+    def is_nothing(self, node: fx.Node) -> bool:
+        """Whether a value is of zeros alone, which other layers hand on."""
+        return self.refs.get(node, "") in self.recogniser.nothing
 
     def attends_by_hand(self, node: fx.Node) -> bool:
         """Attention that the module writes with functions of its own."""
@@ -675,12 +678,43 @@ class _Reader:
         self.add(node, "attention", "attention", inputs, attention_settings(found.attrs))
         return True
 
+    def learns_distances(self, node: fx.Node) -> bool:
+        """A bias of attention that is learned by distance."""
+        numbers = (n for n in self.recogniser.config.values() if isinstance(n, int) and not isinstance(n, bool))
+        learned = relative_in(node, numbers)
+        if learned is not None:
+            self.relative(node, learned)
+        return learned is not None
+
     def bias(self, node: fx.Node, heads: int) -> str:
         """What attention adds to its scores."""
+        if node in self.refs or self.learns_distances(node):
+            return self.refs[node]
         found = alibi_in(node, heads, self.kept)
         if found is None:
             raise TraceError(f"{self.where}: no rule knows the bias of its attention")
         return self.add(node, "alibi", "alibi", {}, written(found, VARIANTS["alibi"]))
+
+    def relative(self, node: fx.Node, found: Relative) -> None:
+        """A bias that is learned by distance: the embedding that holds it, and what chooses among it, as one node."""
+        target = str(found.table.target)
+        path = f"{self.path}.{target}".lstrip(".")
+        module = self.recogniser.submodule(path)
+        if not isinstance(module, nn.Embedding):
+            raise TraceError(f"{self.where}: no rule knows the bias of its attention")
+        encoded = self.recogniser.given[1:].index(shape_of(found.table)[0])
+        positions = self.positions(node, encoded) if found.positions is None else self.ref(found.positions)
+        key = self.key(target)
+        self.used.add(own_path(target))
+        name = self.unique(key.replace(".", "_") or own_path(target).rpartition(".")[2])
+        attrs = {"buckets": module.num_embeddings, "heads": module.embedding_dim, "farthest": found.farthest}
+        attrs |= {"both_ways": True} if found.both_ways else {}
+        item = Node(
+            id=name, op="relative_bias", attrs=freeze(attrs), inputs=FrozenMap({"position_ids": positions}), key=key
+        )
+        self.put(found.table, item)
+        self.refs[node] = name
+        self.recogniser.ids[path] = stand_in(self.path), name
 
     def kept(self, name: str) -> Tensor | None:
         """A tensor that the module keeps without learning it."""
@@ -733,7 +767,7 @@ class _Reader:
         """Whether a node is a module that is one of these ops."""
         if node.op != "call_module":
             return False
-        leaf = self.recogniser.leaf(f"{self.path}.{node.target}".lstrip("."))
+        leaf = self.recogniser.leaf(self.path_of(node))
         return leaf is not None and leaf.op in ops
 
     def splits_heads(self, node: fx.Node) -> bool:
@@ -757,7 +791,7 @@ class _Reader:
         if node.target not in VIEWS or not isinstance(node.args[0], fx.Node):
             return False
         before, after = shape_of(node.args[0]), shape_of(node)
-        return len(before) == 3 and len(after) == 4 and before[:2] == after[:2] == self.recogniser.inputs
+        return len(before) == 3 and len(after) == 4 and before[:2] == after[:2] and self.recogniser.is_stream(after)
 
     def add_heads(self, node: fx.Node, view: fx.Node, op: str) -> bool:
         shape = shape_of(view)
@@ -772,46 +806,56 @@ class _Reader:
         if node.target not in VIEWS or not isinstance(node.args[0], fx.Node):
             return False
         before, after = shape_of(node.args[0]), shape_of(node)
-        if len(before) != 4 or len(after) != 3 or not before[:2] == after[:2] == self.recogniser.inputs:
+        if len(before) != 4 or len(after) != 3 or before[:2] != after[:2] or not self.recogniser.is_stream(after):
             return False
         self.add(node, "merged", "merge_heads", {"x": self.ref(node.args[0])})
         return True
 
     def counts_positions(self, node: fx.Node) -> bool:
         """`(arange(seq) + past)[None]`, the first rows of a buffer that numbers them, and either for each sequence."""
-        if numbers_each(node, self.recogniser.inputs):
-            self.refs[node] = self.positions(node)
+        batch, *lengths = self.recogniser.given
+        return any(self.counts(node, (batch, length), encoded) for encoded, length in enumerate(lengths))
+
+    def counts(self, node: fx.Node, inputs: tuple[int, int], encoded: int) -> bool:
+        """The same for tokens of one length: a decoder's, or those that an encoder reads."""
+        first = node.args[0] if node.args else None
+        if numbers_each(node, inputs):
+            self.refs[node] = self.positions(node, encoded)
             return True
-        if (
-            node.target is aten.unsqueeze.default
-            and node.args[1] == 0
-            and numbers_tokens(node.args[0], self.recogniser.inputs[1])
-        ):
-            self.refs[node] = self.positions(node)
+        if node.target is aten.unsqueeze.default and node.args[1] == 0 and numbers_tokens(first, inputs[1]):
+            self.refs[node] = self.positions(node, encoded)
             return True
-        if (
-            node.target is aten.slice.Tensor
-            and self.is_numbered(node.args[0])
-            and shape_of(node)[-1:] == self.recogniser.inputs[1:]
-        ):
+        if node.target is aten.slice.Tensor and self.is_numbered(first) and shape_of(node)[-1:] == inputs[1:]:
             if len(shape_of(node)) == 2:
-                self.refs[node] = self.positions(node)
+                self.refs[node] = self.positions(node, encoded)
             else:
-                self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
+                positions = self.positions(node, encoded)
+                self.add(node, "positions", "torch.select", {"x": positions}, {"dim": 0, "index": 0})
             return True
-        if numbers_tokens(node, self.recogniser.inputs[1]):
-            self.add(node, "positions", "torch.select", {"x": self.positions(node)}, {"dim": 0, "index": 0})
+        if numbers_tokens(node, inputs[1]):
+            positions = self.positions(node, encoded)
+            self.add(node, "positions", "torch.select", {"x": positions}, {"dim": 0, "index": 0})
             return True
         return False
 
-    def positions(self, node: fx.Node) -> str:
-        """What numbers the tokens: one node in a block, where the first stands that does."""
-        known = next((item.id for item in self.items if isinstance(item, Node) and item.op == "position_ids"), None)
+    def positions(self, node: fx.Node, encoded: int = 0) -> str:
+        """What numbers the tokens: one node in a block, where the first stands that does. `encoded`: those of an encoder."""
+        attrs = freeze({"source": True} if encoded else {})
+        numbering = (item for item in self.items if isinstance(item, Node) and item.op == "position_ids")
+        known = next((item.id for item in numbering if item.attrs == attrs), None)
         if known is None:
             known = self.unique("position_ids")
-            self.items.append(Node(id=known, op="position_ids"))
+            self.items.append(Node(id=known, op="position_ids", attrs=attrs))
         self.places[known] = min(self.order[node], self.places.get(known, self.order[node]))
         return known
+
+    def numbered_within(self, path: str, offset: int) -> int | None:
+        """Whose tokens a module numbers by itself to look up a vector for each: 0 for a decoder's, 1 for an encoder's."""
+        looked = [node for node in self.recogniser.graph(path).nodes if node.target is aten.embedding.default]
+        if len(looked) != 1 or not isinstance(ids := looked[0].args[1], fx.Node):
+            return None
+        lengths = self.recogniser.given[1:]
+        return next((place for place, length in enumerate(lengths) if repeats_positions(ids, length, offset)), None)
 
     def counts_after_padding(self, node: fx.Node) -> bool:
         """Positions in which padding does not count."""
@@ -909,15 +953,13 @@ FUNCTION_ACTIVATIONS: Mapping[Any, str] = {
 }
 
 
-def renamed_ref(block: Block, old: str, new: str) -> Block:
-    """A block in which what an item gives is read under another name."""
-
-    def told(ref: str) -> str:
-        name, dot, port = ref.partition(".")
-        return f"{new}{dot}{port}" if name == old else ref
-
-    nodes = tuple(n.replace(inputs=FrozenMap({p: told(r) for p, r in n.inputs.items()})) for n in block.nodes)
-    return block.replace(nodes=nodes, outputs=FrozenMap({p: told(r) for p, r in block.outputs.items()}))
+def gives_first(graph: fx.Graph) -> None:
+    """Let a graph give nothing but the first of what it gives."""
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    output.args = ((next(one for one in pytree.tree_leaves(output.args) if isinstance(one, fx.Node)),),)
+    for node in reversed(list(graph.nodes)):
+        if node.target is operator.getitem and not node.users:
+            graph.erase_node(node)
 
 
 def called_in(graph: fx.Graph) -> list[str]:
@@ -949,18 +991,15 @@ def _laid_out_anew(node: fx.Node) -> bool:
     return node.target is aten.contiguous.default and not source_of(node).meta["val"].is_contiguous()
 
 
-def _place(port: str) -> int:
-    """Where an input stands among others: the stream first, what follows from positions last."""
+def _place(port: str) -> tuple[int, int]:
+    """Where an input stands among others: the stream first, what follows from positions last, each sine beside its cosine."""
     if port == "hidden_states":
-        return -2
+        return -2, 0
     if port == "token_type_ids":  # which go with the tokens
-        return 0
-    return SEMANTIC_PORTS.index(port) if port in SEMANTIC_PORTS else -1
-
-
-def _is_table(node: fx.Node) -> bool:
-    """Whether a value is one of several that its source gives, as cosines and sines are."""
-    return node.target is operator.getitem
+        return 0, 0
+    stem, _, number = port.rpartition("_")
+    stem, place = (stem, int(number)) if number.isdecimal() else (port, 0)
+    return (place, SEMANTIC_PORTS.index(stem)) if stem in SEMANTIC_PORTS else (-1, 0)
 
 
 def _reached(module: Any, path: str) -> Any:

@@ -8,6 +8,7 @@ from canvas_rt.importer.config.check import REQUIRED, imports_text
 from canvas_rt.importer.config.classes import (
     DECODER,
     ENCODERS,
+    START,
     config_class,
     fields_of,
     model_class_name,
@@ -23,15 +24,19 @@ from canvas_rt.ir.tasks import Task
 SIZES: tuple[tuple[str, int], ...] = (
     (r"vocab_size|decoder_vocab_size|vocab_size_per_layer_input|unpadded_vocab_size", 96),
     (r"hidden_size|hidden_size_global|input_embedding_size|output_embedding_size", 64),
-    (r"intermediate_size|d_inner|dff|dim_ff|ffn_dim|feed_forward_size|ffn_hidden_size|intermediate_size_mlp", 80),
+    (
+        r"intermediate_size|d_inner|dff|dim_ff|ffn_dim|feed_forward_size|ffn_hidden_size|intermediate_size_mlp|encoder_ffn_dim",
+        80,
+    ),
     (r"num_attention_heads|swa_num_attention_heads|linear_num_value_heads|num_heads|index_n_heads|linear_num_heads", 4),
+    (r"(num_)?encoder_attention_heads", 2),
     (r"num_key_value_heads|swa_num_key_value_heads|linear_num_key_heads|n_groups|mamba_ngroups|kv_n_heads", 2),
     (r"moe_intermediate_size|shared_\w+_size|moe_shared_\w+_size|dense_intermediate_size|expert_ffn_hidden_size", 48),
     (r"n_routed_experts|num_experts|num_local_experts|moe_num_experts", 8),
     (r"num_experts_per_tok|moe_topk|moe_k|top_k_experts|moe_top_k|n_group|num_expert_group", 2),
     (r"topk_group|first_k_dense_replace|num_dense_layers|n_shared_experts|num_shared_experts|num_layers_per_stack", 1),
     (r"zero_expert_num|index_topk_blocks", 4),
-    (r"num_layers|num_blocks|depth", 2),
+    (r"num_layers|num_blocks|depth|(num_)?encoder_layers", 2),
     (r"max_position_embeddings|n_ctx|max_target_positions|max_source_positions", 128),
     (r"original_max_position_embeddings|position_bias_max_distance|relative_max_distance|rel_extent", 32),
     (r"sliding_window|window_size|local_attention|index_topk|index_block_size|keep_window_size", 8),
@@ -148,20 +153,23 @@ def small_config(model_type: str, task: Task | None = None) -> dict[str, Any]:
     text = text_field(model_type)
     if text is not None and imports_text(model_type):
         return {"model_type": model_type, text: small_config(text_type(model_type, text, {}))}
-    small = {"model_type": model_type, **_shrunk(config_class(model_type)), **SPECIAL.get(model_type, {})}
+    small = {"model_type": model_type, **_shrunk(config_class(model_type), task), **SPECIAL.get(model_type, {})}
     offered = tasks_of(model_type)
+    if task and task.decodes:
+        start = getattr(config_class(model_type), START, None)  # every published config gives one
+        small |= {START: 0} if start is None else {START: 3} if start >= small.get("vocab_size", 1) else {}
     if len(offered) > 1:
         small["architectures"] = [model_class_name(model_type, task or offered[0])]
     return small
 
 
-def _shrunk(cls: Any) -> dict[str, Any]:
-    """The fields of a config class whose defaults are too large, made small."""
+def _shrunk(cls: Any, task: Task | None = None) -> dict[str, Any]:
+    """The fields of a config class whose defaults are too large, made small; an encoder's only where there is one."""
     fields = fields_of(cls)
-    decodes = any(field.own in DECODER.get(name, ()) for name, field in fields.items())
+    alone = any(field.own in DECODER.get(name, ()) for name, field in fields.items()) and not (task and task.decodes)
     small: dict[str, Any] = {}
     for name, field in fields.items():
-        if name in INERT or (decodes and name in ENCODERS):
+        if name in INERT or (alone and name in ENCODERS):
             continue
         if field.holds is not None and name not in ("text_config",):
             small[name] = _shrunk(field.holds)

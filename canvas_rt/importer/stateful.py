@@ -14,7 +14,15 @@ from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import freeze
 from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.learned import MODULE
-from canvas_rt.ops.modules import CACHES, config_class, fields_read, made_with_more, source_name
+from canvas_rt.ops.modules import (
+    CACHES,
+    calls_for_state,
+    config_class,
+    fields_read,
+    keeps_state,
+    made_with_more,
+    source_name,
+)
 
 
 def stateful_node(
@@ -36,6 +44,17 @@ def stateful_node(
     }
     also = {"by_layer": own, "buffers": given_buffers(module, config)}
     return Node(id=name, op=MODULE, attrs=freeze(attrs | {name: value for name, value in also.items() if value}))
+
+
+def stray_state(model: nn.Module) -> str | None:
+    """Why a model cannot be followed in which a module keeps a state that is no node of its own; None where there is none."""
+    covered = tuple(f"{path}." for path, module in model.named_modules() if keeps_state(type(module)))
+    for path, module in model.named_modules():
+        cls: type = type(module)
+        own = calls_for_state(cls) and not keeps_state(cls)
+        if own and not path.startswith(covered):
+            return f"{type(module).__name__} keeps a state in the cache beside what it gives"
+    return None
 
 
 def given_buffers(module: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -91,9 +91,9 @@ def _numbers(value: Tensor) -> str:
         return hashlib.sha256(value.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def run_of(model: nn.Module, batch: int, sequence: int, task: Task) -> Run | None:
+def run_of(model: nn.Module, lengths: tuple[int, int, int], task: Task) -> Run | None:
     """What a model does with the inputs of a trace; None where it does not run with numbers."""
-    given = inputs_for(model, batch, sequence, task)
+    given = inputs_for(model, lengths, task)
     try:
         with made_ready(model), _as_in_a_trace(), entered(model) as within, _Noting(model, within) as noting:
             result = model(**given)

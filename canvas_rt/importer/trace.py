@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,8 @@ from canvas_rt.importer.rotary import rotary_as_one_node
 from canvas_rt.importer.seen import Visible, read
 from canvas_rt.importer.whole import Gives, as_one_node, observed
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
-from canvas_rt.ops.inputs import given_dtype, given_shape
+from canvas_rt.ops.class_text import class_text
+from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.ops.modules import keeps_state
 
 TRACED = "canvas"
@@ -92,16 +94,16 @@ def _traced_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     bias: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
+    bias = position_bias if bias is None else bias  # two names of one thing
     effective = {name for name, given in kwargs.items() if given is not None and name not in _KNOWN_KEYWORDS}
     if effective and not _observing:
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     seen = _seen(attention_mask, Visible(bool(causal), sliding_window))
-    # A model in eval mode passes dropout 0: the module knows what it passes in training.
-    dropout_of = getattr(module, "attention_dropout", None)
-    trained = float((dropout_of.p if isinstance(dropout_of, nn.Dropout) else dropout_of) or 0.0)
+    trained = _trained_dropout(module)
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
     cap = None if softcap is None else float(softcap)
     form = form_of(module)
@@ -109,6 +111,23 @@ def _traced_attention(
         raise TraceError(f"the attention of {type(module).__name__} computes its scores or shares in a way of its own")
     settings = scale, seen.causal, seen.window, seen.chunk, cap, trained, *(form or USUAL)
     return torch.ops.canvas_rt.attention(query, key, value, s_aux, bias, *settings), None
+
+
+_PASSED = re.compile(
+    r"dropout=(?:0\.0 if not self\.training else self\.([\w.]+)|self\.([\w.]+) if self\.training else 0\.0)"
+)
+
+
+def _trained_dropout(module: nn.Module) -> float:
+    """The share of scores that an attention drops in training. A model in eval mode passes none: its code says which it would."""
+    calls = filter(
+        None, (_PASSED.search(class_text(cls)) for cls in type(module).__mro__ if issubclass(cls, nn.Module))
+    )
+    call = next(calls, None)
+    value: Any = module
+    for part in ("attention_dropout" if call is None else call[1] or call[2]).split("."):
+        value = getattr(value, part, None)
+    return float((value.p if isinstance(value, nn.Dropout) else value) or 0.0)
 
 
 def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
@@ -121,6 +140,8 @@ def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
     if True in _observing and (not mask.is_floating_point() or bool(mask.any())):
         raise TraceError("attention takes a mask that the model made of its values")
     kinds = {visible for _, visible in _visible.values()}
+    if otherwise in kinds and any(mask.shape == one.shape for one, _ in _visible.values()):
+        return otherwise  # a part of a mask that is all of it
     if len(kinds) != 1:
         raise TraceError("attention takes a mask that the model made by itself")
     return next(iter(kinds))
@@ -305,14 +326,15 @@ def length_of(graphs: nn.Module) -> int:
     return int(next(iter(found), 0))
 
 
-def inputs_for(model: nn.Module, batch: int, sequence: int, task: Task) -> dict[str, Any]:
-    """What a model is given to be traced: zeros, and no cache."""
+def inputs_for(model: nn.Module, lengths: tuple[int, int, int], task: Task) -> dict[str, Any]:
+    """What a model is given to be traced: zeros, and no cache. `lengths` as of `trace`."""
     first = next(model.parameters())
-    shape = given_shape(task, getattr(getattr(model, "config", None), "__dict__", {}), batch, sequence)
-    given: dict[str, Any] = {task.takes: torch.zeros(shape, dtype=given_dtype(task, first.dtype), device=first.device)}
     taken = inspect.signature(model.forward).parameters.values()
-    given |= {
-        name: torch.zeros_like(given[task.takes]) for name in task.also if name in {argument.name for argument in taken}
+    also = (name for name in (task.decodes, *task.also) if name in {argument.name for argument in taken})
+    shapes = given_shapes(task, (task.takes, *also), getattr(getattr(model, "config", None), "__dict__", {}), lengths)
+    dtype = given_dtype(task, first.dtype)
+    given: dict[str, Any] = {
+        name: torch.zeros(shape, dtype=dtype, device=first.device) for name, shape in shapes.items()
     }
     if task.of_tokens and any(
         argument.name == "use_cache" or argument.kind is argument.VAR_KEYWORD for argument in taken
@@ -336,14 +358,15 @@ def made_ready(model: nn.Module) -> Iterator[None]:
 
 
 def trace(
-    model: nn.Module, batch: int, sequence: int, whole: Collection[type] = (), task: Task = CAUSAL_LM
+    model: nn.Module, lengths: tuple[int, int, int], whole: Collection[type] = (), task: Task = CAUSAL_LM
 ) -> nn.Module:
     """The model as `torch.export` sees it, unflattened into its module hierarchy: every module has its own graph.
 
-    Modules of the classes in `whole` are one op each, whatever they do.
+    `lengths`: sequences, tokens of each, and what an encoder reads of each. Modules of the classes in `whole` are one op
+    each, whatever they do.
     Raises `TraceError` with torch's own reason where the model's control flow depends on data.
     """
-    given = inputs_for(model, batch, sequence, task)
+    given = inputs_for(model, lengths, task)
     within: list[nn.Module] = []
     try:
         with made_ready(model):

@@ -35,8 +35,22 @@ MOST_ITEMS = 2**17
 DEEPEST_USE = 24
 """More levels of blocks within blocks than any document may have."""
 
+LAYER: Final = "layer"
+"""In the expressions of a layer's block: the layer's number, from 0. A layer takes its own part of a table by it."""
+
 RESERVED = frozenset(
-    ("model_type", "architectures", "auto_map", "per_layer_config", "layer_types", "layer_kinds", "quantization_config")
+    (
+        LAYER,
+        "model_type",
+        "architectures",
+        "auto_map",
+        "is_encoder_decoder",
+        "per_layer_config",
+        "layer_types",
+        "layer_kinds",
+        "encoder_layer_kinds",
+        "quantization_config",
+    )
 )
 """What an emitted config.json says for itself, so that no size or config value may be called so."""
 
@@ -178,7 +192,11 @@ class Run(Model):
 
 
 class Stack(Model):
-    """Layers in a row, each feeding the next: one value is carried through, other inputs go to every layer alike."""
+    """Layers in a row, each feeding the next: one value is carried through, other inputs go to every layer alike.
+
+    The first output of a layer's block is what it carries on. Any other is handed to later layers: to their inputs of the
+    same name, until another layer hands on a value of that name.
+    """
 
     id: Identifier
     """Unique in its block."""
@@ -330,7 +348,7 @@ class Document(Model):
     """The block that is the whole model."""
 
     task: Annotated[TaskName, Field(exclude_if=lambda name: name == "causal_lm")] = "causal_lm"
-    """What it is for: `causal_lm`, `masked_lm` or `image_classification`. Left out, it is a causal language model."""
+    """What it is for: `causal_lm`, `masked_lm`, `image_classification` or `seq2seq_lm`. Left out, it is a causal language model."""
 
     sizes: FrozenMap[Identifier, Size]
     """Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`."""
@@ -362,7 +380,7 @@ class Document(Model):
             if len(table) > MOST_NAMES:
                 raise ValueError(f"has {len(table)} {what}; a document has at most {MOST_NAMES}")
         for name in RESERVED & (self.sizes.keys() | self.config.keys()):
-            raise ValueError(f"no size or config value may be called '{name}': an emitted config.json uses that name")
+            raise ValueError(f"no size or config value may be called '{name}': that name says something else")
         if self.root not in self.blocks:
             raise ValueError(f"root: there is no block '{self.root}'")
         check_uses(self.blocks)
@@ -449,14 +467,17 @@ def resolution_order(sizes: Mapping[str, Any]) -> Iterator[str]:
             del pending[name]
 
 
-def layer_environment(environment: Mapping[str, Any], kind: LayerKind) -> Mapping[str, Any]:
-    """The environment inside layers of `kind`: the model's, with the sizes that these layers have for themselves."""
-    if not kind.sizes:
-        return environment
-    return {**environment, **{name: resolve(value, environment) for name, value in kind.sizes.items()}}
+def layer_environment(environment: Mapping[str, Any], kind: LayerKind, layer: int = 0) -> Mapping[str, Any]:
+    """The environment inside a layer of `kind`: the model's, with the sizes that such layers have for themselves.
+
+    Shapes and costs are alike whatever its number, so that any will do for them.
+    """
+    own = {name: resolve(value, environment) for name, value in kind.sizes.items()}
+    return {**environment, **own, LAYER: layer}
 
 
 __all__ = [
+    "LAYER",
     "MOST_LAYERS",
     "SCHEMA_VERSION",
     "Block",

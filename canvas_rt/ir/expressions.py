@@ -171,6 +171,14 @@ def names_in(value: Any) -> frozenset[str]:
     return frozenset()
 
 
+def numbers_in(value: Any) -> frozenset[Number]:
+    """The numbers that are written out in an expression; a number is itself."""
+    if not is_expression(value):
+        return frozenset({value})
+    constants = (node.value for node in ast.walk(expression(value).tree) if isinstance(node, ast.Constant))
+    return frozenset(number for number in constants if isinstance(number, int | float))
+
+
 def display(value: Any) -> str:
     """How a document value is shown to people: expressions without their `=`."""
     if isinstance(value, str):

@@ -128,6 +128,20 @@ def blocks_of(item: Item) -> tuple[str, ...]:
     return ()
 
 
+def handed_on(stack: Stack, blocks: Mapping[str, Block]) -> tuple[str, ...]:
+    """Names of what layers of a stack hand to later ones: further outputs of a kind's block that are inputs of a kind's."""
+    known = [blocks[name] for name in blocks_of(stack) if name in blocks]
+    taken = {port for block in known for port in block.inputs}
+    return tuple(dict.fromkeys(port for block in known for port in [*block.outputs][1:] if port in taken))
+
+
+def given_alike(stack: Stack, blocks: Mapping[str, Block]) -> tuple[str, ...]:
+    """What every layer of a stack takes from around it, what is carried first: inputs that no layer hands on."""
+    handed = handed_on(stack, blocks)
+    block = blocks.get(stack.kinds[0].block)
+    return tuple(port for port in block.inputs if port not in handed or port in stack.inputs) if block else ()
+
+
 def reachable_blocks(document: Document, start: str | None = None) -> tuple[str, ...]:
     """Names of the blocks in use, each before those that use it: the order in which to define them."""
     done: dict[str, None] = {}
@@ -360,6 +374,8 @@ __all__ = [
     "execution_order",
     "find",
     "first_path",
+    "given_alike",
+    "handed_on",
     "head",
     "key_clashes",
     "key_of",

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-TaskName = Literal["causal_lm", "masked_lm", "image_classification"]
+TaskName = Literal["causal_lm", "masked_lm", "image_classification", "seq2seq_lm"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,12 @@ class Task:
     words: str
     """What people call such a model, with its article."""
 
+    decodes: str = ""
+    """What its decoder takes [batch, seq], where an encoder reads what the model takes [batch, source]; else nothing."""
+
+    mapping: str = ""
+    """What transformers calls such models in its tables, where that is not the task's own name."""
+
     also: tuple[str, ...] = ()
     """What its class may take beside that, of the same shape; left out, it is zeros."""
 
@@ -40,6 +46,13 @@ class Task:
     def of_tokens(self) -> bool:
         """Whether it takes tokens, and gives scores for each."""
         return self.takes == "input_ids"
+
+    @property
+    def run_time(self) -> tuple[str, ...]:
+        """Names that stand for what a run is given: how many sequences, and how long they are."""
+        if self.decodes:
+            return "batch", "seq", "source"
+        return ("batch", "seq") if self.of_tokens else ("batch",)
 
 
 TASKS: Mapping[str, Task] = {
@@ -71,6 +84,17 @@ TASKS: Mapping[str, Task] = {
             "ImageClassifierOutput",
             "an image classifier",
             classifies=True,
+        ),
+        Task(
+            "seq2seq_lm",
+            "AutoModelForSeq2SeqLM",
+            "ForConditionalGeneration",
+            "input_ids",
+            "Seq2SeqLMOutput",
+            "an encoder-decoder language model",
+            decodes="decoder_input_ids",
+            mapping="seq_to_seq_causal_lm",
+            generates=True,
         ),
     )
 }

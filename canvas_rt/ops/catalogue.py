@@ -189,6 +189,15 @@ def _rotary_shape(facts: Facts) -> tuple[Shape, ...]:
     return ((*facts.shapes["position_ids"], width // 2 if facts.attrs["layout"] == "once" else width),) * 2
 
 
+def _relative_bias(facts: Facts) -> Iterator[Problem]:
+    exact = facts.attrs["buckets"] // (4 if facts.attrs["both_ways"] else 2)
+    if exact < 1 or facts.attrs["farthest"] <= exact:
+        yield (
+            f"gives the nearest {exact} distances a bucket each, and {facts.named('farthest')} is the farthest",
+            f"Set buckets to at least {4 if facts.attrs['both_ways'] else 2}, and farthest to more than {max(1, exact)}.",
+        )
+
+
 def _router(facts: Facts) -> Iterator[Problem]:
     yield from _stream(facts)
     experts, chosen = facts.attrs["num_experts"], facts.attrs["top_k"]
@@ -383,6 +392,11 @@ SEMANTIC: Mapping[str, Op] = {
             group="position",
             summary="Numbers the tokens, continuing after those that the cache holds.",
             inputs=(),
+            settings={
+                "source": Setting(
+                    "flag", "whether they are those that an encoder reads, which are there at once", False
+                )
+            },
             recover=lambda facts: ((1, 1),),
             whole=frozenset({"out"}),
         ),
@@ -598,6 +612,9 @@ SEMANTIC: Mapping[str, Op] = {
                 "scaling": Setting("choice", "how scores are scaled", SCALINGS[0], options=SCALINGS),
                 "precision": Setting("choice", "what is computed in fp32", PRECISIONS[0], options=PRECISIONS),
                 "sharing": Setting("choice", "how heads meet keys that they share", SHARINGS[0], options=SHARINGS),
+                "cached": Setting(
+                    "flag", "whether keys and values go to the cache (no: an earlier layer's are there)", True
+                ),
             },
             problems=_attention,
             recover=lambda facts: (
@@ -624,6 +641,24 @@ SEMANTIC: Mapping[str, Op] = {
             },
             recover=lambda facts: ((1, facts.attrs["heads"], 1, 1),),
             source="Press et al. 2021, ALiBi (arXiv:2108.12409)",
+        ),
+        Op(
+            name="relative_bias",
+            title="RelativeBias",
+            group="position",
+            summary="A bias of attention that each head learns for how far a key is from a query; far ones share theirs.",
+            inputs=("position_ids",),
+            settings={
+                "buckets": Setting("size", "how many biases each head has"),
+                "heads": Setting("size", "how many heads"),
+                "farthest": Setting("size", "the distance from which on all keys are alike"),
+                "both_ways": Setting("flag", "whether keys before and behind a query are told apart", False),
+            },
+            parameters=lambda attrs: (ParameterSpec("weight", (attrs["buckets"], attrs["heads"]), "normal"),),
+            problems=_relative_bias,
+            recover=lambda facts: ((1, facts.attrs["heads"], *facts.shapes["position_ids"][-1:] * 2),),
+            whole=frozenset({"position_ids"}),
+            source="Raffel et al. 2019, T5 (arXiv:1910.10683)",
         ),
         Op(
             name="activation",

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from canvas_rt.ir.document import Block, Document, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import head, key_of
+from canvas_rt.ir.graph import handed_on, head, key_of
 from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
 from canvas_rt.ops.functions import RUN_TIME
 
-NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds")
+NOT_OF_THE_GRAPH = ("num_hidden_layers", "layer_types", "layer_kinds", "encoder_layer_kinds")
 """Values that restate what the graph says itself."""
 
 
@@ -73,7 +73,7 @@ def difference(a: Document, b: Document, assignments: Sequence[Mapping[str, Any]
 def environment_of(document: Document, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """A document's environment with some sizes set, the others following."""
     known = at_sizes(document, values).environment if values else document.environment
-    return {**known, **dict(zip(RUN_TIME, (3, 19), strict=True))}
+    return {**known, **dict(zip(RUN_TIME, (3, 19, 29), strict=True))}
 
 
 def at_sizes(document: Document, values: Mapping[str, Any]) -> Document:
@@ -171,15 +171,23 @@ class _Comparison:
         for scope, stack, index in (a, b):
             kind = stack.kinds[index]
             block = scope.document.blocks[kind.block]
+            handed = handed_on(stack, scope.document.blocks)
             inputs: dict[str, Value] = {port: (scope, ref) for port, ref in stack.inputs.items()}
+            inputs |= {port: f"the {port} of an earlier layer" for port in handed}
             inputs[block.inputs[0]] = "what the layer before gives"
             # What layers have for themselves is a number in an emitted config: the one that it is at the real sizes.
             own = {name: resolve(value, scope.environments[0]) for name, value in kind.sizes.items()}
-            environments = [{**environment, **own} for environment in scope.environments]
+            number = {LAYER: int(prefix.rstrip(".").rpartition(".")[2])}
+            environments = [{**environment, **own, **number} for environment in scope.environments]
             sides.append(Scope(scope.document, block, prefix, environments, inputs))
         self.kept += sides
+        names = [set(scope.block.outputs) & set(handed_on(stack, scope.document.blocks)) for scope, stack, _ in (a, b)]
+        if names[0] != names[1]:
+            raise _Difference(f"{prefix}: hands on {sorted(names[0])} in one and {sorted(names[1])} in the other")
         references = [(scope, next(iter(scope.block.outputs.values()))) for scope in sides]
         self.same(references[0], references[1])
+        for name in sorted(names[0]):
+            self.same((sides[0], sides[0].block.outputs[name]), (sides[1], sides[1].block.outputs[name]))
 
 
 def carried(scope: Scope, stack: Stack) -> str:

@@ -10,8 +10,8 @@ from canvas_rt.ops.op import Facts, Op, Setting, Shape
 PREFIX = "torch."
 """How the ops that are plain functions begin: `torch.view`, `torch.cat.3`."""
 
-RUN_TIME = ("batch", "seq")
-"""Names that stand for what a run is given: sequences, and new tokens of each."""
+RUN_TIME = ("batch", "seq", "source")
+"""Names that stand for what a run is given: sequences, new tokens of each, and what an encoder reads, if there is one."""
 
 MOST_VALUES = 64
 """More values than any function may take or give."""

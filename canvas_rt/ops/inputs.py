@@ -1,6 +1,6 @@
 """What a whole model is given, by its task: tokens, or images of the size that it was made for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -25,9 +25,21 @@ def given_shape(task: Task, environment: Mapping[str, Any], batch: int, sequence
     return batch, *(int(n) for n in counts)
 
 
+def given_shapes(
+    task: Task, names: Iterable[str], environment: Mapping[str, Any], lengths: tuple[int, int, int]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each input of a whole model, by its name. `lengths`: sequences, tokens of each, what an encoder reads.
+
+    Raises `CanvasError` as `given_shape` does.
+    """
+    batch, sequence, source = lengths
+    own = given_shape(task, environment, batch, source if task.decodes else sequence)
+    return {name: (batch, sequence) if name == task.decodes else own for name in names}
+
+
 def given_dtype(task: Task, dtype: torch.dtype) -> torch.dtype:
     """Of a model's input, in a model of some dtype."""
     return torch.int64 if task.of_tokens else dtype
 
 
-__all__ = ["given_dtype", "given_shape"]
+__all__ = ["given_dtype", "given_shape", "given_shapes"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
-from canvas_rt.ir.graph import checkpoint_path, running_order
+from canvas_rt.ir.graph import checkpoint_path, handed_on, running_order
 from canvas_rt.ops.catalogue import OPS, parameter_shapes
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.kernels import Context
@@ -98,13 +98,16 @@ class Interpreter:
         """What the last layer gives."""
         count = resolve(stack.repeat, environment)
         carry_port = self.document.blocks[stack.kinds[0].block].inputs[0]
-        carried = inputs[carry_port]
+        carried, given = inputs[carry_port], dict(inputs)
+        handed = handed_on(stack, self.document.blocks)
         for layer, index in enumerate(stack.kind_indices(count)):
             kind = stack.kinds[index]
-            outputs = self.layer(
-                kind.block, layer_environment(environment, kind), {**inputs, carry_port: carried}, f"{path}.{layer}."
-            )
+            scope = layer_environment(environment, kind, layer)
+            ports = self.document.blocks[kind.block].inputs
+            known = {port: value for port, value in {**given, carry_port: carried}.items() if port in ports}
+            outputs = self.layer(kind.block, scope, known, f"{path}.{layer}.")
             carried = next(iter(outputs.values()))
+            given |= {name: outputs[name] for name in handed if name in outputs}
         return carried
 
     def layer(self, block: str, environment: Mapping[str, Any], inputs: Values, prefix: str) -> Values:

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from canvas_rt.ops.experts import grouped, held, one_by_one, route
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.norms import gated_rms_norm, layer_norm, rms_norm
 from canvas_rt.ops.rotary import rotary_tables, rotate
-from canvas_rt.ops.scores import alibi, scores_of, shares_of
+from canvas_rt.ops.scores import alibi, relative_bias, scores_of, shares_of
 from canvas_rt.ops.sinusoids import sinusoids
 
 Backend = Literal["shape", "sdpa", "eager", "math", "flash", "efficient", "cpu"]
@@ -43,6 +43,9 @@ class Context:
     past: int = 0
     """Tokens already in the cache."""
 
+    source: int = 0
+    """What an encoder reads of each sequence, if there is one."""
+
     grouped: bool = False
     """Whether experts run all in grouped products, whatever the backend."""
 
@@ -58,9 +61,12 @@ class Context:
     mask: "Callable[[Tensor, Tensor, int | None], Tensor] | None" = None
     """Gives the mask of visible pairs for queries and keys, where the model made it before."""
 
+    untold: list[str] = field(default_factory=list)
+    """Modules kept whole whose operations depend on numbers, which meta has not: their results are only shapes."""
+
     def settings(self, node: Node, environment: Mapping[str, Any]) -> Mapping[str, Any]:
         """A node's settings as values: what its expressions name is the model's, or what this run is given."""
-        run_time = dict(zip(RUN_TIME, (self.batch, self.sequence), strict=True))
+        run_time = dict(zip(RUN_TIME, (self.batch, self.sequence, self.source), strict=True))
         values: Mapping[str, Any] = resolve(complete(node), {**environment, **run_time})
         return values
 
@@ -253,6 +259,13 @@ def _alibi(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context
     return (alibi(context.past + context.sequence, attrs, context.dtype, context.device),)
 
 
+def _relative_bias(
+    inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context
+) -> tuple[Tensor, ...]:
+    positions = inputs["position_ids"]
+    return (relative_bias(positions, context.past + positions.shape[-1], parameters["weight"], attrs),)
+
+
 def _linear(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
     x, weight, bias = inputs["x"], parameters["weight"], parameters.get("bias")
     if attrs["transposed"]:
@@ -285,6 +298,8 @@ def _split_heads(inputs: Values, attrs: Mapping[str, Any], parameters: Values, c
 
 
 def _position_ids(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> tuple[Tensor, ...]:
+    if attrs["source"]:
+        return (torch.arange(context.source or context.sequence, device=context.device).unsqueeze(0),)
     return ((torch.arange(context.sequence, device=context.device) + context.past).unsqueeze(0),)
 
 
@@ -344,6 +359,7 @@ KERNELS: Mapping[str, Kernel] = {
     "merge_heads": _simple(lambda i, a, p: i["x"].reshape(*i["x"].shape[:2], -1)),
     "attention": _attention,
     "alibi": _alibi,
+    "relative_bias": _relative_bias,
     "activation": _simple(lambda i, a, p: ACTIVATION_KERNELS[ALIASES.get(a["fn"], a["fn"])](i["x"])),
     "router": _router,
     "experts": _experts,

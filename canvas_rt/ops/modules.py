@@ -45,17 +45,25 @@ def keeps_state(cls: type) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _keeps_state(cls: type) -> bool:
-    if not source_name(cls):
+def calls_for_state(cls: type) -> bool:
+    """Whether the code of a class of transformers asks the cache for a state, or gives it one."""
+    if not source_name(cls) or not issubclass(cls, nn.Module):
         return False
     text = class_text(cls)
+    return any(call in text for call in STATES)
+
+
+@lru_cache(maxsize=512)
+def _keeps_state(cls: type) -> bool:
+    if not calls_for_state(cls):
+        return False
     forward: Any = getattr(cls, "forward", None)
     required = [
         p
         for p in inspect.signature(forward).parameters.values()
         if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
     ]
-    return any(call in text for call in STATES) and len(required) == 2  # itself, and one value
+    return len(required) == 2  # itself, and one value
 
 
 def is_keepable(cls: type) -> bool:
@@ -355,7 +363,13 @@ def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: 
         given[name] = value if place is None else (*given.get(name, ()), value)
     if attrs["mask"]:
         given[attrs["mask"]] = _mask(x, attrs)
-    result = functional_call(module, dict(parameters), (), given)
+    try:
+        result = functional_call(module, dict(parameters), (), given)
+    except (NotImplementedError, RuntimeError) as error:
+        if not x.is_meta or not ("meta" in str(error) or isinstance(error, NotImplementedError)):
+            raise
+        context.untold.append(attrs["source"])  # what it does depends on numbers, which meta has not
+        return x.clone()
     own: Tensor = result if attrs["place"] < 0 else result[attrs["place"]]
     return own
 

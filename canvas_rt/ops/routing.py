@@ -1,13 +1,14 @@
 """Which router's choice reaches which experts: told by the wires, through blocks and stacks."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from canvas_rt.ir.document import Document, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import Item, layer_runs, running_order
 from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.functions import is_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,8 @@ class Choice:
     router: str
     """Its path, as `walk` gives it."""
 
-    offered: int
-    """Experts that it chooses from."""
+    offered: int | None
+    """Experts that it chooses from; None where plain functions choose, which may know of others too."""
 
     chosen: int
     """Experts that serve a token."""
@@ -38,10 +39,24 @@ class Route:
     """Of the values that they take, and within."""
 
     choice: Choice | None
-    """None where what feeds their `indices` is no router."""
+    """None where what feeds their `indices` chooses nothing."""
 
 
 Choices = dict[str, Choice | None]
+
+CHOOSING = frozenset({"torch.topk", "torch.max"})
+"""The functions that choose experts where a router is written out."""
+
+KEEPING = frozenset(
+    {"view", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "slice", "select", "expand", "contiguous"}
+    | {"clone", "to", "type_as", "masked_fill", "cat"}
+)
+"""Functions whose result names the experts that they are given; of two choices, both."""
+
+
+def function_of(op: str) -> str:
+    """`view` of `torch.view`, `cat` of `torch.cat.2`; nothing for what is no plain function."""
+    return op.split(".")[1] if is_function(op) else ""
 
 
 def routes(document: Document) -> tuple[Route, ...]:
@@ -86,6 +101,13 @@ class _Walk:
             attrs = resolve(complete(item), environment)
             widths = attrs["size"], attrs["intermediate_size"]
             self.found.append(Route(path, attrs["num_experts"], widths, given.get("indices")))
+        elif item.op in CHOOSING:
+            yield "indices", Choice(path, None, resolve(complete(item).get("k", 1), environment))
+        elif function_of(item.op) in KEEPING:
+            choices = list(given.values())
+            if None not in choices[:1]:
+                chosen = sum(one.chosen for one in choices if one is not None)
+                yield "out", replace(choices[0], chosen=chosen)  # type: ignore[type-var]
 
     def stack(self, stack: Stack, path: str, environment: Mapping[str, Any], given: Choices) -> None:
         for first, last, kind in layer_runs(stack.kind_indices(resolve(stack.repeat, environment))):

@@ -75,4 +75,29 @@ def alibi(keys: int, attrs: Mapping[str, Any], dtype: torch.dtype, device: torch
     return bias if attrs["rounding"] == "none" else bias.to(dtype)
 
 
-__all__ = ["alibi", "scores_of", "shares_of", "slopes"]
+def distance_buckets(distance: Tensor, buckets: int, farthest: int, both_ways: bool) -> Tensor:
+    """Which of so many buckets a distance from query to key falls into: the near ones have one each, farther ones share.
+
+    Source: Raffel et al. 2019, T5 (arXiv:1910.10683), as transformers computes it.
+    """
+    found = torch.zeros_like(distance)
+    if both_ways:
+        buckets //= 2
+        found = (distance > 0).to(torch.long) * buckets
+        distance = distance.abs()
+    else:
+        distance = -torch.min(distance, torch.zeros_like(distance))
+    exact = buckets // 2
+    steps = torch.log(distance.float() / exact) / math.log(farthest / exact) * (buckets - exact)
+    shared = torch.min(exact + steps.to(torch.long), torch.full_like(distance, buckets - 1))
+    return found + torch.where(distance < exact, distance, shared)
+
+
+def relative_bias(positions: Tensor, keys: int, weight: Tensor, attrs: Mapping[str, Any]) -> Tensor:
+    """What each head adds to its scores for how far a key is from a query. [1, heads, queries, keys]"""
+    distance = torch.arange(keys, device=positions.device)[None, :] - positions[0][:, None]
+    chosen = distance_buckets(distance, attrs["buckets"], attrs["farthest"], attrs["both_ways"])
+    return F.embedding(chosen, weight).permute(2, 0, 1).unsqueeze(0)
+
+
+__all__ = ["alibi", "distance_buckets", "relative_bias", "scores_of", "shares_of", "slopes"]

@@ -98,7 +98,9 @@ def on_card(document: Document, scenario: Scenario, card: Hardware) -> Iterator[
         yield Diagnostic("warning", "dtype", message, f"Try dtype {other}.")
     yield from parallel.notes(document, scenario, card)
     positions = document.environment.get("max_position_embeddings")
-    tokens = scenario.sequence + (scenario.generate if scenario.mode == "chat" else 0)
+    answer = scenario.generate if scenario.mode == "chat" else 0
+    # With an encoder, what is read and what is made are two sequences.
+    tokens = max(scenario.sequence, answer) if document.purpose.decodes else scenario.sequence + answer
     if isinstance(positions, int) and tokens > positions > 0:
         message = f"{tokens} tokens are more than max_position_embeddings ({positions})"
         hint = f"It was trained for {positions} positions: shorten the sequence, or raise max_position_embeddings."

@@ -12,7 +12,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Block, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import Item, execution_order, layer_runs, recursive_blocks
+from canvas_rt.ir.graph import Item, execution_order, handed_on, layer_runs, recursive_blocks
 from canvas_rt.ops.catalogue import OPS, Facts, Op, Shape, complete, parameter_shapes, setting_problems, show, shown
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.functions import RUN_TIME, is_function
@@ -78,6 +78,9 @@ class Setting:
 
     batch: int
     sequence: int
+    source: int
+    """What an encoder reads of each sequence, if there is one."""
+
     sizes: frozenset[str]
     """Names that are sizes."""
 
@@ -121,7 +124,7 @@ class _Run:
         self.blocks, self.name, self.environment, self.given = blocks, name, environment, given
         self.setting, self.named = setting, named
         self.block = blocks[name]
-        self.context = Context(setting.batch, setting.sequence, META, backend="shape")
+        self.context = Context(setting.batch, setting.sequence, META, backend="shape", source=setting.source)
         self.findings: list[Finding] = list(block_findings(blocks, name))
         self.known: dict[str, Tensor | None] = {port: None if f is None else f.make() for port, f in given.items()}
         self.values: dict[str, tuple[Flow | None, ...]] = {}
@@ -180,7 +183,14 @@ class _Run:
             return _recovered(op, facts)
         try:
             learned = {spec.name: torch.empty(spec.shape, device=META) for spec in parameter_shapes(node, attrs)}
-            return kernel(node.op)(values, attrs, learned, self.context)
+            results = kernel(node.op)(values, attrs, learned, self.context)
+            if self.context.untold:
+                self.context.untold.clear()
+                hint = "Memory and time of the rest are told; run it for real to know its own."
+                self.findings.append(
+                    Finding("warning", node.id, "its operations follow the data: none are counted", hint)
+                )
+            return results
         except CanvasError as refusal:
             self.findings.append(error(node.id, refusal.message, refusal.hint))
             return _recovered(op, facts)
@@ -196,7 +206,7 @@ class _Run:
         written = shown(node)
         environment = {
             **self.environment,
-            **dict(zip(RUN_TIME, (self.setting.batch, self.setting.sequence), strict=True)),
+            **dict(zip(RUN_TIME, (self.setting.batch, self.setting.sequence, self.setting.source), strict=True)),
         }
         for name, value in complete(node).items():
             if names_in(value) & self.setting.broken:
@@ -267,44 +277,57 @@ class _Run:
         if any(run.kind >= len(stack.kinds) for run in stack.runs):
             return ()
         kinds = stack.kind_indices(count or 1)
-        carried = arriving.get(self._carry_port(stack))
+        carried, given = arriving.get(self._carry_port(stack)), dict(arriving)
+        handed = handed_on(stack, self.blocks)
         for first, last, kind in layer_runs(kinds):
             span = f"{first}" if first == last else f"{first}-{last}"
-            self._layers(stack, kind, span, arriving, carried)
+            run = self._layers(stack, kind, span, given, carried)
+            given |= self._handed(run, handed)
         return (carried,)
+
+    @staticmethod
+    def _handed(run: BlockRun | None, names: Sequence[str]) -> dict[str, Tensor | None]:
+        """What a layer hands to later ones."""
+        flows = {} if run is None else {name: run.outputs[name] for name in names if name in run.outputs}
+        return {name: None if found is None else found.make() for name, found in flows.items()}
 
     def _carry_port(self, stack: Stack) -> str:
         block = self.blocks.get(stack.kinds[0].block)
         return block.inputs[0] if block is not None and block.inputs else ""
 
     def _label_stack(self, stack: Stack, arriving: Mapping[str, Tensor | None]) -> Sequence[Tensor | None]:
-        for index, kind in enumerate(stack.kinds):
+        given, handed = dict(arriving), handed_on(stack, self.blocks)
+        order = dict.fromkeys(stack.kind_indices(max((run.stop for run in stack.runs), default=0) + 1))
+        for index in (*order, *(other for other in range(len(stack.kinds)) if other not in order)):
+            kind = stack.kinds[index]
             environment = labels.layer_label_environment(self.environment, kind)
-            run = self._inner(kind.block, f"{stack.id}#{index}", environment, arriving)
+            run = self._inner(kind.block, f"{stack.id}#{index}", environment, given)
+            given |= self._handed(run, handed)
             if run is not None:
                 self.inside.append((f"{stack.id}#{index}", run))
         return (arriving.get(self._carry_port(stack)),)
 
     def _layers(
         self, stack: Stack, kind: int, span: str, arriving: Mapping[str, Tensor | None], carried: Tensor | None
-    ) -> None:
+    ) -> BlockRun | None:
         where = f"{stack.id}.{span}"
         layer = stack.kinds[kind]
         try:
-            environment = layer_environment(self.environment, layer)
+            environment = layer_environment(self.environment, layer, int(span.rpartition("-")[2]))
         except CanvasError as flaw:
             if not names_in(layer.sizes) & self.setting.broken:
                 self.findings.append(
                     error(where, f"a size of these layers has no value: {reason(flaw, ())}", "Change it.")
                 )
-            return
+            return None
         run = self._inner(layer.block, f"{stack.id}#{kind}", environment, arriving)
         if run is None:
-            return
+            return None
         self.inside.append((where, run))
         out = next(iter(run.outputs.values()), None)
         if carried is not None and out is not None and out.shape != tuple(carried.shape):
             self.findings.append(self._not_carried(where, stack, kind, run, out.shape, tuple(carried.shape)))
+        return run
 
     def _not_carried(self, where: str, stack: Stack, kind: int, run: BlockRun, gives: Shape, takes: Shape) -> Finding:
         port = self._carry_port(stack)

@@ -11,6 +11,7 @@ from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import display, resolve
 from canvas_rt.ir.graph import parse_layers, walk
 from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.physics.shapes import Check
 
 Dims = tuple[int, ...]
@@ -83,6 +84,7 @@ class Explainer:
         self.document = document
         self.checked = checked
         self.batch, self.sequence = batch, sequence
+        self.run_time = dict(zip(RUN_TIME, (batch, sequence, sequence), strict=True))
 
     @cached_property
     def visits(self) -> Mapping[str, tuple[Node, Mapping[str, Any]]]:
@@ -97,7 +99,7 @@ class Explainer:
     def names(self, path: str) -> dict[str, Any]:
         """What the formulas of a path may refer to."""
         _, environment = self._visit(path)
-        return {**environment, "batch": self.batch, "seq": self.sequence}
+        return {**environment, **self.run_time}
 
     def place(self, path: str) -> Place:
         node, environment = self._visit(path)
@@ -114,7 +116,7 @@ class Explainer:
         if node is not None:
             for value in complete(node).values():
                 if isinstance(value, str) and value.startswith("="):
-                    _learn(known, resolve(value, environment), _factor(display(value)))
+                    _learn(known, resolve(value, {**environment, **self.run_time}), _factor(display(value)))
         for symbolic, actual in self._shapes(path):
             for name, size in zip(symbolic, actual, strict=True):
                 _learn(known, size, _factor(name))

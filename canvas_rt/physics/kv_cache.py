@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import live, parse_layers
+from canvas_rt.ir.halves import Sides, sides_of
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.physics.block_run import BlockRun, Flow
 from canvas_rt.physics.cache import cache_bytes
@@ -28,12 +29,21 @@ class _Store:
 
 
 def kv_cache_bytes(
-    document: Document, *, batch: int, sequence: int, dtype: str = "bf16", cache: str = "same", page: int = 0
+    document: Document,
+    *,
+    batch: int,
+    sequence: int,
+    source: int | None = None,
+    dtype: str = "bf16",
+    cache: str = "same",
+    page: int = 0,
 ) -> int:
     """Bytes that the key/value cache holds once `sequence` tokens are in it.
 
-    A layer with a sliding window keeps at most `window` tokens. `cache` is the kind of number that it keeps
-    (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole ones; 0 for no pages.
+    With an encoder it also holds keys and values of the `source` tokens that this read; left out, as many. A layer with a
+    sliding window keeps at most `window` tokens; one that attends to the keys and values of an earlier layer keeps none.
+    `cache` is the kind of number that it keeps (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole
+    ones; 0 for no pages.
 
     Raises `UnresolvedShape` where `check` would report an error.
     Source: Ainslie et al. 2023 (GQA); checked against the traced cache in tests/physics/test_kv_cache.py.
@@ -42,18 +52,31 @@ def kv_cache_bytes(
         raise CanvasError(f"unknown dtype '{dtype}'", path="dtype", hint=suggest(dtype, ITEM_BYTES))
     if cache not in CACHES:
         raise CanvasError(f"unknown cache '{cache}'", path="cache", hint=suggest(cache, CACHES))
-    return _bytes(checked_run(document, batch, sequence), _Store(cache, page, ITEM_BYTES[dtype]))
+    run = checked_run(document, batch, sequence, source)
+    return _bytes(document.root, run, _Store(cache, page, ITEM_BYTES[dtype]), sides_of(document))
 
 
-def _bytes(run: BlockRun, store: _Store) -> int:
+def _bytes(name: str, run: BlockRun, store: _Store, sides: Sides) -> int:
+    """Of a block, by its name. An encoder keeps nothing: it runs once."""
     running = live(run.block)  # what no output depends on attends to nothing, and may not even be wired
-    nodes = [
-        node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention" and node.id in running
-    ]
+    nodes = (node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention")
+    nodes = (node for node in nodes if node.id in running and complete(node)["cached"])
+    keeping = [node for node in nodes if not sides.encoded(name, node.id)]
     inside = [(key, inner) for key, inner in run.inside if key.partition(".")[0] in running]
-    return sum(_of_node(run, node, store) for node in nodes) + sum(
-        _times(key) * _bytes(inner, store) for key, inner in inside
+    return sum(_of_node(run, node, store) for node in keeping) + sum(
+        _times(key) * _bytes(_block_at(run, key), inner, store, sides) for key, inner in inside
     )
+
+
+def _block_at(run: BlockRun, key: str) -> str:
+    """The name of the block that runs at a place in another."""
+    name, _, span = key.partition(".")
+    item = run.block.node(name)
+    if isinstance(item, Stack):
+        first = int(span.partition("-")[0])
+        return item.kinds[item.kind_indices(first + 1)[first]].block
+    assert isinstance(item, Use), key
+    return item.block
 
 
 def _times(key: str) -> int:

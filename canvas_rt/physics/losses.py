@@ -22,13 +22,13 @@ def shifted(labels: Tensor) -> Tensor:
 
 
 def wanted(labels: Tensor, task: Task) -> Tensor:
-    """What each score is held against: the next token, or the label itself."""
-    return shifted(labels) if task.generates else labels
+    """What each score is held against: the next token, or the label itself, which a decoder that an encoder feeds reads later."""
+    return shifted(labels) if task.generates and not task.decodes else labels
 
 
 def plain_loss(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
     """Cross-entropy, as transformers computes it for a task."""
-    if task.generates:
+    if task.generates and not task.decodes:
         return causal_loss(logits, labels)
     logits = logits.float() if task.of_tokens else logits
     return F.cross_entropy(logits.view(-1, logits.shape[-1]), labels.view(-1), ignore_index=-100)

@@ -73,7 +73,7 @@ def patches(document: Document, batch: int) -> int:
 
 def _run(bench: Bench) -> Report:
     scenario = bench.scenario
-    tokens = scenario.batch * bench.setup.new_tokens * scenario.context * scenario.data * parallel.batches(scenario)
+    tokens = scenario.batch * bench.setup.tokens * scenario.context * scenario.data * parallel.batches(scenario)
     if scenario.pipeline > 1:
         return _pipelined(bench, tokens)
     run = begin(bench)
@@ -221,10 +221,10 @@ def _chat(bench: Bench) -> Report:
         for path, cost in _generated(bench, steps).items():
             costs.setdefault(path, Cost()).add(cost)
         if scenario.cards > 1:
-            sent = begin(_at(bench, scenario.sequence)).traffic  # of every step alike
+            sent = begin(_at(bench, _first(bench))).traffic  # of every step alike
             begun.traffic.add(sent, steps)
             costs.setdefault(COMMUNICATION, Cost()).add(sent.cost, steps)
-        last = begin(_at(bench, scenario.sequence + steps - 1))
+        last = begin(_at(bench, _first(bench) + steps - 1))
         own = run_costs(last)
         later = run_memory(last, own)
         fuller = later.memory
@@ -239,17 +239,25 @@ def _chat(bench: Bench) -> Report:
     return replace(report, time=replace(report.time, first_token_s=first, next_token_s=each))
 
 
+def _first(bench: Bench) -> int:
+    """Tokens in the cache when the first answer is there: the prompt's, or the one that a decoder starts from."""
+    return bench.setup.new_tokens if bench.setup.source else bench.scenario.sequence
+
+
 def _at(bench: Bench, past: int) -> Bench:
     """The same, generating one token when so many are in the cache."""
     scenario = bench.scenario.but(mode="decode", sequence=past)
+    setup, source = bench.setup, bench.setup.source or None
     return replace(
-        bench, scenario=scenario, setup=setup_of(scenario, bench.card, task=bench.setup.task, device=bench.setup.device)
+        bench,
+        scenario=scenario,
+        setup=setup_of(scenario, bench.card, task=setup.task, source=source, device=setup.device),
     )
 
 
 def _generated(bench: Bench, steps: int) -> dict[str, Cost]:
     """The cost of so many steps, each with one token more in the cache: a line between the points where windows fill."""
-    start = bench.scenario.sequence
+    start = _first(bench)
     found: dict[int, dict[str, Cost]] = {}
 
     def at(past: int) -> dict[str, Cost]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 
 from canvas_rt.ir.document import Document
-from canvas_rt.ops.inputs import given_dtype, given_shape
+from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.physics import parallel, sharded
 from canvas_rt.physics.bench import Bench, prepare
 from canvas_rt.physics.hardware import load_hardware
@@ -196,9 +196,9 @@ def residents(run: Run) -> dict[str, int]:
 
 def inputs(document: Document, setup: Setup) -> dict[str, int]:
     """Token ids or images and, in `train`, labels, which are int64 as ids are."""
-    shape = given_shape(setup.task, document.environment, setup.batch, setup.new_tokens)
-    nbytes = prod(shape) * given_dtype(setup.task, setup.weight_dtype).itemsize
-    found = dict.fromkeys(document.blocks[document.root].inputs, rounded(nbytes, setup.granule))
+    shapes = given_shapes(setup.task, document.blocks[document.root].inputs, document.environment, setup.lengths)
+    item = given_dtype(setup.task, setup.weight_dtype).itemsize
+    found = {name: rounded(prod(shape) * item, setup.granule) for name, shape in shapes.items()}
     return found | ({LABELS: rounded(8 * prod(setup.labelled), setup.granule)} if setup.train else {})
 
 
@@ -244,9 +244,14 @@ def _sum(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
 
 
 def _cache(bench: Bench) -> int:
-    s = bench.scenario
+    s, setup = bench.scenario, bench.setup
     own = bench.document if s.cards == 1 else parallel.caching(bench.original, s, bench.stage)
-    return kv_cache_bytes(own, batch=s.batch, sequence=s.sequence, dtype=s.dtype, cache=s.cache, page=s.page)
+    tokens, source = (
+        (setup.new_tokens, setup.source) if setup.source and s.mode != "decode" else (s.sequence, setup.source)
+    )
+    return kv_cache_bytes(
+        own, batch=s.batch, sequence=tokens, source=source or None, dtype=s.dtype, cache=s.cache, page=s.page
+    )
 
 
 def plan_of(run: Run) -> Plan:

@@ -64,12 +64,31 @@ class Setup:
     task: Task = CAUSAL_LM
     """What the model is for: only one that generates has a cache, and needs no more than the last token of a prompt."""
 
+    source: int = 0
+    """What an encoder reads of each sequence, if there is one. Its decoder starts from one token: no prompt is its own."""
+
     device: Device = "cuda"
     """Whose kernels and whose allocator: the CPU's are there to be compared with what really happens on one."""
 
     @property
     def new_tokens(self) -> int:
-        return 1 if self.mode == "decode" else self.sequence
+        starts = self.mode == "prefill" and self.task.decodes
+        return 1 if self.mode == "decode" or starts else self.sequence
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of each sequence that a run works through: of a prompt those that an encoder reads."""
+        return self.source if self.mode == "prefill" and self.task.decodes else self.new_tokens
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """Sequences, new tokens of each, and what an encoder reads of each."""
+        return self.batch, self.new_tokens, self.source
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an encoder has run before, and what attention makes of its states is in the cache."""
+        return self.mode == "decode" and bool(self.task.decodes)
 
     @property
     def train(self) -> bool:
@@ -101,7 +120,8 @@ class Setup:
 
     def context(self) -> Context:
         past = self.sequence if self.mode == "decode" else 0
-        return Context(self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, grouped=True)
+        source = self.source
+        return Context(self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, source, grouped=True)
 
     def backend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Backend:
         """The kernel that attention runs as, for these queries and all keys and values, those of the cache among them.
@@ -125,14 +145,23 @@ class Setup:
         return "math" if grouped else "efficient"
 
 
-def setup_of(scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, device: Device = "cuda") -> Setup:
-    """The setup of one forward (and backward) of a scenario.
+def setup_of(
+    scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, source: int | None = None, device: Device = "cuda"
+) -> Setup:
+    """The setup of one forward (and backward) of a scenario. An encoder reads `source` tokens of each sequence; left out,
+    as many as the scenario's sequences are long.
 
     Raises `CanvasError` for what a card cannot run, or a model of such a task cannot do.
     """
     if scenario.mode in ("decode", "chat") and not task.generates:
         hint = "Choose mode prefill, one forward of all that it is given, or train."
         raise CanvasError(f"{task.words} generates nothing", path="mode", hint=hint)
+    cut = next(
+        (n for n in ("tensor", "context", "pipeline", "expert") if task.decodes and getattr(scenario, n) > 1), ""
+    )
+    if cut:
+        message = f"{task.words} has two stacks of layers, which Canvas cuts between cards by their parameters alone"
+        raise CanvasError(message, path=cut, hint=f"Set {cut} to 1, and data to as many cards.")
     if scenario.attention == "flash" and scenario.dtype == "fp32":
         raise CanvasError(
             "FlashAttention has no kernel for fp32", path="attention", hint="Try attention efficient, or dtype bf16."
@@ -157,6 +186,7 @@ def setup_of(scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, devi
         context_ranks=scenario.context,
         expert_ranks=scenario.expert,
         task=task,
+        source=0 if not task.decodes else scenario.sequence if source is None else source,
         device=device,
     )
 

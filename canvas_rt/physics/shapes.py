@@ -14,7 +14,7 @@ from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import live
 from canvas_rt.ir.tasks import Task
 from canvas_rt.ops.catalogue import Shape, show
-from canvas_rt.ops.inputs import given_dtype, given_shape
+from canvas_rt.ops.inputs import given_dtype, given_shape, given_shapes
 from canvas_rt.ops.parameters import ParameterRow, covers, parameter_table
 from canvas_rt.ops.routing import routes
 from canvas_rt.physics import labels
@@ -82,7 +82,7 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     whole = FrozenMap(environment)
     shapes: dict[str, tuple[ValueShape | None, ...]] = {}
     for name, flow in run.given.items():
-        shapes[name] = (None if flow is None else ValueShape(_given_names(document), flow.shape),)
+        shapes[name] = (None if flow is None else ValueShape(_given_names(document, name), flow.shape),)
     _gather(run, named, whole, sizes, "", shapes)
     diagnostics += _located(run, "")
     diagnostics += _tie_flaws(document)
@@ -93,8 +93,8 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     return Check(shapes, tuple(diagnostics))
 
 
-def checked_run(document: Document, batch: int, sequence: int) -> BlockRun:
-    """The run behind a check without errors.
+def checked_run(document: Document, batch: int, sequence: int, source: int | None = None) -> BlockRun:
+    """The run behind a check without errors. An encoder reads `source` tokens; left out, as many as its decoder makes.
 
     Raises `UnresolvedShape` with the first diagnostics where there are any.
     """
@@ -106,7 +106,7 @@ def checked_run(document: Document, batch: int, sequence: int) -> BlockRun:
         raise UnresolvedShape(
             f"{document.name} cannot be measured: {count}\n{shown}", hint="Correct them first: 'check' lists all."
         )
-    return _run(document, document.environment, batch, sequence)[0]
+    return _run(document, document.environment, batch, sequence, source)[0]
 
 
 def _environment(document: Document) -> tuple[dict[str, Any], list[Diagnostic]]:
@@ -194,25 +194,32 @@ def _block_flaws(document: Document) -> Iterator[Diagnostic]:
 
 
 def _run(
-    document: Document, environment: Mapping[str, Any], batch: int, sequence: int
+    document: Document, environment: Mapping[str, Any], batch: int, sequence: int, source: int | None = None
 ) -> tuple[BlockRun, BlockRun, frozenset[str]]:
+    source = sequence if source is None else source
     sizes, task = frozenset(document.sizes), document.purpose
     inputs, dtype = document.blocks[document.root].inputs, given_dtype(task, torch.float32)
     known = labels.label_environment(document)
-    primes = FrozenMap(dict.fromkeys(inputs, Flow(given_shape(task, known, labels.BATCH, labels.SEQUENCE), dtype)))
-    setting = Setting(labels.BATCH, labels.SEQUENCE, sizes, labelling=True)
+    lengths = labels.BATCH, labels.SEQUENCE, labels.SOURCE
+    shapes = given_shapes(task, inputs, known, lengths)
+    primes = FrozenMap({name: Flow(shape, dtype) for name, shape in shapes.items()})
+    setting = Setting(*lengths, sizes, labelling=True)
     named = run_block(document.blocks, document.root, known, primes, setting, None)
     broken = frozenset(sizes - environment.keys())
-    given = FrozenMap(dict.fromkeys(inputs, Flow(given_shape(task, environment, batch, sequence), dtype)))
+    shapes = given_shapes(task, inputs, environment, (batch, sequence, source))
+    given = FrozenMap({name: Flow(shape, dtype) for name, shape in shapes.items()})
     scope = relevant(document.blocks, document.root, {name: freeze(value) for name, value in environment.items()})
-    run = run_block(document.blocks, document.root, scope, given, Setting(batch, sequence, sizes, broken), named)
+    run = run_block(
+        document.blocks, document.root, scope, given, Setting(batch, sequence, source, sizes, broken), named
+    )
     return run, named, sizes
 
 
-def _given_names(document: Document) -> tuple[str, ...]:
-    """What a model is given, in its own sizes."""
-    if document.purpose.of_tokens:
-        return "batch", "seq"
+def _given_names(document: Document, name: str) -> tuple[str, ...]:
+    """The shape of one of a model's inputs, in its own sizes."""
+    task = document.purpose
+    if task.of_tokens:
+        return "batch", "source" if task.decodes and name != task.decodes else "seq"
     sides = document.environment.get("image_size")
     named = ("image_size",) * 2 if isinstance(sides, int) else tuple(map(str, sides or ()))
     return "batch", "num_channels", *named
@@ -268,7 +275,9 @@ def _logits_flaws(run: BlockRun, task: Task, batch: int, sequence: int) -> Itera
             yield Diagnostic("error", "return", message, "Let the output be one row of scores for each image.")
     elif logits is not None and logits.shape[:2] != (batch, sequence):
         message = f"logits are {show(logits.shape)}, but a language model gives [{batch}, {sequence}, vocab_size]"
-        yield Diagnostic("error", "return", message, "Let the output depend on input_ids: they bring the batch.")
+        yield Diagnostic(
+            "error", "return", message, f"Let the output depend on {task.decodes or task.takes}: they bring the batch."
+        )
 
 
 def _located(run: BlockRun, prefix: str, *, running: bool = True) -> Iterator[Diagnostic]:
@@ -300,7 +309,7 @@ def _routing_flaws(document: Document) -> Iterator[Diagnostic]:
         if choice is None:
             message = "its indices come from no router: they may name experts that do not exist"
             yield Diagnostic("error", route.experts, message, "Connect the indices of a Router.")
-        elif choice.offered != route.held:
+        elif choice.offered not in (None, route.held):
             message = f"holds {route.held} experts, but {choice.router} chooses from {choice.offered}"
             yield Diagnostic("error", route.experts, message, "Give both the same num_experts.")
         for width in route.widths:

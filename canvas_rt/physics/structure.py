@@ -1,15 +1,25 @@
 """What can be wrong with a graph before any shape is known: wires that lead nowhere, circles, stacks, values unread."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from canvas_rt.diagnostics import Severity
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import MOST_LAYERS, Block, Node, Stack, Use
+from canvas_rt.ir.document import MOST_LAYERS, Block, Node, Stack
 from canvas_rt.ir.expressions import display, names_in, resolve
-from canvas_rt.ir.graph import Item, blocks_of, execution_order, head, key_clashes, key_of
+from canvas_rt.ir.graph import (
+    Item,
+    blocks_of,
+    execution_order,
+    given_alike,
+    handed_on,
+    head,
+    key_clashes,
+    key_of,
+    layer_runs,
+)
 from canvas_rt.ops.catalogue import OPS
 from canvas_rt.physics.keys import Blocks
 
@@ -53,8 +63,9 @@ def output_ports(item: Item, blocks: Blocks) -> tuple[str, ...] | None:
 def input_ports(item: Item, blocks: Blocks) -> tuple[str, ...] | None:
     if isinstance(item, Node):
         return OPS[item.op].fed(item.inputs) if item.op in OPS else None
-    name = item.block if isinstance(item, Use) else item.kinds[0].block
-    return blocks[name].inputs if name in blocks else None
+    if isinstance(item, Stack):
+        return given_alike(item, blocks) if item.kinds[0].block in blocks else None
+    return blocks[item.block].inputs if item.block in blocks else None
 
 
 def reference_flaw(ref: str, block: Block, blocks: Blocks) -> tuple[str, str] | None:
@@ -210,8 +221,9 @@ def stack_findings(stack: Stack, count: int | None, blocks: Blocks) -> Iterator[
             )
         end = max(end, run.stop)
     known = [kind.block for kind in stack.kinds if kind.block in blocks]
+    handed = {*handed_on(stack, blocks)} - {*stack.inputs}
     for name in dict.fromkeys(known[1:]):
-        first, other = blocks[known[0]].inputs, blocks[name].inputs
+        first, other = (tuple(p for p in blocks[one].inputs if p not in handed) for one in (known[0], name))
         if other != first:
             takes = [listed(ports) if ports else "nothing" for ports in (first, other)]
             yield error(
@@ -219,9 +231,26 @@ def stack_findings(stack: Stack, count: int | None, blocks: Blocks) -> Iterator[
                 f"{known[0]} takes {takes[0]}, but {name} takes {takes[1]}",
                 "Layers of one stack are fed alike: give their blocks the same inputs.",
             )
+    if handed and count is not None and all(run.kind < len(stack.kinds) for run in stack.runs):
+        yield from _untimely(stack, count, blocks, handed)
     for name in dict.fromkeys(known):
         if not blocks[name].inputs:
             yield error(stack.id, f"{name} takes nothing, so it cannot carry a value", "Give it an input.")
+
+
+def _untimely(stack: Stack, count: int, blocks: Blocks, handed: Collection[str]) -> Iterator[Finding]:
+    """Layers that take what none before them has handed on."""
+    given: set[str] = set()
+    for first, last, index in layer_runs(stack.kind_indices(count)):
+        block = blocks.get(stack.kinds[index].block)
+        if block is None:
+            continue
+        missing = [port for port in block.inputs if port in handed and port not in given]
+        if missing:
+            where = f"{stack.id}.{first}" if first == last else f"{stack.id}.{first}-{last}"
+            hint = f"Let a layer that hands on {listed(missing)} stand before it."
+            yield error(where, f"takes {listed(missing)}, which no layer before it hands on", hint)
+        given |= handed & block.outputs.keys()
 
 
 __all__ = [

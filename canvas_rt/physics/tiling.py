@@ -72,6 +72,7 @@ def score(trace: Trace) -> Score:
     """Prepare a trace."""
     shared = {trace.given, *trace.given_others, trace.result, trace.gradient, trace.passed, *trace.passed_others}
     shared |= {number for _, number in trace.cached}
+    shared |= {number for handed in trace.handed for number in (handed.number, handed.gradient)}
     for gap in trace.gaps:
         shared |= {gap.given, *gap.given_others, gap.result, gap.gradient, gap.passed, *gap.passed_others}
     shared -= {-1}
@@ -306,15 +307,19 @@ class Tiling:
         traces = [trace for _, trace in placed]
         carried = parent.tokens[gap.given]
         others = [parent.tokens[number] for number in gap.given_others]
+        handed: dict[str, Token] = {}
         parts = []
         for path, trace in placed:
-            given = {trace.given: carried, **dict(zip(trace.given_others, others, strict=True))}
+            known = [*others, *(handed.get(name) or Token() for name in trace.taken)]  # layers may be left out
+            given = {trace.given: carried, **dict(zip(trace.given_others, known, strict=True))}
             parts.append(self._part(trace, given, path))
             carried = parts[-1].tokens[trace.result]
+            handed |= {one.name: parts[-1].tokens[one.number] for one in trace.handed}
         self._join(parent, gap.result, carried)
         if gap.gradient >= 0:
             self._join_gradients(parent, gap, traces, parts)
             self._join_others(parent, gap, traces, parts)
+            self._join_handed(len(others), traces, parts)
         return parts
 
     def _join_gradients(self, parent: Part, gap: Gap, traces: list[Trace], parts: list[Part]) -> None:
@@ -342,6 +347,20 @@ class Tiling:
                 else:
                     part.added.append(own)
                 first = False
+
+    def _join_handed(self, alike: int, traces: list[Trace], parts: list[Part]) -> None:
+        """What a layer hands on gets a gradient from each that takes it: the first stays, the others are added and go."""
+        waiting: dict[str, list[tuple[Part, int]]] = {}
+        for trace, part in zip(reversed(traces), reversed(parts), strict=True):
+            for one in trace.handed:
+                gradients = waiting.pop(one.name, [])
+                if gradients and one.gradient >= 0:
+                    self._join(part, one.gradient, gradients[0][0].tokens[gradients[0][1]])
+                for other, number in gradients[1:]:
+                    other.added.append(number)
+            for name, number in zip(trace.taken, trace.passed_others[alike:], strict=True):
+                if number >= 0:
+                    waiting.setdefault(name, []).append((part, number))
 
     def _join(self, part: Part, number: int, token: Token) -> None:
         """The part's storage is the one that `token` stands for."""

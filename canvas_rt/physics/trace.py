@@ -48,6 +48,17 @@ class Learned:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a layer hands to later ones."""
+
+    name: str
+    value: Arriving
+    number: int
+    gradient: int = -1
+    """The value's gradient, on its way into the layer's backward."""
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Trace:
     """What one block does. Storages are numbered; those that it shares with its surroundings are named here.
@@ -70,7 +81,10 @@ class Trace:
     learned: tuple[Learned, ...] = ()
     given: int = -1
     given_others: tuple[int, ...] = ()
+    taken: tuple[str, ...] = ()
+    """What the last of `given_others` are called that an earlier layer hands on."""
     result: int = -1
+    handed: tuple[Handed, ...] = ()
     gradient: int = -1
     passed: int = -1
     passed_others: tuple[int, ...] = ()

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from canvas_rt.ir.document import Node, Stack, Use
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import first_path, own_names
+from canvas_rt.ir.graph import first_path, head, own_names
+from canvas_rt.ir.halves import NEITHER, Sides
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.interpret import Interpreter, Values
 from canvas_rt.ops.kernels import needs_mask
@@ -137,14 +138,25 @@ class Tracer(Interpreter):
         """Positions, which transformers' layers are given too."""
         self.kept: list[Tensor] = []
         """What the cache holds from now on."""
+        self.hands_on = False
+        """Whether the layer hands values to later ones."""
+        self.grown: dict[int, Tensor] = {}
+        """For new keys and values, by identity, what there is with those before them: that is what layers hand on."""
         self.cached: list[Event] = []
         """What the cache held before, as allocations."""
         self.gaps: list[Gap] = []
         self.gap_gradients: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         self.gradient = self.passed = -1
         self.passed_others: tuple[int, ...] = ()
+        self.handed_gradients: tuple[int, ...] = ()
+        self.returned: tuple[int, ...] = ()
+        """The gradients of what arrived with one."""
         self.head = ""
         """The projection onto the vocabulary, which needs only the last token when a prompt is read."""
+        self.sides: Sides = NEITHER
+        """What of the block follows from what an encoder reads alone."""
+        self.where = root
+        """The block at hand."""
         self.tail: dict[str, Callable[[Tensor], Tensor]] = {}
         """The head and what comes after it, where the loss runs them on parts of the tokens."""
 
@@ -203,18 +215,32 @@ class Tracer(Interpreter):
         """A block's outputs. As in a Python function, what it is given, and its positions, live until it returns."""
         frame = list(inputs.values())
         outer, self.frame = self.frame, frame
+        around, self.where = self.where, name
         try:
             return super().block(name, environment, inputs, prefix)
         finally:
-            self.frame = outer
+            self.frame, self.where = outer, around
             frame.clear()
 
     def item(
         self, item: Node | Use | Stack, environment: Mapping[str, Any], inputs: Mapping[str, Tensor], prefix: str
     ) -> Mapping[str, Tensor]:
+        if self.setup.remembers and self.sides.encoded(self.where, item.id) and not self.tape.paused:
+            return self._remembered(partial(super().item, item, environment, inputs, prefix))
         if not self._recomputed(item):
-            return super().item(item, environment, inputs, prefix)
+            results = super().item(item, environment, inputs, prefix)
+            if isinstance(item, Use) and len(results) > 1:
+                self.frame += results.values()  # each has a name in code
+            return results
         return self.again(partial(super().item, item, environment, prefix=prefix), inputs)
+
+    def _remembered(self, run: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """What an encoder's input has given before: it is there, and nothing is computed for it."""
+        with self.tape.unseen():
+            results = run()
+        for value in results.values():
+            self.tape.resident(value)
+        return results
 
     def _recomputed(self, item: Node | Use | Stack) -> bool:
         names = self.setup.recompute
@@ -312,8 +338,14 @@ class Tracer(Interpreter):
         self.tape.causal = attrs["causal"]
         values = dict(inputs)
         inputs.clear()  # type: ignore[attr-defined]
-        if self.setup.cached:
-            values["k"], values["v"] = self.cache(values["k"], values["v"])
+        if self.setup.remembers and self.sides.encoded(self.where, head(node.inputs["k"])):
+            values["k"], values["v"] = self._of_source(values["k"]), self._of_source(values["v"])
+        elif self.setup.cached and attrs["cached"] and not self.sides.encoded(self.where, node.id):
+            new = values["k"], values["v"]
+            values["k"], values["v"] = self.cache(*new)
+            if self.hands_on:
+                self.grown |= {id(new[0]): values["k"], id(new[1]): values["v"]}
+            del new
         self.context.backend = self.setup.backend(values["q"], values["k"], values["v"], window)
         if self.autocast is not None and self.context.backend != "eager":
             values = {port: self.autocast.narrow(value) for port, value in values.items()}
@@ -384,6 +416,19 @@ class Tracer(Interpreter):
         grown = tuple(self._grow(new, window, old) for new in (k, v))
         return grown[0], grown[1]
 
+    def _of_source(self, made: Tensor) -> Tensor:
+        """Keys or values of what an encoder gave: they were made with the first token, and are read where they lie."""
+        with self.tape.unseen():
+            whole = torch.empty_like(made, memory_format=torch.contiguous_format)
+            plain = self.setup.cache == "same" and not self.setup.page
+            kept = whole if plain else self._few(made, made.shape[2])
+        self._held(kept)
+        self.kept.append(kept)
+        if not plain:
+            self.tape.resident(whole)
+            self.tape.stored(whole, cache_bytes(whole.numel(), self.setup.cache, made.element_size()))
+        return whole
+
     def _grow(self, new: Tensor, window: int | None, before: list[Tensor]) -> Tensor:
         past = self._past(window)
         if not past:
@@ -449,6 +494,8 @@ class Tracer(Interpreter):
         inputs.clear()  # type: ignore[attr-defined]
         ports = self.document.blocks[stack.kinds[0].block].inputs
         carried = values.pop(ports[0])
+        if self.tape.paused:  # it has run before
+            return torch.empty_like(carried)
         others = FrozenMap({port: arriving(value) for port, value in sorted(values.items())})
         tape = self.tape
         tape.owner = path

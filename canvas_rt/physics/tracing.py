@@ -1,6 +1,7 @@
 """Trace one layer, or the whole model without its layers, forward and backward."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -11,14 +12,15 @@ from torch.autograd import Function
 from canvas_rt.ir.document import Node, layer_environment
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
+from canvas_rt.ir.halves import sides_within
 from canvas_rt.ops.catalogue import complete
-from canvas_rt.ops.inputs import given_dtype, given_shape
+from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.physics.anatomy import head_path, tail_paths
 from canvas_rt.physics.keys import Blocks, Environment, relevant
 from canvas_rt.physics.losses import chunked_loss, fused_loss, plain_loss, wanted
 from canvas_rt.physics.regimes import PLAIN, Regime
 from canvas_rt.physics.setup import META, Arriving, Setup, arriving
-from canvas_rt.physics.trace import LOSS, Gap, Learned, Trace
+from canvas_rt.physics.trace import LOSS, Gap, Handed, Learned, Trace
 from canvas_rt.physics.tracer import WHOLE_LAYERS, Tracer
 
 
@@ -34,25 +36,30 @@ class _Gradients(Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         tape = ctx.tracer.tape
         numbers = [-1 if gradient is None else tape.forget(gradient) for gradient in gradients]
-        ctx.tracer.passed, ctx.tracer.passed_others = numbers[0], tuple(numbers[1:])
+        ctx.tracer.returned = tuple(numbers)
         return None, None, None
 
 
 class _Result(Function):
-    """The block's result leaves; its gradient comes in."""
+    """The block's result leaves, and what it hands on; their gradients come in."""
 
     @staticmethod
-    def forward(ctx: Any, result: Tensor, tracer: Tracer) -> Tensor:
-        ctx.tracer, ctx.like = tracer, arriving(result)
+    def forward(ctx: Any, tracer: Tracer, result: Tensor, *handed: Tensor) -> Tensor:
+        ctx.tracer, ctx.like = tracer, [arriving(value) for value in (result, *handed)]
         with tracer.tape.unseen():
             return result.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, anchor: Tensor) -> Any:
-        with ctx.tracer.tape.unseen():
-            gradient = ctx.like.make()
-        ctx.tracer.gradient = ctx.tracer.tape.adopt(gradient)
-        return gradient, None
+        tape = ctx.tracer.tape
+        with tape.unseen():
+            gradients = [like.make() if like.requires_grad else None for like in ctx.like]
+        numbers = [-1 if gradient is None else tape.adopt(gradient) for gradient in gradients]
+        ctx.tracer.gradient, ctx.tracer.handed_gradients = numbers[0], tuple(numbers[1:])
+        return None, *gradients
+
+
+NOTHING: FrozenMap[str, Arriving] = FrozenMap()
 
 
 @lru_cache(maxsize=256)
@@ -64,12 +71,18 @@ def trace_layer(
     others: FrozenMap[str, Arriving],
     setup: Setup,
     regime: Regime = PLAIN,
+    taken: FrozenMap[str, Arriving] = NOTHING,
+    hands_on: tuple[str, ...] = (),
 ) -> Trace:
-    """One layer of a stack by itself, given `carry` and the values that go to every layer alike."""
+    """One layer of a stack by itself, given `carry`, the values that go to every layer alike, and what earlier ones hand on."""
     tracer = Tracer(blocks, block, environment, setup, FrozenMap(), regime)
+    tracer.hands_on = bool(hands_on)
     tape = tracer.tape
     port = blocks[block].inputs[0]
-    arrivals = {port: carry, **others}
+    arrivals = {port: carry, **others, **taken}
+    if setup.task.decodes and setup.source != setup.new_tokens:
+        encoded = (name for name, value in arrivals.items() if value.shape[1:2] == (setup.source,))
+        tracer.sides = sides_within(blocks, block, frozenset(encoded))
     graded = [name for name, arrival in arrivals.items() if arrival.requires_grad and setup.train]
     with torch.set_grad_enabled(setup.train):
         made = {name: arrival.make() for name, arrival in arrivals.items() if name not in graded}
@@ -82,12 +95,15 @@ def trace_layer(
         with tape:
             outputs = dict(run_layer(tracer, block, environment, made))
             made.clear()
-            result = outputs.popitem()[1] if len(outputs) == 1 else next(iter(outputs.values()))
+            outputs |= {name: tracer.grown.get(id(outputs[name]), outputs[name]) for name in hands_on}
+            tracer.grown.clear()
+            handed = tuple(Handed(name, arriving(outputs[name]), tape.number(outputs[name])) for name in hands_on)
+            leaving = [outputs[next(iter(outputs))], *(outputs[name] for name in hands_on)]
             outputs.clear()
-            number = tape.number(result)
+            number = tape.number(leaving[0])
             if setup.train:
-                last = _Result.apply(result, tracer)  # type: ignore[no-untyped-call]
-            del result
+                last = _Result.apply(tracer, *leaving)  # type: ignore[no-untyped-call]
+            leaving.clear()
             split = len(tape.events)
             tracer.end_forward()
             middle = len(tape.events)
@@ -99,8 +115,21 @@ def trace_layer(
                 torch.autograd.backward(last, start)
                 learned = tracer.gradients()
         tape.close()
-    given_others = tuple(numbers[name] for name in others)
-    return tracer.trace((split, middle), learned, given=numbers[port], given_others=given_others, result=number)
+    returned = dict(zip(graded, tracer.returned or (-1,) * len(graded), strict=True))
+    tracer.passed = returned.get(port, -1)
+    tracer.passed_others = tuple(returned.get(name, -1) for name in (*others, *taken))
+    shared: dict[str, Any] = {
+        "given": numbers[port],
+        "given_others": tuple(numbers[name] for name in (*others, *taken)),
+        "taken": tuple(taken),
+        "result": number,
+        "handed": tuple(map(_with_gradient, handed, tracer.handed_gradients or (-1,) * len(handed))),
+    }
+    return tracer.trace((split, middle), learned, **shared)
+
+
+def _with_gradient(handed: Handed, number: int) -> Handed:
+    return replace(handed, gradient=number)
 
 
 def run_layer(
@@ -131,6 +160,8 @@ def trace_root(
     """
     tracer = Tracer(blocks, root, environment, setup, ties, regime, lambda path: path not in idle)
     tracer.head = head_path(blocks, root)
+    if setup.task.decodes:
+        tracer.sides = sides_within(blocks, root, frozenset(blocks[root].inputs) - {setup.task.decodes})
     with torch.set_grad_enabled(setup.train):
         splits, learned = run_root(tracer, blocks, root)
     return tracer.trace(splits, learned)
@@ -142,9 +173,9 @@ def run_root(tracer: Tracer, blocks: Blocks, root: str) -> tuple[tuple[int, int]
     Gives how many events there were at the forward's end and at the backward's start, and the gradients.
     """
     tape, setup = tracer.tape, tracer.setup
-    shape = given_shape(setup.task, tracer.document.environment, setup.batch, setup.new_tokens)
+    shapes = given_shapes(setup.task, blocks[root].inputs, tracer.document.environment, setup.lengths)
     dtype = given_dtype(setup.task, setup.weight_dtype)
-    inputs = {name: torch.empty(shape, dtype=dtype, device=META) for name in blocks[root].inputs}
+    inputs = {name: torch.empty(shape, dtype=dtype, device=META) for name, shape in shapes.items()}
     labels = torch.empty(setup.labelled, dtype=torch.int64, device=META) if setup.train else None
     for tensor in (*inputs.values(), *(() if labels is None else (labels,))):
         tape.resident(tensor)

@@ -1,14 +1,14 @@
 """The whole model out of traces of its parts: what it allocates, what the allocator reserves, what each node costs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
 
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ir.graph import layer_runs, parse_layers, walk
+from canvas_rt.ir.graph import handed_on, layer_runs, parse_layers, walk
 from canvas_rt.ops.parameters import tied_nodes
 from canvas_rt.physics.keys import Blocks, below, relevant
 from canvas_rt.physics.regimes import TRAINED, USUAL, Treatment, boundaries, regime, weighted
@@ -17,7 +17,7 @@ from canvas_rt.physics.setup import Arriving, Setup
 from canvas_rt.physics.tape import Event
 from canvas_rt.physics.tiling import Holding, Hooking, Hooks, Listed, Placed, Running, Sink, Tiling
 from canvas_rt.physics.trace import Gap, Trace
-from canvas_rt.physics.tracing import layer_scope, trace_layer, trace_root
+from canvas_rt.physics.tracing import NOTHING, layer_scope, trace_layer, trace_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Span:
 
     path: str
     """`model.layers.0-31.`"""
+    taken: FrozenMap[str, Arriving] = NOTHING
+    """What earlier layers hand to them."""
 
     @property
     def count(self) -> int:
@@ -67,24 +69,35 @@ class Model:
         inner = below(self.blocks, block)
         how = regime(inner, block, span.path, self.treatment)
         scope = layer_scope(gap, span.kind, self.blocks)
-        return trace_layer(inner, block, scope, span.carry, gap.others, self.setup, how)
+        handed = tuple(name for name in handed_on(gap.stack, self.blocks) if name in self.blocks[block].outputs)
+        return trace_layer(inner, block, scope, span.carry, gap.others, self.setup, how, span.taken, handed)
 
     def spans(self, gap: Gap, prefix: str = "") -> Iterator[Span]:
         """The layers of a stack, in runs that are alike in kind and in what is trained."""
         stack = f"{prefix}{gap.path}"
         cuts = boundaries((*self.treatment.frozen, *self.treatment.targets), stack)
         carry = gap.carry
+        known: dict[str, Arriving] = {}
+
+        def given(span: Span) -> Span:
+            """With what the layers before hand on; what these do is known from then on."""
+            ports = self.blocks[gap.stack.kinds[span.kind].block].inputs
+            span = replace(span, taken=FrozenMap({port: known[port] for port in ports if port in known}))
+            if handed_on(gap.stack, self.blocks):
+                known.update({one.name: one.value for one in self.layer(gap, span).handed})
+            return span
+
         for first, last, kind in layer_runs(all_kinds(gap)):
             edges = [first, *(cut for cut in cuts if first < cut <= last), last + 1]
             for start, stop in pairwise(edges):
                 path = f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
                 learns = self.setup.train and self._learns(gap, kind, path)
                 if learns and not carry.requires_grad:  # the first that is trained is given what needs no gradient
-                    yield Span(start, start, kind, carry, f"{stack}.{start}.")
+                    yield given(Span(start, start, kind, carry, f"{stack}.{start}."))
                     carry, start = carry.graded(True), start + 1
                     path = f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
                 if start < stop:
-                    yield Span(start, stop - 1, kind, carry, path)
+                    yield given(Span(start, stop - 1, kind, carry, path))
 
     def _learns(self, gap: Gap, kind: int, path: str) -> bool:
         block = gap.stack.kinds[kind].block

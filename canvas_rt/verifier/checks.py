@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from canvas_rt.codegen.package import config_json
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.importer.architecture import ArchitectureImport
-from canvas_rt.importer.config.classes import model_class_name
+from canvas_rt.importer.config.classes import START, model_class_name
 from canvas_rt.importer.factory import ClassFactory, StockFactory
 from canvas_rt.importer.probes import probe_assignments
 from canvas_rt.importer.trace import quiet
@@ -60,13 +60,15 @@ class Verification:
         generator = torch.Generator().manual_seed(20)
         vocabulary = int(self.small.environment.get("vocab_size", 64))
         self.ids = torch.randint(min(6, vocabulary - 1), vocabulary, (BATCH, self.longest), generator=generator)
+        self.labels = self.ids
         if self.task.of_tokens:
-            self.input, self.labels = self.ids, self.ids
+            self.input = self.ids.flip(1)[:, : self.read] if self.task.decodes else self.ids
         else:
             shape = given_shape(self.task, self.small.environment, BATCH, self.longest)
             self.input = torch.randn(shape, generator=generator)
             self.labels = torch.arange(BATCH) % int(self.small.environment.get("num_labels", 1))
-        self.inputs = {self.task.takes: self.input, **self.beside()}
+        decoded = {self.task.decodes: self.ids} if self.task.decodes else {}
+        self.inputs = {self.task.takes: self.input, **decoded, **self.beside()}
         self.given = {**self.inputs, **({"use_cache": False} if self.task.generates else {})}
         """What models are run with, where nothing is generated."""
         self.weights = random_parameters(seed=1)
@@ -88,6 +90,11 @@ class Verification:
         turned = any(isinstance(visit.item, Node) and visit.item.op == "rotary_embedding" for visit in walk(self.small))
         positions = int(self.small.environment.get("max_position_embeddings", SEQUENCE))
         return SEQUENCE if turned else min(SEQUENCE, positions)
+
+    @property
+    def read(self) -> int:
+        """What an encoder reads of each sequence: more or less than its decoder makes."""
+        return max(2, self.longest * 2 // 3)
 
     # models
 
@@ -198,7 +205,8 @@ class Verification:
             return leaves[key]
 
         backend: Any = self.attentions[0]
-        recorder = Recorder(document, parameter, Context(BATCH, self.longest, self.ids.device, backend=backend))
+        context = Context(BATCH, self.longest, self.ids.device, backend=backend, source=self.read)
+        recorder = Recorder(document, parameter, context)
         logits = recorder.run({name: self.inputs[name] for name in document.blocks[document.root].inputs})["logits"]
         torch.autograd.backward(loss_of(logits, self.labels))
         gradients = {key: leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}
@@ -261,9 +269,12 @@ class Verification:
             return factory.build(factory.config(self.original_values(self.document)))
 
     def layers_flaw(self, model: Any) -> str:
-        """The silent traps of surgery: layers that never run, and layers that share a place in the cache."""
-        stack = next(visit.key for visit in walk(self.document) if isinstance(visit.item, Stack))
-        layers: Any = model.get_submodule(stack)
+        """The silent traps of surgery: layers that never run, and layers that share a place in the cache.
+
+        Of an encoder and a decoder they are the decoder's: an encoder runs all its layers, and keeps nothing.
+        """
+        stacks = [visit.key for visit in walk(self.document) if isinstance(visit.item, Stack)]
+        layers: Any = model.get_submodule(stacks[-1])
         if len(layers) != model.config.num_hidden_layers:
             return f"{len(layers)} layers, but num_hidden_layers is {model.config.num_hidden_layers}: the rest would never run"
         own: list[list[Any]] = [list({getattr(m, "layer_idx", None): 0 for m in layer.modules()}) for layer in layers]
@@ -332,35 +343,32 @@ class Verification:
 
     @torch.no_grad()
     def decoding(self) -> Finding:
+        """Whether decoding with the cache gives what decoding without it does, and `generate` the same tokens.
+
+        With an encoder, what it reads is given once, and the tokens are the decoder's, from the one that it starts from.
+        """
         if not self.task.generates:
             return Finding(None, f"does not apply: {self.task.words} generates nothing, and has no cache")
         model: Any = self.emitted(self.small)
         length = PROMPT + GENERATED
         ids = self.ids[:, :length]
-        whole, cached = model(input_ids=ids, use_cache=False).logits, self.step_by_step(model, ids)
+        whole, cached = self.at_once(model, ids).logits, self.step_by_step(model, ids)
         worst, told = largest(cached, whole), ""
         originals = [self.original(self.small)] if self.stock else []
-        # Large logits have fewer digits behind the point.
-        if worst > CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-            apart = f"with the cache logits differ by {worst:.1e} from those without it"
-            if not originals:
-                return Finding(False, apart, worst)
-            other, name = self.step_by_step(originals[0], ids), type(originals[0]).__name__
-            between = largest(cached, other)
-            # What it gives step by step is another thing, in the original too.
-            if between <= CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-                same = torch.equal(*(self.generate(candidate, ids[:, :PROMPT]) for candidate in (model, originals[0])))
-                alike = "give the same to the last bit" if not between else f"are {between:.1e} apart"
-                return Finding(same, f"{apart}, as in {name}: the two {alike}, and generate alike", between)
-            theirs = largest(other, originals[0](input_ids=ids, use_cache=False).logits)
-            if worst > 2 * theirs or theirs > 100 * CACHE_TOLERANCE * max(1.0, float(whole.abs().max())):
-                return Finding(False, apart, worst)
-            told = f"; with the cache logits differ by {worst:.1e}, those of {name} by {theirs:.1e}"
+        if worst > self.close(whole):
+            found = (
+                self.beside_original(model, originals[0], ids, cached, whole)
+                if originals
+                else self.in_double(ids, worst)
+            )
+            if isinstance(found, Finding):
+                return found
+            told = found
         greedy = self.greedy(model)
         models = [("the emitted model", model), *((type(original).__name__, original) for original in originals)]
         for name, candidate in models:
             try:
-                tokens = self.generate(candidate, ids[:, :PROMPT])
+                tokens = self.generate(candidate, self.prompt)
             except Exception as error:  # an original may generate from other inputs than tokens alone
                 if candidate is model:
                     raise
@@ -372,37 +380,94 @@ class Verification:
             if not torch.equal(tokens, greedy):
                 place = int((tokens != greedy).any(0).nonzero()[0]) if tokens.shape == greedy.shape else tokens.shape[1]
                 return Finding(False, f"{name} generates another token at position {place}", worst)
-        static = self.generate(model, ids[:, :PROMPT], cache_implementation="static")
+        static = self.generate(model, self.prompt, cache_implementation="static")
         if not torch.equal(static, greedy):
             return Finding(False, "generate with a static cache gives other tokens", worst)
         return Finding(True, f"{GENERATED} tokens agree with and without the cache, and in generate{told}", worst)
 
     @staticmethod
-    def step_by_step(model: Any, ids: Tensor) -> Tensor:
+    def close(logits: Tensor) -> float:
+        """How far apart two computations of some logits may be: large ones have fewer digits behind the point."""
+        return CACHE_TOLERANCE * max(1.0, float(logits.abs().max()))
+
+    def beside_original(self, model: Any, original: Any, ids: Tensor, cached: Tensor, whole: Tensor) -> Finding | str:
+        """What to say of logits that are others with the cache: whether the original's are too."""
+        worst = largest(cached, whole)
+        apart = f"with the cache logits differ by {worst:.1e} from those without it"
+        other, name = self.step_by_step(original, ids), type(original).__name__
+        between = largest(cached, other)
+        # What it gives step by step is another thing, in the original too.
+        if between <= self.close(whole):
+            same = torch.equal(*(self.generate(candidate, self.prompt) for candidate in (model, original)))
+            alike = "give the same to the last bit" if not between else f"are {between:.1e} apart"
+            return Finding(same, f"{apart}, as in {name}: the two {alike}, and generate alike", between)
+        theirs = largest(other, self.at_once(original, ids).logits)
+        if worst > 2 * theirs or theirs > 100 * self.close(whole):
+            return Finding(False, apart, worst)
+        return f"; with the cache logits differ by {worst:.1e}, those of {name} by {theirs:.1e}"
+
+    def in_double(self, ids: Tensor, worst: float) -> Finding | str:
+        """What to say of logits that are others with the cache, where there is no original: whether it is but rounding."""
+        model: Any = self.emitted(self.small).double()
+        whole = self.at_once(model, ids).logits
+        exact = largest(self.step_by_step(model, ids), whole)
+        if exact > self.close(whole):
+            return Finding(False, f"with the cache logits differ by {worst:.1e} from those without it", worst)
+        return f"; with the cache logits differ by {worst:.1e}, and by {exact:.1e} in double precision"
+
+    @property
+    def prompt(self) -> Tensor:
+        """What generation goes on from: some tokens, or the one that a decoder starts from."""
+        start = self.small.environment.get(START)
+        if not self.task.decodes:
+            return self.ids[:, :PROMPT]
+        return torch.full_like(self.ids[:, :1], int(start if start is not None else 0))
+
+    def told(self, model: Any, tokens: Tensor) -> dict[str, Any]:
+        """Tokens as a model takes them; with an encoder, beside what that made of its input."""
+        if not self.task.decodes:
+            return {self.task.takes: tokens}
+        states = model.get_encoder()(self.input).last_hidden_state
+        return {self.task.decodes: tokens, "encoder_outputs": (states,)}
+
+    def at_once(self, model: Any, tokens: Tensor) -> Any:
+        """What a model gives for some tokens without the cache."""
+        return model(**self.told(model, tokens), use_cache=False)
+
+    def step_by_step(self, model: Any, ids: Tensor) -> Tensor:
         """The logits of a prompt, and then of one token after the other, with the cache."""
-        step = model(input_ids=ids[:, :PROMPT], use_cache=True)
+        given = self.told(model, ids)
+        name = self.task.decodes or self.task.takes
+        step = model(**{**given, name: ids[:, :PROMPT]}, use_cache=True)
         logits = [step.logits]
         for position in range(PROMPT, ids.shape[1]):
             one = ids[:, position : position + 1]
-            step = model(input_ids=one, past_key_values=step.past_key_values, use_cache=True)
+            step = model(**{**given, name: one}, past_key_values=step.past_key_values, use_cache=True)
             logits.append(step.logits)
         return torch.cat(logits, dim=1)
 
-    @staticmethod
-    def generate(model: Any, prompt: Tensor, **options: Any) -> Tensor:
-        mask = torch.ones_like(prompt)
+    def generate(self, model: Any, prompt: Tensor, **options: Any) -> Tensor:
         for name in ("eos_token_id", "forced_eos_token_id", "forced_bos_token_id"):
             setattr(model.generation_config, name, None)  # as many tokens as asked for, none of them set
+        given: Tensor = self.input if self.task.decodes else prompt
+        start = {"decoder_start_token_id": int(prompt[0, 0])}
+        decoded: dict[str, Any] = {self.task.decodes: prompt, **start} if self.task.decodes else {}
         tokens: Tensor = model.generate(
-            prompt, max_new_tokens=GENERATED, do_sample=False, pad_token_id=0, attention_mask=mask, **options
+            given,
+            max_new_tokens=GENERATED,
+            do_sample=False,
+            pad_token_id=0,
+            attention_mask=torch.ones_like(given),
+            **decoded,
+            **options,
         )
         return tokens
 
     def greedy(self, model: Any) -> Tensor:
         """What decoding without a cache gives."""
-        tokens = self.ids[:, :PROMPT]
+        tokens = self.prompt
         for _ in range(GENERATED):
-            following = model(input_ids=tokens, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            following = self.at_once(model, tokens).logits[:, -1].argmax(-1, keepdim=True)
             tokens = torch.cat((tokens, following), dim=1)
         return tokens
 

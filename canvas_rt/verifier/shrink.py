@@ -147,6 +147,11 @@ def shrink(
         longer = table.get("max_position_embeddings", {})
         table["max_position_embeddings"] = {real: small + LONGEST for real, small in longer.items()}
 
+    for name in (_other_vocabularies(document) & table.keys()) - {*kept}:
+        if min(values[name]) >= max(values["vocab_size"]):  # every token has a row there too
+            most = max(table["vocab_size"].values())
+            table[name] = {real: most + 8 + 14 * i for i, real in enumerate(sorted(values[name]))}
+
     def size(name: str, value: Any) -> Any:
         return value if is_expression(value) else table.get(name, {}).get(value, value)
 
@@ -160,6 +165,14 @@ def _turned_widths(document: Document) -> set[int]:
     """Widths of heads that rotary tables have as numbers: of layers that have one for themselves."""
     nodes = (i for b in document.blocks.values() for i in b.nodes if isinstance(i, Node) and i.op == "rotary_embedding")
     return {node.attrs["head_dim"] for node in nodes if isinstance(node.attrs.get("head_dim"), int)}
+
+
+def _other_vocabularies(document: Document) -> set[str]:
+    """Sizes that say how many rows a further table of tokens has."""
+    items = (item for block in document.blocks.values() for item in block.nodes)
+    tables = (i for i in items if isinstance(i, Node) and i.op == "embedding" and "input_ids" in i.inputs.values())
+    names = set().union(*(names_in(table.attrs["num_embeddings"]) for table in tables))
+    return names - {"vocab_size"} if "vocab_size" in names else set()
 
 
 def _learns_positions(document: Document) -> bool:

@@ -64,7 +64,8 @@ def test_a_taken_name_stays_with_its_module() -> None:
     ],
 )
 def test_kinds_are_called_by_what_tells_them_apart(said: list[list[str]], sparse: list[bool], words: list[str]) -> None:
-    assert words_of_kinds(said, sparse) == words
+    mixed = ["sparse" if one else "dense" for one in sparse]
+    assert words_of_kinds(said, mixed) == words
 
 
 def test_blocks_of_one_class_are_called_by_where_they_stand() -> None:

@@ -33,7 +33,7 @@ def holds(model_type: str) -> None:
         assert {name: made[name] for name in found} == found
         with quiet(), torch.no_grad():
             model = factory.build(config, attn_implementation="eager", experts_implementation="eager").eval()
-            batch, sequence = inputs_of(probe)
+            batch, sequence, _ = inputs_of(probe)
             logits = model(input_ids=torch.randint(3, 90, (batch, sequence))).logits
         assert logits.shape == (batch, sequence, found.get("unpadded_vocab_size") or found["vocab_size"])
 

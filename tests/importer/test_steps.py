@@ -28,7 +28,7 @@ class Toy(nn.Module):
 
 
 def run(does: Callable[[Tensor], Tensor]) -> Run | None:
-    return run_of(Toy(does), 2, 3, CAUSAL_LM)
+    return run_of(Toy(does), (2, 3, 3), CAUSAL_LM)
 
 
 def with_more_to_do(x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from canvas_rt.ops.modules import (
     sets_layers_apart,
 )
 from canvas_rt.ops.parameters import count_parameters
+from canvas_rt.physics import measure
 from canvas_rt.physics.shapes import check
 
 
@@ -150,3 +151,11 @@ def test_a_module_kept_whole_reads_the_sizes_of_its_layer(doge: Document) -> Non
         "general = with_values(config)" in source and "nn.Embedding(general.vocab_size, general.hidden_size" in source
     )
     assert "allow_global_per_layer_attribute_access = True" in source
+
+
+def test_a_module_whose_work_follows_the_data_has_a_shape_and_says_that_it_is_not_counted() -> None:
+    document = import_model(small_config("dbrx"))[0]
+    found = check(document, sequence=16)
+    assert found.ok
+    assert {flaw.message for flaw in found.diagnostics} == {"its operations follow the data: none are counted"}
+    assert measure(document, sequence=16).flops.backward > 0

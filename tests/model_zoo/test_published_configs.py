@@ -12,6 +12,8 @@ ZOO = Path(__file__).parents[2] / "model_zoo"
 
 # Elements of the published checkpoint's tensors.
 PUBLISHED = {
+    "bart-base": 139_420_416,  # without a bias that is kept, and not learned
+    "bart-large": 406_291_456,  # likewise
     "bert-base-uncased": 109_514_298,
     "bert-large-uncased": 335_174_458,
     "bloom-560m": 559_214_592,
@@ -84,6 +86,9 @@ PUBLISHED = {
     "starcoder2-3b": 3_030_371_328,
     "starcoder2-7b": 7_173_923_840,
     "starcoder2-15b": 15_957_889_024,
+    "t5-small": 60_506_624,
+    "t5-base": 222_903_552,
+    "t5-large": 737_668_096,
     "tinyllama-1.1b": 1_100_048_384,
     "vit-base-patch16-224": 86_567_656,
     "vit-base-patch32-384": 88_297_192,
@@ -111,7 +116,7 @@ ROUNDED = {
 RENAMED = {"MPTForCausalLM": "MptForCausalLM"}
 
 # What any config class, or a model, takes though no field of the class is called so.
-OLDER = {"rope_scaling", "rope_theta", "torch_dtype", "head_dim", "num_labels"}
+OLDER = {"rope_scaling", "rope_theta", "torch_dtype", "head_dim", "num_labels", "decoder_start_token_id"}
 
 
 def test_every_config_has_a_published_total() -> None:

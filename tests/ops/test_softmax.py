@@ -55,7 +55,7 @@ class Model(nn.Module):
 
 def read(dim: int, dtype: torch.dtype | None = None) -> list[str]:
     made = Model(dim, dtype)
-    return [node.op for node in Recogniser(made, trace(made, 2, 3), {}).run().blocks["root"].nodes]  # type: ignore[union-attr]
+    return [node.op for node in Recogniser(made, trace(made, (2, 3, 0)), {}).run().blocks["root"].nodes]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("dim", [-1, 2])

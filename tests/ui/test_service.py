@@ -499,3 +499,12 @@ def test_what_generates_nothing_is_not_asked_to(service: Service) -> None:
     assert update["scenario"]["mode"] == "prefill"
     assert update["totals"]["headline"].startswith("Inference VRAM ")
     assert tab.ask(type="undo")["update"]["purpose"] == {"modes": modes, "tokens": True}
+
+
+def test_a_model_with_an_encoder_takes_what_is_read_and_what_is_made(service: Service) -> None:
+    tab = Browser(service)
+    tab.ask(type="hello")
+    seen = nodes(tab.ask(type="open", source="zoo", name="bart-base"))
+    read, made = seen["input_ids"], seen["decoder_input_ids"]
+    assert (read["title"], made["title"]) == ("Text input", "Decoder input")
+    assert [node["outputs"][0]["shape"]["symbolic"] for node in (read, made)] == [["batch", "source"], ["batch", "seq"]]

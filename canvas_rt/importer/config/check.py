@@ -5,6 +5,7 @@ from typing import Any
 
 from canvas_rt.errors import ConfigError, UnsupportedModelError, suggest
 from canvas_rt.importer.config.classes import (
+    START,
     Declared,
     config_class,
     every_type,
@@ -53,7 +54,7 @@ def check_config(raw: Any, name: str = "config.json") -> dict[str, Any]:
         raise ConfigError(f"holds {_sort(raw)}, not an object of fields", path=name, hint="A config.json is {…}.")
     model_type = _model_type(raw, name)
     for field, refuse in REFUSED.items():
-        if field in raw and not (field == "add_cross_attention" and _encodes(model_type)):
+        if field in raw and not (refuse is encoder and _encodes(model_type, field)):
             refuse(raw[field], f"{name}: {field}")
     if model_type not in every_type():
         raise _unsupported(model_type, name)
@@ -112,9 +113,9 @@ def _saved_as(model_type: str) -> tuple[str | None, ...]:
     return (str(config_class(model_type).__name__).removesuffix("Config") + "ForConditionalGeneration",)
 
 
-def _encodes(model_type: str) -> bool:
-    """Whether a class names cross attention always, as those of a decoder alone that serves an encoder do."""
-    return model_type in every_type() and config_class(model_type).__dict__.get("add_cross_attention") is True
+def _encodes(model_type: str, field: str) -> bool:
+    """Whether a class says so always, as those of an encoder with a decoder do, or of a decoder that serves an encoder."""
+    return model_type in every_type() and config_class(model_type).__dict__.get(field) is True
 
 
 # the text model of a multimodal config
@@ -171,10 +172,22 @@ def _checked(raw: Mapping[str, Any], model_type: str, name: str, whole: bool) ->
                 path=f"{name}: is_decoder",
                 hint="Remove it, or remove 'architectures' to import a causal language model.",
             )
-        config["is_decoder"] = task.generates  # an encoder's class looks ahead unless it is told that it decodes
+        config["is_decoder"] = (
+            task.generates and not task.decodes
+        )  # an encoder's class looks ahead unless it is told that it decodes
     if task.classifies:
         config["num_labels"] = _labels(raw, cls, name)
+    if task.decodes:
+        config[START] = _start(raw, cls, config, name)
     return config
+
+
+def _start(raw: Mapping[str, Any], cls: Any, config: Mapping[str, Any], name: str) -> int | None:
+    """The token that a decoder starts from: the config's, or its class's own; None where neither says."""
+    told: int | None = raw.get(START, getattr(cls, START, None))
+    if told is not None:
+        whole(told, f"{name}: {START}", 0, max(0, int(config.get("vocab_size", 1)) - 1))
+    return told
 
 
 def _labels(raw: Mapping[str, Any], cls: Any, name: str) -> int:
@@ -261,7 +274,7 @@ def _canonical(raw: Mapping[str, Any], cls: Any, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for spelling, value in raw.items():
         field = names.get(spelling)
-        if field is None or field in INERT or _drops(fields[field]):
+        if field is None or field in INERT or _drops(fields[field]) or _restates(raw, spelling, fields[field], cls):
             continue
         if field in found and found[field] != value:
             raise ConfigError(
@@ -271,6 +284,13 @@ def _canonical(raw: Mapping[str, Any], cls: Any, name: str) -> dict[str, Any]:
             )
         found[field] = value
     return {field: found[field] for field in fields if field in found}
+
+
+def _restates(raw: Mapping[str, Any], spelling: str, field: Declared, cls: Any) -> bool:
+    """Whether a name only says again what another field says: of a class with both halves, `num_hidden_layers` may be the
+    encoder's count, and stand beside the decoder's own."""
+    stored = cls.attribute_map.get(spelling)
+    return stored not in (None, field.own) and field.own in raw and raw.get(stored) == raw[spelling]
 
 
 def _given_as(raw: Mapping[str, Any], field: str, cls: Any) -> str:

@@ -44,6 +44,9 @@ ENCODER = {
 }
 """The encoder's sizes, which follow the decoder's where there is no encoder: a cache counts layers by them."""
 
+START = "decoder_start_token_id"
+"""What a decoder starts from that an encoder feeds: not every class declares it."""
+
 ENCODERS = frozenset(own for names in ENCODER.values() for own in names)
 
 UNDECLARED: Mapping[str, frozenset[str]] = {
@@ -93,7 +96,7 @@ def task_classes(task: Task = CAUSAL_LM) -> Mapping[str, str]:
     """The name of the class that a task has, for each model type that has one."""
     from transformers.models.auto import modeling_auto
 
-    names: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{task.name.upper()}_MAPPING_NAMES")
+    names: Mapping[str, Any] = getattr(modeling_auto, f"MODEL_FOR_{(task.mapping or task.name).upper()}_MAPPING_NAMES")
     # Of several the first is the one that transformers makes from a config.
     return types.MappingProxyType({key: name if isinstance(name, str) else name[0] for key, name in names.items()})
 
@@ -105,16 +108,17 @@ def causal_classes() -> Mapping[str, str]:
 
 @lru_cache(maxsize=512)
 def tasks_of(model_type: str) -> tuple[Task, ...]:
-    """What models of a type can be imported as. Of an encoder with a decoder, the language model is the decoder."""
+    """What models of a type can be imported as. Of an encoder with a decoder: both together, or the decoder by itself."""
     found = [task for task in TASKS.values() if model_class_name(model_type, task)]
     whole = model_type in every_type() and getattr(config_class(model_type), "is_encoder_decoder", False)
-    return tuple(task for task in found if task.generates or not whole)
+    return tuple(task for task in found if (task.generates if whole else not task.decodes))
 
 
 def task_of(config: Mapping[str, Any]) -> Task:
     """What a config's model is for: as the class that it was saved from says, or as its model type has it.
 
-    A type that decodes only where it is told to is an encoder.
+    A type that decodes only where it is told to is an encoder; one that has both halves is its decoder by itself, unless
+    the config says that it has both, or what the decoder starts from.
     """
     model_type = str(config.get("model_type"))
     offered = tasks_of(model_type)
@@ -122,7 +126,9 @@ def task_of(config: Mapping[str, Any]) -> Task:
         for task in offered:
             if name == model_class_name(model_type, task):
                 return task
-    if len(offered) < 2 or "is_decoder" not in declared(model_type):
+    if config.get("is_encoder_decoder", START in config):
+        return next((task for task in offered if task.decodes), next(iter(offered), CAUSAL_LM))
+    if len(offered) < 2 or "is_decoder" not in declared(model_type) or all(task.generates for task in offered):
         return next(iter(offered), CAUSAL_LM)
     return next(task for task in offered if task.generates == bool(config.get("is_decoder")))
 
@@ -219,11 +225,11 @@ def spellings(cls: Any) -> Mapping[str, str]:
     return types.MappingProxyType({**found, **{name: name for name in fields}, **old})
 
 
-def own_values(model_type: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values under the names that a model type's class takes, an encoder's sizes following the decoder's."""
+def own_values(model_type: str, values: Mapping[str, Any], task: Task = CAUSAL_LM) -> dict[str, Any]:
+    """Values under the names that a model type's class takes; without an encoder, its sizes follow the decoder's."""
     fields = declared(model_type)
     given = {fields[name].own if name in fields else name: value for name, value in values.items()}
-    for name, encoders in ENCODER.items():
+    for name, encoders in ENCODER.items() if not task.decodes else ():
         field = fields.get(name)
         if field and field.own in DECODER[name] and name in values:
             given.update({own: values[name] for own in encoders if own in fields})

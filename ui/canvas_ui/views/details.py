@@ -10,7 +10,9 @@ from canvas_rt.gestures.scope import Scope, item_at, lies_in
 from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, resolve
 from canvas_rt.ir.graph import Item, consumers, head
+from canvas_rt.ir.halves import sides_of
 from canvas_rt.ops.catalogue import OPS, complete
+from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.parameters import ParameterRow, parameter_table
 from canvas_rt.session import State
 from canvas_rt.text import title
@@ -191,7 +193,8 @@ def _formulas(state: State, scope: Scope, item: Item, flops: float, parameters: 
 
 def _true(name: str, texts: list[str], value: int, unit: str, state: State, scope: Scope) -> Iterator[Formula]:
     """The formula that gives the value. Where the layers of a level are not alike, there is none."""
-    names = {**scope.environment, "batch": state.setting.batch, "seq": state.setting.sequence}
+    lengths = state.setting.batch, state.setting.sequence, state.setting.sequence
+    names = {**scope.environment, **dict(zip(RUN_TIME, lengths, strict=True))}
     for text in texts:
         try:
             found = resolve("=" + text.replace("×", "*").replace(" layers", ""), names)
@@ -225,7 +228,10 @@ def _factor(text: str) -> str:
 
 def _lengths(state: State, scope: Scope, node: Node) -> Iterator[dict[str, str]]:
     """How many positions a kernel may work on: all that are new, or in prefill, for logits, the last."""
-    found = {"heads": "1", "width": "1", "each": "1", "keys": "seq"}
+    sides = sides_of(scope.document)
+    new = "source" if sides.encoded(scope.block_name, node.id) else "seq"
+    keys = "source" if (scope.block_name, node.id) in sides.across else new
+    found = {"heads": "1", "width": "1", "each": "1", "keys": keys}
     ref = node.inputs.get("q" if node.op == "attention" else "indices")
     shape = shape_of(scope, ref, state.check.shapes)
     if node.op == "attention" and shape is not None and len(shape.symbolic) == 4:
@@ -233,9 +239,9 @@ def _lengths(state: State, scope: Scope, node: Node) -> Iterator[dict[str, str]]
     if node.op == "experts" and shape is not None:
         found |= {"each": _factor(shape.symbolic[-1])}
     if state.setting.mode == "decode":
-        yield {**found, "new": "1", "keys": "(seq + 1)"}
+        yield {**found, "new": "1", **({} if keys == "source" else {"keys": "(seq + 1)"})}
         if node.op == "attention" and (window := complete(node).get("window")) is not None:
             yield {**found, "new": "1", "keys": _factor(display(window))}
     else:
-        yield {**found, "new": "seq"}
+        yield {**found, "new": new}
         yield {**found, "new": "1"}

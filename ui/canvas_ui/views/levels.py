@@ -182,6 +182,8 @@ def _input_view(drawing: Drawing, scope: Scope, name: str) -> NodeView:
     task, root = scope.document.purpose, not scope.path
     taken = root and name == scope.block.inputs[0]
     title, detail = ("Text input", "token ids") if task.of_tokens else ("Image input", "an image's pixels")
+    if root and name == task.decodes:
+        taken, title, detail = True, "Decoder input", "token ids of the answer so far"
     return NodeView(
         path=scope.inside(name),
         id=name,
