@@ -1,7 +1,8 @@
 """Import, emit and verify every causal language model of transformers, small and with random weights: one row for each.
 
-`python -m benchmarks.scoreboard` goes on where it stopped; `--again TYPE …` does some over, `--fresh` all. Each type runs in
-a process of its own with a limit of time, so that none can stop the others.
+`python -m benchmarks.scoreboard` goes on where it stopped; `--again TYPE …` does some over, `--fresh` all; `--task` takes
+models for something else, as in `--task seq2seq_lm`. Each type runs in a process of its own with a limit of time, so that
+none can stop the others.
 """
 
 import argparse
@@ -23,21 +24,37 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from benchmarks.record import machine, save, table
-from canvas_rt.importer.config.classes import supported
+from canvas_rt.importer.config.classes import supported, task_classes, tasks_of, text_field
 from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.tasks import CAUSAL_LM, TASKS, Task
 from canvas_rt.ops.functions import is_function
 from canvas_rt.ops.learned import MODULE
 
 LIMIT_S = 300
 """Seconds that a type may take."""
 
-ROWS = Path(__file__).parent / "results" / "scoreboard.jsonl"
-"""A line for each type, written as soon as it is known."""
+RESULTS = Path(__file__).parent / "results"
+
+
+def name_of(task: Task) -> str:
+    """What the results of a task are called."""
+    return "scoreboard" if task is CAUSAL_LM else f"scoreboard_{task.name}"
+
+
+def rows_of(task: Task) -> Path:
+    """A line for each type, written as soon as it is known."""
+    return RESULTS / f"{name_of(task)}.jsonl"
+
+
+def types_of(task: Task) -> list[str]:
+    """The model types that have a class for a task, and nothing but text."""
+    known = supported() if task is CAUSAL_LM else task_classes(task)
+    return sorted(n for n in known if task is CAUSAL_LM or (task in tasks_of(n) and text_field(n) is None))
 
 CHECKS = ("structure", "keys", "logits", "gradients", "decoding")
 
 
-def run(model_type: str) -> dict[str, Any]:
+def run(model_type: str, task: Task = CAUSAL_LM) -> dict[str, Any]:
     """One type: what became of it at each stage, and why it went no further."""
     from canvas_rt.codegen import emit
     from canvas_rt.importer import import_model
@@ -48,7 +65,7 @@ def run(model_type: str) -> dict[str, Any]:
     row: dict[str, Any] = {"type": model_type, "stage": "import"}
     start = time.perf_counter()
     try:
-        document, report = import_model(small_config(model_type))
+        document, report = import_model(small_config(model_type, task))
         plain = sum(count for op, count in report.recognised.items() if is_function(op))
         whole = sorted({node.attrs["source"] for node in _nodes(document) if node.attrs.get("arguments")})
         row |= {
@@ -97,7 +114,7 @@ def _nodes(document: Document) -> Iterator[Node]:
     return (item for item in items if isinstance(item, Node) and item.op == MODULE)
 
 
-def apart(model_type: str, limit: int) -> dict[str, Any]:
+def apart(model_type: str, limit: int, task: Task = CAUSAL_LM) -> dict[str, Any]:
     """The same in a process of its own, which ends when its time is up."""
     read, write = os.pipe()
     child = os.fork()
@@ -107,7 +124,7 @@ def apart(model_type: str, limit: int) -> dict[str, Any]:
         with os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") as nothing:
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)
-            os.write(write, json.dumps(run(model_type), default=str).encode())
+            os.write(write, json.dumps(run(model_type, task), default=str).encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read, "rb") as answer:
@@ -119,16 +136,16 @@ def apart(model_type: str, limit: int) -> dict[str, Any]:
     return row
 
 
-def known() -> dict[str, dict[str, Any]]:
+def known(file: Path) -> dict[str, dict[str, Any]]:
     """The rows so far."""
-    if not ROWS.exists():
+    if not file.exists():
         return {}
-    return {row["type"]: row for row in map(json.loads, ROWS.read_text(encoding="utf-8").splitlines())}
+    return {row["type"]: row for row in map(json.loads, file.read_text(encoding="utf-8").splitlines())}
 
 
-def keep(rows: Mapping[str, dict[str, Any]]) -> None:
-    ROWS.parent.mkdir(exist_ok=True)
-    ROWS.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
+def keep(file: Path, rows: Mapping[str, dict[str, Any]]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(json.dumps(rows[name]) + "\n" for name in sorted(rows)), encoding="utf-8")
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> tuple[str, dict[str, Any]]:
@@ -205,22 +222,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="do all of them over")
     parser.add_argument("--jobs", type=int, default=1, help="types at a time")
     parser.add_argument("--limit", type=int, default=LIMIT_S, help="seconds that a type may take")
+    parser.add_argument("--task", choices=TASKS, default=CAUSAL_LM.name, help="what the models are for")
     chosen = parser.parse_args(arguments)
+    task = TASKS[chosen.task]
     importlib.import_module("transformers.models.auto.modeling_auto")  # once, for all the processes that follow
     importlib.import_module("torch.export")
     importlib.import_module("canvas_rt.verifier.checks")
     about = machine()
-    rows = {} if chosen.fresh else known()
-    wanted = [name for name in sorted(supported()) if name not in rows or name in chosen.again]
+    file = rows_of(task)
+    rows = {} if chosen.fresh else known(file)
+    wanted = [name for name in types_of(task) if name not in rows or name in chosen.again]
     with ThreadPoolExecutor(chosen.jobs) as pool:
-        for row in pool.map(partial(apart, limit=chosen.limit), wanted):
+        for row in pool.map(partial(apart, limit=chosen.limit, task=task), wanted):
             rows[row["type"]] = row
-            keep(rows)
+            keep(file, rows)
             print(row["type"], "passed" if row.get("passed") else row.get("why", "failed"), flush=True)
     ordered = [rows[name] for name in sorted(rows)]
     told, numbers = summary(ordered)
     figures = {"machine": about, **numbers}
-    save("scoreboard", "Every causal language model", figures, [told, table(HEADER, map(_cells, ordered))])
+    save(name_of(task), f"Every {task.words.partition(' ')[2]}", figures, [told, table(HEADER, map(_cells, ordered))])
     return 0
 
 

@@ -649,9 +649,9 @@ SEMANTIC: Mapping[str, Op] = {
             summary="A bias of attention that each head learns for how far a key is from a query; far ones share theirs.",
             inputs=("position_ids",),
             settings={
-                "buckets": Setting("size", "how many biases each head has"),
+                "buckets": Setting("size", "how many biases each head has", 32),
                 "heads": Setting("size", "how many heads"),
-                "farthest": Setting("size", "the distance from which on all keys are alike"),
+                "farthest": Setting("size", "the distance from which on all keys are alike", 128),
                 "both_ways": Setting("flag", "whether keys before and behind a query are told apart", False),
             },
             parameters=lambda attrs: (ParameterSpec("weight", (attrs["buckets"], attrs["heads"]), "normal"),),

@@ -297,7 +297,9 @@ class _Run:
 
     def _label_stack(self, stack: Stack, arriving: Mapping[str, Tensor | None]) -> Sequence[Tensor | None]:
         given, handed = dict(arriving), handed_on(stack, self.blocks)
-        order = dict.fromkeys(stack.kind_indices(max((run.stop for run in stack.runs), default=0) + 1))
+        last = max((run.stop for run in stack.runs), default=0)
+        # A run may name a kind that there is not, which is reported elsewhere.
+        order = dict.fromkeys(index for index in stack.kind_indices(last + 1) if index < len(stack.kinds))
         for index in (*order, *(other for other in range(len(stack.kinds)) if other not in order)):
             kind = stack.kinds[index]
             environment = labels.layer_label_environment(self.environment, kind)
