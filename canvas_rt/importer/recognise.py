@@ -13,6 +13,7 @@ from canvas_rt.importer.buffers import Buffer, buffer_of
 from canvas_rt.importer.calls import DTYPES, MODEL_DTYPE, as_setting, bind, inlined, shape_of, without_mutation
 from canvas_rt.importer.dissolve import dissolve, own_path
 from canvas_rt.importer.handwritten import alibi_in, find_attentions
+from canvas_rt.importer.holding import hold_backbone
 from canvas_rt.importer.inside import given_out, move_in, shares_inlined, with_chunks, with_transposes, without_lists
 from canvas_rt.importer.layers import Layers, is_one_of_several
 from canvas_rt.importer.names import named_by_use
@@ -147,6 +148,7 @@ class Recogniser:
         self.block("", names)
         if self.nothing:
             without_unread(self.blocks, "root", self.nothing)
+        hold_backbone(self.blocks, self.classes, lambda path: type(self.submodule(path)).__name__)
         return Traced("root", self.blocks, self.classes, self.kept, bool(self.handed), self.ids)
 
     @staticmethod

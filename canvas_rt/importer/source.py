@@ -1,9 +1,11 @@
 """Open whatever a user names: a zoo model, a config.json, a model folder, an emitted folder, a document, a hub id."""
 
+import contextlib
 import errno
+import gc
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -43,6 +45,19 @@ def open_source(source: str | Path) -> Document:
     return import_model(source)[0]
 
 
+@contextlib.contextmanager
+def _collecting_later() -> Iterator[None]:
+    """No garbage is looked for meanwhile: traces make little of it, and what has been loaded by then is much to look through."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+@_collecting_later()
 def import_model(source: Importable) -> tuple[Document, "ImportReport"]:
     """Trace an architecture into a document, and report what was made of it.
 

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from canvas_rt.importer.rotary import rotary_as_one_node
 from canvas_rt.importer.seen import Visible, read
 from canvas_rt.importer.whole import Gives, as_one_node, observed
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
+from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.inputs import given_dtype, given_shapes
 from canvas_rt.ops.modules import keeps_state
 
@@ -101,9 +103,7 @@ def _traced_attention(
         raise TraceError(f"attention takes {', '.join(sorted(effective))}, which Canvas does not know")
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     seen = _seen(attention_mask, Visible(bool(causal), sliding_window))
-    # A model in eval mode passes dropout 0: the module knows what it passes in training.
-    dropout_of = getattr(module, "attention_dropout", None)
-    trained = float((dropout_of.p if isinstance(dropout_of, nn.Dropout) else dropout_of) or 0.0)
+    trained = _trained_dropout(module)
     scale = float(scaling if scaling is not None else query.shape[-1] ** -0.5)
     cap = None if softcap is None else float(softcap)
     form = form_of(module)
@@ -111,6 +111,23 @@ def _traced_attention(
         raise TraceError(f"the attention of {type(module).__name__} computes its scores or shares in a way of its own")
     settings = scale, seen.causal, seen.window, seen.chunk, cap, trained, *(form or USUAL)
     return torch.ops.canvas_rt.attention(query, key, value, s_aux, bias, *settings), None
+
+
+_PASSED = re.compile(
+    r"dropout=(?:0\.0 if not self\.training else self\.([\w.]+)|self\.([\w.]+) if self\.training else 0\.0)"
+)
+
+
+def _trained_dropout(module: nn.Module) -> float:
+    """The share of scores that an attention drops in training. A model in eval mode passes none: its code says which it would."""
+    calls = filter(
+        None, (_PASSED.search(class_text(cls)) for cls in type(module).__mro__ if issubclass(cls, nn.Module))
+    )
+    call = next(calls, None)
+    value: Any = module
+    for part in ("attention_dropout" if call is None else call[1] or call[2]).split("."):
+        value = getattr(value, part, None)
+    return float((value.p if isinstance(value, nn.Dropout) else value) or 0.0)
 
 
 def _seen(mask: Tensor | None, otherwise: Visible) -> Visible:
@@ -231,6 +248,17 @@ def _without_origins() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _unwritten() -> Iterator[None]:
+    """While modules get graphs of their own, none is written as code: they are read, and never run."""
+    before = fx.GraphModule.recompile
+    fx.GraphModule.recompile = lambda self: None  # type: ignore[method-assign,assignment,return-value]
+    try:
+        yield
+    finally:
+        fx.GraphModule.recompile = before  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
 def _stateful_as_one_node(model: nn.Module) -> Iterator[None]:
     """While tracing, a module that keeps a state is one op: its loops over the sequence would unroll."""
     replaced = [module for module in model.modules() if keeps_state(type(module))]
@@ -347,7 +375,8 @@ def trace(
                 within.clear()
                 with as_one_node(gives, _seen), _without_origins():
                     program = torch.export.export(model, (), kwargs=given, strict=False)
-            return torch.export.unflatten(program)
+            with _unwritten():
+                return torch.export.unflatten(program)
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         failed = error if isinstance(error, TraceError) else TraceError(f"torch.export: {reason[0][:300]}")

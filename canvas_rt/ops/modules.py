@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import _disable_current_modes
 
 from canvas_rt.errors import CanvasError
+from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
 from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.kernels import Context, Values, attention_mask
@@ -284,6 +285,7 @@ def _says_buffer(parts: Any) -> bool:
     sizes, values, rank = (parts[name] for name in ("sizes", "values", "rank"))
     if not isinstance(sizes, tuple | list) or not isinstance(values, tuple | list) or len(sizes) != len(values):
         return False
+    sizes, values = ([one for one in listed if not is_expression(one)] for listed in (sizes, values))
     whole = all(type(size) is int and 0 < size <= MOST_ELEMENTS for size in sizes)
     finite = all(type(value) in (int, float) and math.isfinite(value) for value in values)
     return whole and finite and sum(sizes) <= MOST_ELEMENTS and type(rank) is int and 1 <= rank <= MOST_DIMENSIONS

@@ -16,6 +16,7 @@ FAST = ("qwen3", "gpt2", "gpt_oss", "ctrl", "musicgen_decoder")
 SLOW = (
     "bert",
     "bart",
+    "falcon_h1",
     "roberta",
     "gemma3_text",
     "cohere2",

@@ -10,6 +10,7 @@ from torch import nn
 from canvas_rt import CanvasError, check, import_model
 from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.factory import StockFactory
+from canvas_rt.importer.small import small_config
 from canvas_rt.ir.document import Node
 
 
@@ -108,3 +109,13 @@ def test_every_setting_follows_the_config(small_config: Callable[..., Mapping[st
     }
     assert document.blocks["MistralMLP"].role == "gated_mlp"
     assert check(document).diagnostics == ()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "field"),
+    [("bert", "attention_probs_dropout_prob"), ("gpt2", "attn_pdrop"), ("bart", "attention_dropout")],
+)
+def test_attention_drops_in_training_what_its_config_says(model_type: str, field: str) -> None:
+    document = import_model(small_config(model_type))[0]
+    nodes = [i for b in document.blocks.values() for i in b.nodes if isinstance(i, Node) and i.op == "attention"]
+    assert {node.attrs["dropout"] for node in nodes} == {f"={field}"}
