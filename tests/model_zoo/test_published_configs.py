@@ -98,6 +98,10 @@ PUBLISHED = {
 # Where only a paper's or a model card's rounded figure is known: that, and how far off it may be.
 ROUNDED = {
     "deepseek-v3": (671e9, 0.5e9),
+    "gemma-4-26b-a4b": (25.2e9, 0.05e9),
+    "gemma-4-31b": (30.7e9, 0.05e9),
+    "gemma-4-e2b": (5.1e9, 0.5e9),  # with encoders of images and of sound
+    "gemma-4-e4b": (8e9, 0.6e9),  # likewise
     "glm-4.5": (355e9, 3e9),  # counted with a layer for a further token, and without embeddings
     "glm-4.5-air": (106e9, 1e9),  # likewise
     "granite-3.1-2b": (2.5e9, 0.05e9),

@@ -157,8 +157,8 @@ export type Document = {
   name: string;
   /** The block that is the whole model. */
   root: string;
-  /** What it is for: `causal_lm`, `masked_lm` or `image_classification`. Left out, it is a causal language model. */
-  task?: "causal_lm" | "masked_lm" | "image_classification";
+  /** What it is for: `causal_lm`, `masked_lm`, `image_classification` or `seq2seq_lm`. Left out, it is a causal language model. */
+  task?: "causal_lm" | "masked_lm" | "image_classification" | "seq2seq_lm";
   /** Named integers of the model, called as configs call them. One may follow from others: `=hidden_size // num_attention_heads`. */
   sizes: Record<string, unknown>;
   /** All other values of the config: epsilons, activations, rotary parameters, token ids. */
