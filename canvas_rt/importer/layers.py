@@ -62,13 +62,17 @@ class Layers:
         inputs = self.reader.wires(
             [(ports[arg], self.reader.ref(self.parts.get(arg, arg))) for arg in arguments if arg not in self.handed]
         )
-        stack = next((item for item in self.reader.items if isinstance(item, Stack) and item.id == self.name), None)
-        kind = LayerKind(block=stand_in)
+        stack, kind = self.stack, LayerKind(block=stand_in)
         if stack is None:
             self.reader.names.add(self.name)
             self.reader.put(node, Stack(id=self.name, repeat=1, kinds=(kind,), inputs=inputs))
         else:
             self.grow(stack, kind, inputs, path)
+
+    @property
+    def stack(self) -> Stack | None:
+        """The stack as far as it is read."""
+        return next((item for item in self.reader.items if isinstance(item, Stack) and item.id == self.name), None)
 
     # what layers are given
 
@@ -82,7 +86,7 @@ class Layers:
         rest = [arg for arg in arguments if arg not in named]
         for arg in (*rest, *tables.values()):
             self.reader.ref(arg)
-        stack = next((item for item in self.reader.items if isinstance(item, Stack) and item.id == self.name), None)
+        stack = self.stack
         if stack is None:
             given = [shape for _, shape in self.given(node)]
             carried = next((arg for arg in rest if shape_of(arg) in given and not is_one_of_several(arg)), None)
@@ -118,7 +122,7 @@ class Layers:
     def tables(self) -> frozenset[fx.Node]:
         """What all layers are given and each takes the part with its own number of."""
         common = set.intersection(*({*call.all_input_nodes} for call in self.calls)) if len(self.calls) > 1 else set()
-        return frozenset(arg for arg in common if all(map(self.takes_own, [arg] * len(self.calls), self.calls)))
+        return frozenset(arg for arg in common if all(self.takes_own(arg, call) for call in self.calls))
 
     def takes_own(self, arg: fx.Node, call: fx.Node) -> bool:
         graph = self.reader.recogniser.graph(self.reader.path_of(call))
@@ -172,7 +176,7 @@ class Layers:
         position = self.calls.index(call)
         if any(user not in self.calls for user in value.users):
             raise TraceError(f"{self.reader.where}: {self.name} gives more than one value")
-        base = name = f"prev_{self.origin(block, ref)}"
+        base = name = f"prev_{self.made(block, ref)[1]}"
         number = 1
         while name in self.latest and any(user in self.calls[position + 1 :] for user in self.latest[name].users):
             number += 1
@@ -183,21 +187,18 @@ class Layers:
 
     def is_zero(self, block: Block, ref: str) -> bool:
         """Whether a value is zero all over where it is made."""
-        name, _, port = ref.partition(".")
-        item = block.node(name)
-        if isinstance(item, Use):
-            inner = self.reader.recogniser.blocks[item.block]
-            return self.is_zero(inner, inner.outputs[port] if port else next(iter(inner.outputs.values())))
+        item, _ = self.made(block, ref)
         return isinstance(item, Node) and item.op == "torch.zeros"
 
-    def origin(self, block: Block, ref: str) -> str:
-        """What a value is called where it is made."""
+    def made(self, block: Block, ref: str) -> tuple[Node | Use | Stack | None, str]:
+        """What makes a value, however deep it stands, and what the value is called there."""
         name, _, port = ref.partition(".")
         item = block.node(name)
-        if not isinstance(item, Use):
-            return port or name
-        inner = self.reader.recogniser.blocks[item.block]
-        return self.origin(inner, inner.outputs[port] if port else next(iter(inner.outputs.values())))
+        while isinstance(item, Use):
+            block = self.reader.recogniser.blocks[item.block]
+            name, _, port = (block.outputs[port] if port else next(iter(block.outputs.values()))).partition(".")
+            item = block.node(name)
+        return item, port or name
 
     def grow(self, stack: Stack, kind: LayerKind, inputs: FrozenMap[str, str], path: str) -> None:
         """Add a layer. All layers of a stack take the same values, whether or not each has a use for all of them."""
