@@ -89,7 +89,7 @@ class Layers:
         stack = self.stack
         if stack is None:
             given = [shape for _, shape in self.given(node)]
-            carried = next((arg for arg in rest if shape_of(arg) in given and not is_one_of_several(arg)), None)
+            carried = next((arg for arg in rest if shape_of(arg) in given and may_be_carried(arg)), None)
             self.carried = () if carried is None else shape_of(carried)
             rest = sorted(rest, key=lambda arg: arg is not carried)
             return named | dict(zip(rest, self.reader.ports(rest, set(named.values())), strict=True))
@@ -224,6 +224,11 @@ def place_of(node: fx.Node) -> int:
     place = node.args[1] if is_one_of_several(node) else 0
     assert isinstance(place, int)
     return place
+
+
+def may_be_carried(node: fx.Node) -> bool:
+    """Whether a value may be what layers carry: tables of rotations, which layers may pass on too, are not."""
+    return not is_one_of_several(node) and not node.meta["val"].is_complex()
 
 
 def is_one_of_several(node: fx.Node) -> bool:

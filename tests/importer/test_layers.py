@@ -94,3 +94,10 @@ def test_no_size_may_be_called_as_the_number_of_a_layer() -> None:
     named = document.replace(sizes=document.sizes.with_items({"layer": 3}))
     with pytest.raises(CanvasError, match="'layer'"):
         parse_document(parse_json(dumps(named), "named"))
+
+
+def test_tables_of_rotations_that_layers_pass_on_are_not_what_they_carry() -> None:
+    document = import_model(small_config("deepseek_v2"))[0]
+    stack = stack_of(document)
+    assert handed_on(stack, document.blocks) == ()
+    assert list(stack.inputs) == ["hidden_states", "phases"]
