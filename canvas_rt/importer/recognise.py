@@ -444,6 +444,8 @@ class Reader:
         self.put(node, leaf.replace(id=name, inputs=inputs, key=key))
         self.recogniser.ids[path] = stand_in(self.path), name
         self.bind_outputs(node, name, leaf.op)
+        if alone and len(shape_of(node)) == 2:  # numbers that are no row of a batch
+            self.add(node, f"{name}_row", "torch.select", {"x": name}, {"dim": 0, "index": 0})
         return True
 
     def read_whole(self, node: fx.Node, leaf: Node, path: str, arguments: list[fx.Node]) -> bool:

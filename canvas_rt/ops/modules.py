@@ -396,7 +396,9 @@ SEEN = 8
 def buffer_of(parts: Mapping[str, Any], device: torch.device) -> Tensor:
     """A tensor that holds each number as often as its part is long, along the last of its dimensions."""
     sizes = torch.tensor(parts["sizes"], device=device)
-    numbers = torch.tensor(parts["values"], dtype=torch.float32, device=device).repeat_interleave(sizes)
+    total = sum(parts["sizes"])  # which meta could not tell
+    numbers = torch.tensor(parts["values"], dtype=torch.float32, device=device)
+    numbers = numbers.repeat_interleave(sizes, output_size=total)
     return numbers.view(*[1] * (parts["rank"] - 1), -1)
 
 
