@@ -1,21 +1,12 @@
 """A Llama in which every other layer attends to the keys and values of the layer before it (Brandon et al. 2024)."""
 
+from benchmarks.cpu_memory import SIZES
 from canvas_rt.importer import open_zoo
 from canvas_rt.ir.document import Block, Document, LayerKind, Node, Stack, Use, runs_of
 from canvas_rt.ir.files import dumps, parse_document, parse_json
 from canvas_rt.ir.frozen import FrozenMap
 
 HANDED = {"prev_k": "rotary.k", "prev_v": "v"}
-SIZES = {
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "vocab_size": 1000,
-    "max_position_embeddings": 512,
-}
 
 
 def shared_keys(document: Document | None = None) -> Document:

@@ -25,7 +25,7 @@ from canvas_rt.ir.graph import (
 )
 from canvas_rt.ir.halves import Halves, Sides, halves_of, sides_of
 from canvas_rt.ir.tasks import CAUSAL_LM, Task
-from canvas_rt.ops.catalogue import complete, op_named, setting_problems, shown
+from canvas_rt.ops.catalogue import complete, numbered_setting, op_named, setting_problems, shown
 from canvas_rt.ops.learned import MODULE, PARAMETER
 from canvas_rt.ops.modules import attends_by, cache_argument, flaw
 from canvas_rt.ops.op import parameter_key
@@ -500,6 +500,8 @@ class Plan:
     def validate_settings(self, node: Node, path: str) -> None:
         """Refuse settings that no code could be written for: what a document says is never pasted into code unread."""
         op, written = op_named(node.op, path), complete(node)
+        if (numbered := numbered_setting(node)) is not None:
+            raise EmitError(f"{numbered} may not go by the number of the layer ({LAYER})", path=path)
         for name, kind in ((name, one.kind) for name, one in op.settings.items()):
             if kind in LITERAL and name not in SWITCHED and is_expression(written[name]):
                 raise EmitError(f"{name} = {display(written[name])} must be written out", path=path)

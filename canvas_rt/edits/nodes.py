@@ -26,7 +26,7 @@ from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import LAYER, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, head, key_of
-from canvas_rt.ops.catalogue import ALIASES, DTYPES, Setting, is_name, op_named
+from canvas_rt.ops.catalogue import ALIASES, BY_LAYER, DTYPES, Setting, is_name, op_named
 
 
 def in_blocks(document: Document, path: str, change: Callable[[Document, str], Document]) -> Document:
@@ -80,7 +80,8 @@ def check_setting(document: Document, node: Node, name: str, value: Any, path: s
             path=path,
             hint=suggest(name, settings) if settings else "It has none.",
         )
-    check_names(document, value, f"{path}.{name}", (*document.purpose.run_time, LAYER))
+    numbers = (LAYER,) if (node.op, name) == BY_LAYER else ()
+    check_names(document, value, f"{path}.{name}", (*document.purpose.run_time, *numbers))
     if not is_expression(value) and not _fits(settings[name], value):
         sort = _SORTS[settings[name].kind].format(options=", ".join(settings[name].options))
         raise EditError(f"{name} must be {sort}, not {value!r}", path=path, hint=f"It is: {settings[name].summary}.")

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Node, identifier
-from canvas_rt.ir.expressions import display
+from canvas_rt.ir.document import LAYER, Node, identifier
+from canvas_rt.ir.expressions import display, names_in
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ops.functions import function_op, is_function
 from canvas_rt.ops.learned import LEARNED
@@ -817,6 +817,15 @@ def complete(node: Node) -> Mapping[str, Any]:
 
 def shown(node: Node) -> Mapping[str, str]:
     return {name: display(value) for name, value in complete(node).items()}
+
+
+BY_LAYER = ("torch.select", "index")
+"""The one setting that may go by the number of the layer: sizes and costs are alike in all layers of a kind."""
+
+
+def numbered_setting(node: Node) -> str | None:
+    """A setting that goes by the number of the layer, and may not; None where there is none."""
+    return next((n for n, v in node.attrs.items() if LAYER in names_in(v) and (node.op, n) != BY_LAYER), None)
 
 
 def setting_problems(op: Op, attrs: Mapping[str, Any], written: Mapping[str, str]) -> Iterator[Problem]:

@@ -158,36 +158,45 @@ class _Comparison:
         kinds = [s.kind_indices(resolve(s.repeat, scope.environments[0])) for s, scope in ((first, a), (second, b))]
         if len(kinds[0]) != len(kinds[1]):
             raise _Difference(f"{where} has {len(kinds[0])} layers in one and {len(kinds[1])} in the other")
+        sides = (a, first), (b, second)
+        own = [handed_on(stack, scope.document.blocks) for scope, stack in sides]
+        handed: tuple[dict[str, Value], dict[str, Value]] = {}, {}
         compared: set[tuple[int, int]] = set()
         for layer, pair in enumerate(zip(*kinds, strict=True)):
-            if pair not in compared:
-                compared.add(pair)
-                self.layers((a, first, pair[0]), (b, second, pair[1]), f"{where}.{layer}.")
+            if pair in compared and not any(own):  # where values are handed on, it matters which layer's they are
+                continue
+            compared.add(pair)
+            scopes = self.layers((a, first, pair[0]), (b, second, pair[1]), handed, f"{where}.{layer}.")
+            # They may be called otherwise in the other: what makes them tells.
+            for known, scope, names in zip(handed, scopes, own, strict=True):
+                known.update({name: (scope, ref) for name, ref in scope.block.outputs.items() if name in names})
         ours, theirs = carried(a, first), carried(b, second)
         self.same((a, first.inputs[ours]), (b, second.inputs[theirs]))
 
-    def layers(self, a: tuple[Scope, Stack, int], b: tuple[Scope, Stack, int], prefix: str) -> None:
+    def layers(
+        self,
+        a: tuple[Scope, Stack, int],
+        b: tuple[Scope, Stack, int],
+        handed: Sequence[Mapping[str, Value]],
+        prefix: str,
+    ) -> list[Scope]:
+        """Compare a layer with the other's. `handed`: for each, what earlier layers hand on."""
         sides = []
-        for scope, stack, index in (a, b):
+        for (scope, stack, index), known in zip((a, b), handed, strict=True):
             kind = stack.kinds[index]
             block = scope.document.blocks[kind.block]
-            handed = handed_on(stack, scope.document.blocks)
             inputs: dict[str, Value] = {port: (scope, ref) for port, ref in stack.inputs.items()}
-            inputs |= {port: f"the {port} of an earlier layer" for port in handed}
-            inputs[block.inputs[0]] = "what the layer before gives"
+            inputs |= known
+            inputs[block.inputs[0]] = f"what {prefix[:-1]} is given"
             # What layers have for themselves is a number in an emitted config: the one that it is at the real sizes.
             own = {name: resolve(value, scope.environments[0]) for name, value in kind.sizes.items()}
             number = {LAYER: int(prefix.rstrip(".").rpartition(".")[2])}
             environments = [{**environment, **own, **number} for environment in scope.environments]
             sides.append(Scope(scope.document, block, prefix, environments, inputs))
         self.kept += sides
-        names = [set(scope.block.outputs) & set(handed_on(stack, scope.document.blocks)) for scope, stack, _ in (a, b)]
-        if names[0] != names[1]:
-            raise _Difference(f"{prefix}: hands on {sorted(names[0])} in one and {sorted(names[1])} in the other")
         references = [(scope, next(iter(scope.block.outputs.values()))) for scope in sides]
         self.same(references[0], references[1])
-        for name in sorted(names[0]):
-            self.same((sides[0], sides[0].block.outputs[name]), (sides[1], sides[1].block.outputs[name]))
+        return sides
 
 
 def carried(scope: Scope, stack: Stack) -> str:

@@ -9,11 +9,22 @@ import torch
 from torch import Tensor
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Block, Node, Stack, Use, layer_environment
+from canvas_rt.ir.document import LAYER, Block, Node, Stack, Use, layer_environment
 from canvas_rt.ir.expressions import names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, execution_order, handed_on, layer_runs, recursive_blocks
-from canvas_rt.ops.catalogue import OPS, Facts, Op, Shape, complete, parameter_shapes, setting_problems, show, shown
+from canvas_rt.ops.catalogue import (
+    OPS,
+    Facts,
+    Op,
+    Shape,
+    complete,
+    numbered_setting,
+    parameter_shapes,
+    setting_problems,
+    show,
+    shown,
+)
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.functions import RUN_TIME, is_function
 from canvas_rt.ops.kernels import Context
@@ -33,6 +44,9 @@ from canvas_rt.physics.structure import (
 )
 
 META = torch.device("meta")
+OWN_PART = (
+    "Only the part that a torch.select takes may: layers of a kind are alike in size. Give them a kind of their own."
+)
 REFUSALS = (AssertionError, RuntimeError, TypeError, ValueError, IndexError, KeyError, ZeroDivisionError, OverflowError)
 """What PyTorch, and rules about shapes of an unforeseen rank, may raise."""
 
@@ -186,7 +200,9 @@ class _Run:
             results = kernel(node.op)(values, attrs, learned, self.context)
             if self.context.untold:
                 self.context.untold.clear()
-                hint = "Memory and time of the rest are told; run it for real to know its own."
+                hint = (
+                    "Its value is taken for one of the shape of its first input; run it for real to know what it costs."
+                )
                 self.findings.append(
                     Finding("warning", node.id, "its operations follow the data: none are counted", hint)
                 )
@@ -208,8 +224,11 @@ class _Run:
             **self.environment,
             **dict(zip(RUN_TIME, (self.setting.batch, self.setting.sequence, self.setting.source), strict=True)),
         }
+        numbered = numbered_setting(node)
+        if numbered is not None:
+            flaws.append(error(node.id, f"{numbered} goes by the number of the layer ({LAYER})", OWN_PART))
         for name, value in complete(node).items():
-            if names_in(value) & self.setting.broken:
+            if name == numbered or names_in(value) & self.setting.broken:
                 continue
             try:
                 attrs[name] = resolve(value, environment)

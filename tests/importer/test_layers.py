@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from canvas_rt import emit, import_model
-from canvas_rt.edits import AddNode, DeleteLayers, DuplicateLayers, apply
+from canvas_rt.edits import AddNode, DeleteLayers, DuplicateLayers, SetAttr, apply
 from canvas_rt.errors import CanvasError, EmitError
 from canvas_rt.importer.small import small_config
 from canvas_rt.ir.document import Document, Node, Stack
@@ -101,3 +101,30 @@ def test_tables_of_rotations_that_layers_pass_on_are_not_what_they_carry() -> No
     stack = stack_of(document)
     assert handed_on(stack, document.blocks) == ()
     assert list(stack.inputs) == ["hidden_states", "phases"]
+
+
+@pytest.mark.parametrize("value", ["=64 * (layer + 1)", "=intermediate_size + 0 * layer"])
+def test_no_size_goes_by_the_number_of_the_layer(value: str) -> None:
+    """Layers of a kind are counted, costed and emitted as one."""
+    with pytest.raises(CanvasError, match="'layer' is no size of this model"):
+        apply(shared_keys(), SetAttr("model.layers.mlp.up_proj", "out_features", value))
+    document = shared_keys()
+    mlp = document.blocks["LlamaMLP"]
+    nodes = tuple(
+        node.replace(attrs=node.attrs.with_items({"out_features": value})) if node.id == "up_proj" else node
+        for node in mlp.nodes
+        if isinstance(node, Node)
+    )
+    strange = document.with_block("LlamaMLP", mlp.replace(nodes=nodes))
+    told = {flaw.message for flaw in check(strange, sequence=16).diagnostics}
+    assert "out_features goes by the number of the layer (layer)" in told
+    with pytest.raises(EmitError, match="may not go by the number of the layer"):
+        emit(strange)
+
+
+@pytest.mark.parametrize("name", ["self", "kwargs", "attention_mask", "hidden_states_1"])
+def test_whatever_values_are_called_that_are_handed_on_the_code_holds(name: str, tmp_path: Path) -> None:
+    text = dumps(shared_keys()).replace('"prev_k"', f'"{name}"').replace('self_attn.prev_k"', f'self_attn.{name}"')
+    emit(parse_document(parse_json(text, "strange"))).write(tmp_path / "strange")
+    certificate = Verification(tmp_path / "strange").certificate()
+    assert certificate.passed, str(certificate)

@@ -3,11 +3,11 @@
 import pytest
 
 from benchmarks import cpu_memory
-from benchmarks.cpu_memory import Case, generate, train
+from benchmarks.cpu_memory import SIZES, Case, generate, train
 from canvas_rt.edits import DeleteLayers, DuplicateLayers, MoveLayers, apply
 from canvas_rt.importer import open_zoo
 from canvas_rt.physics import check, kv_cache_bytes, measure
-from tests.sharing import SIZES, shared_keys
+from tests.sharing import shared_keys
 
 DOCUMENT = shared_keys()
 ALONE = open_zoo("llama-3.1-8b")
