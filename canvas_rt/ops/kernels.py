@@ -61,8 +61,15 @@ class Context:
     mask: "Callable[[Tensor, Tensor, int | None], Tensor] | None" = None
     """Gives the mask of visible pairs for queries and keys, where the model made it before."""
 
+    drop: "Callable[[Tensor, float], Tensor] | None" = None
+    """Zeroes a share of values, as training does."""
+
     untold: list[str] = field(default_factory=list)
     """Modules kept whole whose operations depend on numbers, which meta has not: their results are only shapes."""
+
+    def dropped(self, x: Tensor, share: float) -> Tensor:
+        """A value of which a share is zeroed, where anything is."""
+        return x if self.drop is None or not share else self.drop(x, share)
 
     def settings(self, node: Node, environment: Mapping[str, Any]) -> Mapping[str, Any]:
         """A node's settings as values: what its expressions name is the model's, or what this run is given."""
@@ -165,7 +172,7 @@ def _eager(
     if attrs["causal"] or span_of(attrs) is not None:
         mask = _visible(q, k, attrs, context)
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype is torch.bool else scores + mask
-    scores = _probabilities(scores, sinks, q, attrs["precision"])
+    scores = context.dropped(_probabilities(scores, sinks, q, attrs["precision"]), attrs["dropout"])
     if context.scores is not None:
         context.scores(scores)
     return torch.matmul(scores, values)
@@ -363,7 +370,7 @@ KERNELS: Mapping[str, Kernel] = {
     "activation": _simple(lambda i, a, p: ACTIVATION_KERNELS[ALIASES.get(a["fn"], a["fn"])](i["x"])),
     "router": _router,
     "experts": _experts,
-    "dropout": _simple(lambda i, a, p: i["x"]),
+    "dropout": lambda inputs, attrs, parameters, context: (context.dropped(inputs["x"], attrs["p"]),),
     "scale": _simple(lambda i, a, p: i["x"] * a["factor"]),
     "softmax": _simple(lambda i, a, p: i["x"].softmax(dim=-1)),
     "add": _simple(lambda i, a, p: i["a"] + i["b"]),

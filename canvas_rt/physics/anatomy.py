@@ -40,6 +40,13 @@ def looks_back(blocks: Blocks, stack: Stack) -> bool:
     return any(complete(node)["causal"] for node in nodes)
 
 
+def eager_beside_others(document: Document) -> bool:
+    """Whether some attention needs the eager function and some does not: a model has one implementation for all of it."""
+    nodes = [v.item for v in walk(document) if isinstance(v.item, Node) and v.item.op == "attention"]
+    needs = {bool(n.inputs.keys() & {"sinks", "bias"}) or complete(n)["softcap"] is not None for n in nodes}
+    return needs == {True, False}
+
+
 def windows_of(document: Document) -> frozenset[int]:
     """The windows of all attentions of a document."""
     found = {

@@ -8,7 +8,7 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.graph import reachable_blocks
 from canvas_rt.physics import parallel
-from canvas_rt.physics.anatomy import tail_paths
+from canvas_rt.physics.anatomy import eager_beside_others, tail_paths
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.hardware import Hardware
 from canvas_rt.physics.pipeline import Stage
@@ -52,7 +52,7 @@ def prepare(
     _require_recomputed(document, scenario)
     first = scenario.but(mode="prefill") if scenario.mode == "chat" and document.purpose.generates else scenario
     share = parallel.share(document, scenario)
-    setup = setup_of(first, card, task=document.purpose, device=device)
+    setup = setup_of(first, card, task=document.purpose, device=device, eager=eager_beside_others(document))
     bench = Bench(share, scenario, card, Roof(card, calibration), setup, treatment, document)
     _require_loss(bench)
     return bench

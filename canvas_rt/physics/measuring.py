@@ -11,7 +11,7 @@ from canvas_rt.ir.document import Document, Stack
 from canvas_rt.ir.graph import walk
 from canvas_rt.ops.parameters import count_parameters
 from canvas_rt.physics import parallel
-from canvas_rt.physics.anatomy import windows_of
+from canvas_rt.physics.anatomy import eager_beside_others, windows_of
 from canvas_rt.physics.bench import Bench, on_card, prepare
 from canvas_rt.physics.calibration import Calibration
 from canvas_rt.physics.explain import Explainer
@@ -251,7 +251,14 @@ def _at(bench: Bench, past: int) -> Bench:
     return replace(
         bench,
         scenario=scenario,
-        setup=setup_of(scenario, bench.card, task=setup.task, source=source, device=setup.device),
+        setup=setup_of(
+            scenario,
+            bench.card,
+            task=setup.task,
+            source=source,
+            device=setup.device,
+            eager=eager_beside_others(bench.document),
+        ),
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from canvas_rt.errors import CanvasError
@@ -121,7 +122,10 @@ class Setup:
     def context(self) -> Context:
         past = self.sequence if self.mode == "decode" else 0
         source = self.source
-        return Context(self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, source, grouped=True)
+        drop = (_drop_on_card if self.device == "cuda" else F.dropout) if self.train else None
+        return Context(
+            self.batch, self.new_tokens, META, self.weight_dtype, "flash", past, source, grouped=True, drop=drop
+        )
 
     def backend(self, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Backend:
         """The kernel that attention runs as, for these queries and all keys and values, those of the cache among them.
@@ -145,11 +149,22 @@ class Setup:
         return "math" if grouped else "efficient"
 
 
+def _drop_on_card(x: Tensor, share: float) -> Tensor:
+    """As PyTorch's fused kernel does, which keeps a byte for each value; on a CPU it keeps the noise itself."""
+    return torch.native_dropout(x, share, True)[0]
+
+
 def setup_of(
-    scenario: Scenario, card: Hardware, *, task: Task = CAUSAL_LM, source: int | None = None, device: Device = "cuda"
+    scenario: Scenario,
+    card: Hardware,
+    *,
+    task: Task = CAUSAL_LM,
+    source: int | None = None,
+    device: Device = "cuda",
+    eager: bool = False,
 ) -> Setup:
     """The setup of one forward (and backward) of a scenario. An encoder reads `source` tokens of each sequence; left out,
-    as many as the scenario's sequences are long.
+    as many as the scenario's sequences are long. `eager`: what `auto` attention is, where no other serves all of the model.
 
     Raises `CanvasError` for what a card cannot run, or a model of such a task cannot do.
     """
@@ -176,7 +191,7 @@ def setup_of(
         batch=scenario.batch,
         sequence=scenario.sequence // scenario.context,
         dtype=scenario.dtype,
-        attention=scenario.attention,
+        attention="eager" if eager and scenario.attention == "auto" else scenario.attention,
         recompute=recomputed(scenario.recompute) if scenario.train else (),
         loss=scenario.loss if scenario.train else "plain",
         loss_chunks=scenario.loss_chunks if scenario.train and scenario.loss == "chunked" else 1,

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks import cpu_memory
 from benchmarks.cpu_memory import Case, generate, grid, measured, predicted, train
 
 CASES = [
@@ -26,3 +27,13 @@ def test_a_real_run_takes_what_was_predicted(case: Case) -> None:
 def test_the_grid_of_the_benchmark_has_at_least_forty_cases_none_twice() -> None:
     names = [case.name for case in grid()]
     assert len(names) == len(set(names)) >= 40
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_what_is_dropped_in_training_is_kept_for_the_backward(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(
+        cpu_memory.MADE, "dropping", lambda d: d.replace(config=d.config.with_items({"attention_dropout": 0.1}))
+    )
+    case = train("dropping", dtype=dtype, optimizer="sgd")
+    assert predicted(case) == measured(case)
+    assert predicted(case) > predicted(train("llama", dtype=dtype, optimizer="sgd"))
