@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from canvas_rt.sources import import_model
     from canvas_rt.verifier.certificate import Certificate
     from canvas_rt.verifier.verify import verify
+    from canvas_rt.weights import transplant
 
 HOMES = {
     "CanvasError": "errors",
@@ -46,6 +47,7 @@ HOMES = {
     "parse_edits": "edits",
     "save": "ir",
     "solve": "solving",
+    "transplant": "weights",
     "verify": "verifier",
     "zoo_models": "importer",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "parse_edits",
     "save",
     "solve",
+    "transplant",
     "verify",
     "zoo_models",
 ]

@@ -137,6 +137,14 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("emit", emit, "write model.py, config.json and what belongs to them")
     made.add_argument("source", help=SOURCE)
     made.add_argument("-o", "--output", required=True, help="the folder to write")
+    made.add_argument(
+        "--weights",
+        metavar="DIR",
+        help="a model folder whose safetensors are carried over; what was killed is gone on with by the same command",
+    )
+    made.add_argument(
+        "--shard-size", type=byte_count, metavar="SIZE", help="the largest file of weights, such as 2GB (5GB)"
+    )
     made = verb("verify", verify, "prove emitted code (runs it, in a process of its own)")
     made.add_argument("source", help=f"a folder that emit wrote, or {SOURCE}")
     made = verb("diff", diff, "what tells two documents apart, and what that costs")
@@ -162,6 +170,14 @@ def port(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text[:9]) <= 65535:
         raise argparse.ArgumentTypeError(f"'{text}' is no port from 1 to 65535")
     return int(text)
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes, as an argument: `5GB`, `500MB`."""
+    found = re.fullmatch(r"(\d{1,6})\s*(k|M|G|T)B", text)
+    if not found or not int(found[1]):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is no size such as 500MB or 5GB")
+    return int(found[1]) * int(1000 ** " kMGT".index(found[2]))
 
 
 def progress(name: str) -> None:
@@ -429,12 +445,38 @@ def emit(chosen: argparse.Namespace) -> int:
     document = open_source(chosen.source)
     require_sound(document)
     source = canvas_rt.emit(document)
+    if chosen.weights:
+        return emit_with_weights(chosen, document)
     source.write(chosen.output)
     lines = source.files["model.py"].count("\n")
     if chosen.json:
         print_json({"output": chosen.output, "files": sorted(source.files)})
     else:
         print(f"{chosen.output}: model.py ({lines} lines), " + ", ".join(n for n in source.files if n != "model.py"))
+    return OK
+
+
+def emit_with_weights(chosen: argparse.Namespace, document: Any) -> int:
+    from canvas_rt.weights.package import SHARD
+    from canvas_rt.weights.report import shown_bytes
+
+    def bar(written: int, total: int) -> None:
+        share = written / total if total else 1.0
+        progress(f"weights [{'#' * int(24 * share):24}] {shown_bytes(written)} of {shown_bytes(total)}")
+
+    try:
+        report = canvas_rt.transplant(
+            document, chosen.weights, chosen.output, shard_bytes=chosen.shard_size or SHARD, progress=bar
+        )
+    finally:
+        done()
+    files = sorted(os.listdir(chosen.output))
+    if chosen.json:
+        print_json({"output": chosen.output, "files": files, "weights": report.to_json()})
+    else:
+        say(f"{chosen.output}: {', '.join(name for name in files if name not in report.files)}")
+        say(f"{len([n for n in report.files if n.endswith('.safetensors')])} files of weights:")
+        say(report)
     return OK
 
 

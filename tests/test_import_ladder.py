@@ -18,6 +18,7 @@ LADDER = [
     {"diffing", "text", "gestures", "reporting", "solving", "options"},
     {"session"},
     {"codegen"},
+    {"weights"},
     {"verifier"},
     {"sources"},
     {""},
@@ -27,8 +28,8 @@ RUNG = {name: height for height, names in enumerate(LADDER) for name in names}
 
 # Third-party packages with a home: nowhere else in canvas_rt may they be imported, even inside a function.
 HOMES = {
-    "torch": {"ops", "importer", "physics", "codegen", "verifier"},
-    "transformers": {"ops", "importer", "verifier"},
+    "torch": {"ops", "importer", "physics", "codegen", "weights", "verifier"},
+    "transformers": {"ops", "importer", "weights", "verifier"},
     "gradio": set(),
     "plotly": set(),
     "canvas_ui": {"cli"},

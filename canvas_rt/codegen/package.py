@@ -65,7 +65,7 @@ class Source:
         """
         target = Path(folder)
         try:
-            self._check_replaceable(target)
+            self.check_replaceable(target)
             target.parent.mkdir(parents=True, exist_ok=True)
             made = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
         except OSError as error:
@@ -83,7 +83,7 @@ class Source:
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
-    def _check_replaceable(self, target: Path) -> None:
+    def check_replaceable(self, target: Path) -> None:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise CanvasError("is a file", path=str(target), hint="Name a folder that does not exist yet.")
         others = (

@@ -27,6 +27,7 @@ CHANGES: Mapping[str, Callable[[Document, Any], Document]] = {
     "connect": nodes.connect,
     "disconnect": nodes.disconnect,
     "rename_node": nodes.rename_node,
+    "set_weights": nodes.set_weights,
     "bypass": nodes.bypass,
     "set_output": nodes.set_output,
     "add_input": ports.add_input,

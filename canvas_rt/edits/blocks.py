@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from canvas_rt.edits.data import GroupNodes, MakeUnique, ReplaceBlock, Ungroup
 from canvas_rt.edits.layout import grouped, ungrouped
-from canvas_rt.edits.nodes import at_items, in_blocks
+from canvas_rt.edits.nodes import at_items, in_blocks, weights_kept
 from canvas_rt.edits.paths import (
     clone,
     fresh_name,
@@ -32,9 +32,10 @@ from canvas_rt.edits.wires import (
     without,
 )
 from canvas_rt.errors import EditError, suggest
-from canvas_rt.ir.document import Block, Document, Node, Stack, Use
+from canvas_rt.ir.document import PASSED_THROUGH, Block, Document, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, execution_order, head, key_of, names_used
+from canvas_rt.ops.parameters import may_learn
 
 SEMANTIC = ("encoder_hidden_states", "input_ids", "decoder_input_ids", "position_ids", "cos", "sin")
 """Values that keep their name from block to block and come after the stream; all else is `hidden_states`."""
@@ -133,7 +134,9 @@ def _grouped(block: Block, edit: GroupNodes, path: str) -> tuple[Block, Block]:
     body = Block(inputs=inputs, nodes=tuple(members), outputs=FrozenMap({out: ref for ref, out in given.items()}))
     body = rewired(body, lambda ref: ref if head(ref) in ids else fed[ref])
     wires = {port: ref for ref, port in fed.items()}
-    use = Use(id=edit.new_id, block=edit.block, inputs=FrozenMap({port: wires[port] for port in inputs}))
+    ports = FrozenMap({port: wires[port] for port in inputs})
+    weights = PASSED_THROUGH if any(map(may_learn, members)) else ""
+    use = Use(id=edit.new_id, block=edit.block, inputs=ports, weights=weights)
     spelled = {ref: edit.new_id if len(given) == 1 else f"{edit.new_id}.{out}" for ref, out in given.items()}
     rest = rewired(without(block, ids), lambda ref: spelled.get(ref, ref))
     outer = rest.replace(nodes=_with_use(block, rest, use, ids))
@@ -199,7 +202,8 @@ def ungroup(document: Document, edit: Ungroup) -> Document:
         given = {port_ref(document, item, port): inward(ref) for port, ref in body.outputs.items()}
         moved = rewired(body, inward).nodes
         heads = {key_of(node).partition(".")[0] for node in rest.nodes}
-        inlined = tuple(_moved(node, ids[node.id], heads) for node in moved)
+        within = item.weights or key_of(item)
+        inlined = tuple(_moved(node, ids[node.id], heads, within) for node in moved)
         at = block.nodes.index(item)
         joined = rest.replace(nodes=(*rest.nodes[:at], *inlined, *rest.nodes[at:]))
         _check_passed_through(joined, given, item, edit.path)
@@ -210,10 +214,14 @@ def ungroup(document: Document, edit: Ungroup) -> Document:
     return at_items(document, edit.path, change)
 
 
-def _moved(item: Item, new_id: str, taken: set[str]) -> Item:
-    """An item in another block: the checkpoint calls it as before where nothing else is called so there."""
+def _moved(item: Item, new_id: str, taken: set[str], within: str) -> Item:
+    """An item in another block: the checkpoint calls it as before where nothing else is called so there.
+
+    `within`: what the origin calls the block in which it was.
+    """
     lost = not isinstance(item, Stack) and item.key.partition(".")[0] in taken
-    return item.replace(id=new_id, key="") if lost else item.replace(id=new_id)
+    moved = item.replace(id=new_id, key="") if lost else item.replace(id=new_id)
+    return moved.replace(weights=weights_kept(item, moved, within))
 
 
 def _check_passed_through(block: Block, given: dict[str, str | None], use: Use, path: str) -> None:

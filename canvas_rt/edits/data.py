@@ -17,6 +17,7 @@ from canvas_rt.ir.document import (
     Setting,
     Size,
     ValueRef,
+    Weights,
     identifier,
 )
 from canvas_rt.ir.frozen import Frozen, FrozenMap
@@ -234,6 +235,17 @@ class RenameNode(_Edit):
     """Its new id, free in its block."""
 
 
+class SetWeights(_Edit):
+    """Say where a node's weights come from when weights are carried over from the origin."""
+
+    kind: Literal["set_weights"] = Field("set_weights", init=False)
+    path: Path
+    """The node, or the use of a block."""
+
+    weights: Weights
+    """Keys of the origin beside it, `=zeros`, `=ones`, `=identity` or `=initialise`; empty: those of its own key."""
+
+
 class Bypass(_Edit):
     """Remove a node and give what fed it to those that read it."""
 
@@ -438,6 +450,7 @@ Edit = Annotated[
     | Connect
     | Disconnect
     | RenameNode
+    | SetWeights
     | Bypass
     | InsertLayer
     | DeleteLayers

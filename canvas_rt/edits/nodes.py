@@ -3,7 +3,17 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from canvas_rt.edits.data import AddNode, Bypass, Connect, Disconnect, RemoveNode, RenameNode, SetAttr, SetOutput
+from canvas_rt.edits.data import (
+    AddNode,
+    Bypass,
+    Connect,
+    Disconnect,
+    RemoveNode,
+    RenameNode,
+    SetAttr,
+    SetOutput,
+    SetWeights,
+)
 from canvas_rt.edits.layout import redrawn
 from canvas_rt.edits.paths import Step, isolate, item_at, parse_path, scope, split_path, users, with_item, with_nodes
 from canvas_rt.edits.wires import (
@@ -23,10 +33,11 @@ from canvas_rt.edits.wires import (
     without,
 )
 from canvas_rt.errors import EditError, suggest
-from canvas_rt.ir.document import LAYER, Document, Node, Stack, Use
+from canvas_rt.ir.document import LAYER, PASSED_THROUGH, Document, Node, Stack, Use, weight_parts
 from canvas_rt.ir.expressions import is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, head, key_of
 from canvas_rt.ops.catalogue import ALIASES, BY_LAYER, DTYPES, Setting, is_name, op_named
+from canvas_rt.ops.parameters import may_learn
 
 
 def in_blocks(document: Document, path: str, change: Callable[[Document, str], Document]) -> Document:
@@ -226,12 +237,41 @@ def rename_node(document: Document, edit: RenameNode) -> Document:
         # What another node shares stays where it was in the checkpoint.
         shared = any(key_of(old) == item.id != old.id for old in block.nodes)
         new = item.replace(id=edit.new_id, key=key_of(item)) if shared else item.replace(id=edit.new_id)
+        new = new.replace(weights=weights_kept(item, new))
         renamed = [new if old.id == item.id else old for old in block.nodes]
 
         def ref(old: str) -> str:
             return edit.new_id + old[len(item.id) :] if head(old) == item.id else old
 
         return document.with_block(name, rewired(with_nodes(block, renamed), ref))
+
+    return at_items(document, edit.path, change)
+
+
+def weights_kept(before: Item, after: Item, within: str = "") -> str:
+    """What says that an item has its weights from where it had them, now that it may have another key.
+
+    `within`: what the origin calls the block around it that is gone.
+    """
+    if not may_learn(before):
+        return ""
+    said = before.weights or key_of(before)
+    if said.startswith("=") or within.startswith("="):
+        return said if said.startswith("=") else within
+    if within and within != PASSED_THROUGH:
+        said = within if said == PASSED_THROUGH else " + ".join(f"{within}.{part}" for part in weight_parts(said))
+    return "" if said == key_of(after) else said
+
+
+def set_weights(document: Document, edit: SetWeights) -> Document:
+    def change(document: Document, name: str, item: Item) -> Document:
+        if isinstance(item, Stack):
+            raise EditError(
+                f"{item.id} is a stack",
+                path=edit.path,
+                hint="Name a node in it, as in model.layers.3.self_attn.q_proj.",
+            )
+        return with_item(document, name, item.replace(weights="" if edit.weights == key_of(item) else edit.weights))
 
     return at_items(document, edit.path, change)
 

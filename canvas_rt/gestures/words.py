@@ -17,6 +17,7 @@ _WORDS: Mapping[str, Callable[[Any], str]] = {
     "disconnect": lambda e: f"disconnect {_tail(e.path)}.{e.port}",
     "set_output": lambda e: f"set the output {e.output}",
     "rename_node": lambda e: f"rename {_tail(e.path)} to {e.new_id}",
+    "set_weights": lambda e: f"take other weights for {_tail(e.path)}",
     "rename_block": lambda e: f"rename {e.block} to {e.new_name}",
     "set_tokenizer": lambda e: f"use the tokenizer {e.tokenizer.get('name', 'of before')}",
     "set_name": lambda e: f"rename to {e.name}",

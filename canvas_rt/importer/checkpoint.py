@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,26 +45,49 @@ BITS: Mapping[str, int] = {
 DAMAGED = "Get the file again, or name the folder's config.json to import the architecture without its weights."
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor in a safetensors file."""
+
+    file: Path
+    dtype: str
+    """As safetensors calls it: `BF16`."""
+
+    shape: Shape
+    start: int
+    """Where its bytes begin, in the file as a whole."""
+
+    stop: int
+
+    @property
+    def bytes(self) -> int:
+        return self.stop - self.start
+
+
 def checkpoint_shapes(folder: Path) -> Mapping[str, Shape]:
-    """The shape of every tensor that a folder's safetensors files hold, by key; empty where there are none.
+    """The shape of every tensor that a folder's safetensors files hold, by key; empty where there are none."""
+    return {key: entry.shape for key, entry in checkpoint_entries(folder).items()}
+
+
+def checkpoint_entries(folder: Path) -> Mapping[str, Entry]:
+    """Every tensor that a folder's safetensors files hold, by key; empty where there are none.
 
     Reads headers and the index, never a weight. As transformers does, it takes `model.safetensors` before an index.
     Raises `CheckpointError` for files that are no safetensors, are cut short, or contradict one another.
     """
-    shapes: dict[str, Shape] = {}
-    held_in: dict[str, str] = {}
+    entries: dict[str, Entry] = {}
     listed = _listed(folder)
     for file in checkpoint_files(folder) if listed is None else sorted(set(listed.values())):
-        for key, shape in read_header(folder / file).items():
-            if key in held_in:
-                raise _flaw(folder / file, f"holds {shown(key)}, and so does {held_in[key]}")
-            shapes[key], held_in[key] = shape, file
-        if len(shapes) > MOST_TENSORS:
+        for key, entry in read_header(folder / file).items():
+            if key in entries:
+                raise _flaw(folder / file, f"holds {shown(key)}, and so does {entries[key].file.name}")
+            entries[key] = entry
+        if len(entries) > MOST_TENSORS:
             raise _flaw(folder / file, f"brings the model to more than {MOST_TENSORS:,} tensors")
     for key, file in (listed or {}).items():
-        if held_in.get(key) != file:
+        if key not in entries or entries[key].file.name != file:
             raise _flaw(folder / INDEX, f"says that {shown(key)} is in {file}, which does not hold it")
-    return shapes
+    return entries
 
 
 def checkpoint_files(folder: Path) -> tuple[str, ...]:
@@ -109,8 +133,8 @@ def _listed(folder: Path) -> Mapping[str, str] | None:
     return table
 
 
-def read_header(path: Path) -> Mapping[str, Shape]:
-    """The shape of every tensor in one safetensors file, by key. Reads its header and nothing behind it.
+def read_header(path: Path) -> Mapping[str, Entry]:
+    """Every tensor in one safetensors file, by key. Reads its header and nothing behind it.
 
     Raises `CheckpointError` for whatever the safetensors library would refuse to open, and for a key given twice.
     """
@@ -120,7 +144,8 @@ def read_header(path: Path) -> Mapping[str, Shape]:
         with os.fdopen(handle, "rb") as stream:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise _flaw(path, "is not a regular file")
-            text, room = _header_text(path, stream, os.fstat(handle).st_size)
+            size = os.fstat(handle).st_size
+            text, room = _header_text(path, stream, size)
     except OSError as error:
         raise _flaw(path, f"cannot be read: {error.strerror}") from error
     header = _json(path, text)
@@ -129,12 +154,13 @@ def read_header(path: Path) -> Mapping[str, Shape]:
     notes = header.pop("__metadata__", {})
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
         raise _flaw(path, "has metadata that is no table of texts")
-    shapes, spans = {}, []
+    entries, spans = {}, []
     for key, entry in header.items():
-        shapes[key], span = _entry(path, key, entry)
+        shape, span = _entry(path, key, entry)
+        entries[key] = Entry(path, entry["dtype"], shape, size - room + span[0], size - room + span[1])
         spans.append((*span, key))
     _fill(path, spans, room)
-    return shapes
+    return entries
 
 
 def _header_text(path: Path, stream: BinaryIO, size: int) -> tuple[bytes, int]:

@@ -1,6 +1,7 @@
 """The document: an architecture as named blocks of nodes over symbolic sizes. Declared once, here; every value is frozen."""
 
 import keyword
+import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, cast
@@ -76,6 +77,37 @@ def _key(text: str) -> str:
     return text
 
 
+WEIGHTS_OF_ITS_OWN = ("=initialise", "=zeros", "=ones", "=identity")
+"""What an item's parameters may be where they are none of the origin's."""
+
+PASSED_THROUGH = "."
+"""The weights of a block that the origin does not have: of what is inside, those of the place where it stands."""
+
+_PART = re.compile(r"[A-Za-z_]\w*(\.\w+)*(\[[^\[\]]{1,200}:[^\[\]]{1,200}\])?", re.ASCII)
+
+
+def weight_parts(text: str) -> tuple[str, ...]:
+    """The parts that `q_proj + k_proj[0:head_dim]` joins."""
+    return tuple(part.strip() for part in re.split(r"\+(?![^\[]*\])", text))
+
+
+def _weights(text: str) -> str:
+    if text in ("", PASSED_THROUGH, *WEIGHTS_OF_ITS_OWN):
+        return text
+    for part in weight_parts(text):
+        if not _PART.fullmatch(part):
+            raise ValueError(
+                f"'{part[:60]}' names no weights: give keys of the origin beside it, as in 'q_proj + k_proj' or"
+                f" 'qkv_proj[0:hidden_size]', or {', '.join(WEIGHTS_OF_ITS_OWN)}"
+            )
+        for bound in part.partition("[")[2].rstrip("]").split(":") if "[" in part else ():
+            try:
+                expression(f"={bound}")
+            except CanvasError as error:
+                raise ValueError(error.message) from error
+    return text
+
+
 def _expression_or_constant(value: Any) -> Any:
     if is_expression(value):
         try:
@@ -108,6 +140,10 @@ def _reference(text: str) -> str:
 Identifier = Annotated[str, AfterValidator(identifier)]
 Key = Annotated[str, AfterValidator(_key), Field(exclude_if=lambda text: not text)]
 """What an item is called in the checkpoint, where that is not its id: identifiers and numbers, as in `ffn.0`. Or nothing."""
+Weights = Annotated[str, AfterValidator(_weights), Field(max_length=800, exclude_if=lambda text: not text)]
+"""Where an item's parameters come from, if not from what has its key: keys of the origin beside it (`q_proj`, or several,
+joined by `+` along their first dimension, or a range of rows, `qkv_proj[0:hidden_size]`), `.` for a block that the origin
+does not have, or `=zeros`, `=ones`, `=identity`, `=initialise`."""
 Setting = Annotated[Frozen, AfterValidator(_expression_or_constant)]
 """A constant, or text that begins with `=`: an expression over the model's sizes and config values."""
 Size = Annotated[Setting, AfterValidator(_size)]
@@ -151,6 +187,9 @@ class Node(Model):
     """What it is called in the checkpoint, where that is not its id: `ffn.0` is the first in the list `ffn` of its block.
     Nodes of one key are one module, used several times."""
 
+    weights: Weights = ""
+    """Where its parameters come from, if not from the origin's of its key."""
+
 
 class Use(Model):
     """One use of a block as a node. Uses of one block are linked: an edit of the block changes all of them."""
@@ -166,6 +205,9 @@ class Use(Model):
 
     key: Key = ""
     """What it is called in the checkpoint, where that is not its id, as of a node."""
+
+    weights: Weights = ""
+    """Where the parameters inside it come from, as of a node."""
 
 
 class LayerKind(Model):
@@ -212,6 +254,9 @@ class Stack(Model):
 
     source: tuple[int | None, ...] | None = Field(default=None, max_length=MOST_LAYERS)
     """For each layer, the layer of the origin whose weights it takes (`null`: fresh). `null` as a whole: its own."""
+
+    weights: Weights = ""
+    """What the origin calls it, if not by its id."""
 
     inputs: FrozenMap[Identifier, ValueRef] = FrozenMap()
     """For each input of the layers' block, the value that feeds it. The block's first input is the carried one."""

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from canvas_rt.errors import CanvasError, DocumentError
 from canvas_rt.ir.document import SCHEMA_VERSION, Document, Origin
+from canvas_rt.ir.frozen import FrozenMap
 
 SUFFIX = ".canvas.json"
 LARGEST_FILE = 16 * 2**20
@@ -225,7 +226,11 @@ def fingerprint(document: Document) -> str:
 
 def structure(document: Document) -> str:
     """A digest of the graph alone: while it is the origin's, the model is a stock architecture with another config."""
-    return _digest(document, {"root", "task", "blocks", "ties"})
+    bare = {
+        name: block.replace(nodes=tuple(item.replace(weights="") if item.weights else item for item in block.nodes))
+        for name, block in document.blocks.items()
+    }
+    return _digest(document.replace(blocks=FrozenMap(bare)), {"root", "task", "blocks", "ties"})
 
 
 def with_origin(document: Document, origin: Origin) -> Document:

@@ -65,6 +65,11 @@ _WITHOUT = frozenset(name for name, op in OPS.items() if op.parameters is Op.par
 """Ops that learn nothing."""
 
 
+def may_learn(item: object) -> bool:
+    """Whether parameters may be in an item: all but nodes of ops that learn nothing."""
+    return not isinstance(item, Node) or not (item.op in _WITHOUT or is_function(item.op))
+
+
 @lru_cache(maxsize=4096)
 def _specs(node: Node, environment: FrozenMap[str, object]) -> tuple[ParameterSpec, ...]:
     return parameter_shapes(node, resolve(complete(node), environment))
@@ -85,7 +90,7 @@ def parameter_table(document: Document) -> tuple[ParameterRow, ...]:
     rows = []
     seen: set[str] = set()  # a module may be used by several nodes
     for visit in walk(document):
-        if not isinstance(visit.item, Node) or visit.item.op in _WITHOUT or is_function(visit.item.op):
+        if not isinstance(visit.item, Node) or not may_learn(visit.item):
             continue
         for spec in _node_specs(visit.item, visit.environment):
             pattern = parameter_key(visit.key, spec.name)

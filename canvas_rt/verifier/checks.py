@@ -19,7 +19,7 @@ from canvas_rt.importer.trace import quiet
 from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import is_expression
 from canvas_rt.ir.files import fingerprint, load, read_json, structure
-from canvas_rt.ir.frozen import thaw
+from canvas_rt.ir.frozen import FrozenMap, thaw
 from canvas_rt.ir.graph import walk
 from canvas_rt.ir.tasks import TASKS, Task
 from canvas_rt.ops.compare import difference
@@ -32,6 +32,8 @@ from canvas_rt.verifier.certificate import Certificate, Finding
 from canvas_rt.verifier.emitted import load_classes
 from canvas_rt.verifier.runs import Recorder, Result, fill, first_difference, largest, loss_of, recording
 from canvas_rt.verifier.shrink import small_enough, small_form
+from canvas_rt.weights.make import make
+from canvas_rt.weights.plan import origin_environment, weight_plan
 
 BY_LAYER = "per_layer_config"
 """What a config says of sizes that layers have for themselves."""
@@ -504,17 +506,13 @@ class Verification:
         count = len(self.document.log)
         edits = f"{count} edit{'s' * (count != 1)}" if count else "edited"
         before: Any = self.transformers_model(self.origin_values())
-        theirs = {name: tuple(tensor.shape) for name, tensor in before.state_dict().items()}
-        ours = parameter_keys(self.small)
-        moved = {key: source_key(self.small, key) for key in ours}
-        carried = {
-            key: source for key, source in moved.items() if source is not None and theirs.get(source) == ours[key]
-        }
+        held: dict[str, Tensor] = before.state_dict()
+        plan = weight_plan(self.small, {key: tuple(t.shape) for key, t in held.items()}, self.origin_sizes)
         with torch.no_grad():
             after: Any = self.emitted(self.small)
-            own, theirs_held = after.state_dict(), before.state_dict()
-            for key, source in carried.items():
-                own[key].copy_(theirs_held[source])
+            own = after.state_dict()
+            for recipe in plan.recipes:
+                own[recipe.key].copy_(make(recipe, held.__getitem__, torch.float32))
             old, new = self.forward(before), self.forward(after)
         if old.shape == new.shape and (apart := largest(old, new)) <= 1e-6 * max(1.0, float(old.abs().max())):
             return "function-preserving", f"{edits}; run with the origin's weights, the logits differ by {apart:.1e}"
@@ -523,11 +521,23 @@ class Verification:
             if old.shape == new.shape
             else f"logits are {list(new.shape)}, were {list(old.shape)}"
         )
-        fresh, dropped = len(ours) - len(carried), len(theirs) - len(set(carried.values()))
+        kept = plan.tally["copy"]
+        made = sum(recipe.carried for recipe in plan.recipes) - kept
+        fresh, dropped = len(plan.recipes) - kept - made, len(plan.dropped)
         return (
             "changed",
-            f"{edits}; {len(carried)} parameters keep the origin's weights, {fresh} are fresh, {dropped} are gone; {apart_text}",
+            f"{edits}; {kept} parameters keep the origin's weights,{f' {made} are made of them,' if made else ''}"
+            f" {fresh} are fresh, {dropped} are gone; {apart_text}",
         )
+
+    @property
+    def origin_sizes(self) -> dict[str, Any]:
+        """What names stood for when the document was imported, at the small sizes."""
+        sizes = {
+            name: value if is_expression(value) else self.table.get(name, {}).get(value, value)
+            for name, value in self.origin.sizes.items()
+        }
+        return dict(origin_environment(self.document.replace(origin=self.origin.replace(sizes=FrozenMap(sizes)))))
 
     def origin_values(self) -> dict[str, Any]:
         """The config as it was imported, at the small sizes."""
@@ -577,13 +587,3 @@ def guarded(check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:
         return Finding(False, f"the model does not run: {type(error).__name__}: {str(error)[:300]}")
-
-
-def source_key(document: Document, key: str) -> str | None:
-    """The origin's key for a parameter: its own, with its layer's number as it was; None for a fresh layer."""
-    for visit in walk(document):
-        if isinstance(visit.item, Stack) and key.startswith(f"{visit.key}."):
-            number, _, rest = key[len(visit.key) + 1 :].partition(".")
-            source = visit.item.source_of(int(number))
-            return None if source is None else f"{visit.key}.{source}.{rest}"
-    return key

@@ -193,7 +193,7 @@ export type DuplicateLayers = {
   at?: number | null;
 };
 
-export type Edit = SetSize | SetConfig | SetAttr | AddSize | RemoveSize | AddConfig | SetName | SetTokenizer | AddBlock | RenameBlock | PlaceNodes | AddNode | RemoveNode | Connect | Disconnect | RenameNode | Bypass | InsertLayer | DeleteLayers | DuplicateLayers | MoveLayers | SwapLayers | ReplaceBlock | GroupNodes | Ungroup | MakeUnique | SetOutput | AddInput | RemoveInput | Restore;
+export type Edit = SetSize | SetConfig | SetAttr | AddSize | RemoveSize | AddConfig | SetName | SetTokenizer | AddBlock | RenameBlock | PlaceNodes | AddNode | RemoveNode | Connect | Disconnect | RenameNode | SetWeights | Bypass | InsertLayer | DeleteLayers | DuplicateLayers | MoveLayers | SwapLayers | ReplaceBlock | GroupNodes | Ungroup | MakeUnique | SetOutput | AddInput | RemoveInput | Restore;
 
 export type EditDocument = {
   type: "edit";
@@ -396,6 +396,8 @@ export type Node = {
   inputs?: Record<string, string>;
   /** What it is called in the checkpoint, where that is not its id: `ffn.0` is the first in the list `ffn` of its block. Nodes of one key are one module, used several times. */
   key?: string;
+  /** Where its parameters come from, if not from the origin's of its key. */
+  weights?: string;
 };
 
 export type NodeView = {
@@ -752,6 +754,14 @@ export type SetTokenizer = {
   tokenizer: Record<string, unknown>;
 };
 
+export type SetWeights = {
+  kind?: "set_weights";
+  /** The node, or the use of a block. */
+  path: string;
+  /** Keys of the origin beside it, `=zeros`, `=ones`, `=identity` or `=initialise`; empty: those of its own key. */
+  weights: string;
+};
+
 export type Shape = {
   /** In the model's own sizes: `["batch", "seq", "hidden_size"]`. */
   symbolic: string[];
@@ -783,6 +793,8 @@ export type Stack = {
   runs?: Run[];
   /** For each layer, the layer of the origin whose weights it takes (`null`: fresh). `null` as a whole: its own. */
   source?: (number | null)[] | null;
+  /** What the origin calls it, if not by its id. */
+  weights?: string;
   /** For each input of the layers' block, the value that feeds it. The block's first input is the carried one. */
   inputs?: Record<string, string>;
 };
@@ -867,6 +879,8 @@ export type Use = {
   inputs?: Record<string, string>;
   /** What it is called in the checkpoint, where that is not its id, as of a node. */
   key?: string;
+  /** Where the parameters inside it come from, as of a node. */
+  weights?: string;
 };
 
 export type Variant = {

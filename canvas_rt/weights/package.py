@@ -1,0 +1,182 @@
+"""Write an emitted model with its weights: the origin's, carried over tensor by tensor, whole or not at all."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from canvas_rt.codegen.package import Source, emit
+from canvas_rt.errors import CanvasError
+from canvas_rt.importer.checkpoint import INDEX
+from canvas_rt.ir.document import Document
+from canvas_rt.ir.files import dumps
+from canvas_rt.weights.make import make
+from canvas_rt.weights.origin import DTYPES, Origin, copy_bytes, write_all
+from canvas_rt.weights.plan import WeightPlan, weight_plan
+from canvas_rt.weights.report import WeightReport, shown_bytes
+from canvas_rt.weights.shards import Shard, Written, shards_of, write_shards
+
+SHARD = 5 * 10**9
+"""Bytes of the largest file, unless one tensor is larger."""
+
+REPORT = "weights.json"
+"""The file that says of each parameter where it is from."""
+
+BROUGHT = re.compile(
+    r"(tokenizer(_config)?|special_tokens_map|added_tokens|vocab|chat_template|preprocessor_config)\.json"
+    r"|vocab\.txt|merges\.txt|[\w.-]+\.(model|jinja)|(LICENSE|NOTICE|USE_POLICY)(\.\w+)?"
+)
+"""Files of a model folder that belong to the edited model too. None of them is code."""
+
+LARGEST_BROUGHT = 2**28
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes written, and all there are to write."""
+
+
+def transplant(
+    document: Document,
+    weights: str | Path,
+    folder: str | Path,
+    *,
+    shard_bytes: int = SHARD,
+    progress: Progress = lambda done, total: None,
+) -> WeightReport:
+    """Emit a document into a folder, with weights made of those of the checkpoint folder `weights`.
+
+    Never more is in memory than the tensors of which one parameter is made. What was killed is gone on with by the next
+    call: until then all of it is in `.NAME.partial` beside the folder, which comes to be by one rename. The report is
+    also written there, as `weights.json`.
+
+    Raises `CheckpointError` for weights that cannot be read or are another model's, and `CanvasError` where there is no
+    room for the new ones or the folder holds something else.
+    """
+    source, target = emit(document), Path(folder)
+    origin = Origin(Path(weights), document)
+    plan = weight_plan(document, origin.shapes)
+    dtypes = _dtypes(plan, origin)
+    shards = shards_of((Written(r.key, dtypes[r.key], r.shape) for r in plan.recipes), shard_bytes)
+    source.check_replaceable(target)
+    partial = _partial(document, origin, target, shard_bytes)
+    _require_room(partial, shards)
+    by_key = {recipe.key: recipe for recipe in plan.recipes}
+    total = sum(shard.bytes for shard in shards)
+
+    def append(tensor: Written, into: int) -> None:
+        recipe = by_key[tensor.key]
+        entry = origin.raw(recipe.parts[0].key) if recipe.how == "copy" else None
+        if entry is not None:
+            copy_bytes(entry, into)
+        else:
+            _write(make(recipe, origin.read, DTYPES[tensor.dtype]), into)
+
+    try:
+        write_shards(partial, shards, append, lambda done: progress(done, total))
+        report = WeightReport(
+            tuple(
+                (recipe, tensor.bytes)
+                for shard in shards
+                for tensor in shard.tensors
+                for recipe in [by_key[tensor.key]]
+            ),
+            _dropped(plan, origin),
+            tuple(shard.name for shard in shards) + ((INDEX,) if len(shards) > 1 else ()),
+            _bring(Path(weights), partial),
+        )
+        _finish(source, report, partial, target)
+    except OSError as error:
+        raise CanvasError(
+            f"cannot be written: {error.strerror}",
+            path=str(folder),
+            hint="What was written is kept: run it again to go on.",
+        ) from error
+    return report
+
+
+def _write(tensor: object, into: int) -> None:
+    import torch
+
+    assert isinstance(tensor, torch.Tensor)
+    write_all(into, memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data))
+
+
+def _dtypes(plan: WeightPlan, origin: Origin) -> Mapping[str, str]:
+    """The dtype of each parameter: that of what it is made of; of new ones, that of most."""
+    own = {recipe.key: origin.dtypes[recipe.parts[0].key] for recipe in plan.recipes if recipe.parts}
+    counted: Counter[str] = Counter()
+    for recipe in plan.recipes:
+        if recipe.key in own:
+            counted[own[recipe.key]] += recipe.count
+    usual = counted.most_common(1)[0][0] if counted else "F32"
+    return {recipe.key: own.get(recipe.key, usual) for recipe in plan.recipes}
+
+
+def _dropped(plan: WeightPlan, origin: Origin) -> Mapping[str, int]:
+    """Tensors that are not taken: by the model's keys, and by the file's where the model has no place for them."""
+    from math import prod
+
+    from canvas_rt.importer.checkpoint import BITS
+
+    own = {key: prod(origin.shapes[key]) * BITS[origin.dtypes[key]] // 8 for key in plan.dropped}
+    return {**own, **{key: origin.entries[key].bytes for key in origin.unread}}
+
+
+def _partial(document: Document, origin: Origin, target: Path, shard_bytes: int) -> Path:
+    """The folder in which all is written first: an earlier one, if it is of the same document and the same weights."""
+    files = sorted({entry.file for entry in origin.entries.values()})
+    states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    told = json.dumps([dumps(document), states, shard_bytes])
+    digest = hashlib.sha256(told.encode()).hexdigest()
+    partial = target.parent / f".{target.name}.partial"
+    note = partial / "plan"
+    try:
+        if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+            raise CanvasError("is in the way", path=str(partial), hint="Move it elsewhere.")
+        if partial.exists() and not (note.is_file() and note.read_text() == digest):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        note.write_text(digest)
+    except OSError as error:
+        raise CanvasError(f"cannot be written: {error.strerror}", path=str(target)) from error
+    return partial
+
+
+def _require_room(partial: Path, shards: tuple[Shard, ...]) -> None:
+    there = sum(file.stat().st_size for file in partial.iterdir())
+    needed = sum(shard.bytes + len(shard.header) for shard in shards) - there
+    free = shutil.disk_usage(partial).free
+    if needed > free:
+        raise CanvasError(
+            f"takes {shown_bytes(needed)}, and {shown_bytes(free)} are free",
+            path=str(partial.parent),
+            hint="Make room, or write to another disk.",
+        )
+
+
+def _bring(folder: Path, partial: Path) -> tuple[str, ...]:
+    """Copy what belongs to the model beside its weights: tokenizer, chat template, generation settings, license."""
+    names = []
+    for name in sorted(os.listdir(folder)):
+        path = folder / name
+        if not (BROUGHT.fullmatch(name) or name == "generation_config.json"):
+            continue
+        if path.is_file() and path.stat().st_size <= LARGEST_BROUGHT:
+            shutil.copyfile(path, partial / name)
+            names.append(name)
+    return tuple(names)
+
+
+def _finish(source: Source, report: WeightReport, partial: Path, target: Path) -> None:
+    """Put the code beside the weights, and the folder where it belongs."""
+    for name, text in source.files.items():
+        if name not in report.brought:
+            (partial / name).write_text(text, encoding="utf-8")
+    (partial / REPORT).write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    (partial / "plan").unlink()
+    if target.exists():
+        shutil.rmtree(target)  # what Canvas itself wrote, and no weights
+    os.replace(partial, target)
