@@ -117,10 +117,18 @@ def symbolic_shapes(
     op = op_named(node.op)
     numbers = op.parameters(resolve(settings, environment))
     texts = op.parameters(written(settings))
+    turns = bool(settings.get("interleaved")) and node.op == "experts"  # of gate and up, row by row
     return tuple(
-        (spec, tuple(d.text if isinstance(d, _Extent) else d for d in text.shape))
+        (spec, tuple(_text(d, turns and spec.name.startswith("gate_up")) for d in text.shape))
         for spec, text in zip(numbers, texts, strict=True)
     )
+
+
+def _text(dimension: Any, turns: bool) -> Dimension:
+    if not isinstance(dimension, _Extent):
+        return int(dimension)
+    pairs = turns and dimension.text.startswith("2 * ")
+    return f"{dimension.text[4:]} * 2" if pairs else dimension.text
 
 
 @lru_cache(maxsize=4096)

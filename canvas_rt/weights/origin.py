@@ -78,6 +78,8 @@ class Origin:
         self.entries: Mapping[str, Entry] = checkpoint_entries(folder) if folder.is_dir() else {}
         if not self.entries:
             raise self._nothing_to_read()
+        self.config = self._read_config()
+        self._refuse_quantised()
         self.model = stock_model(document)
         self._merges = self._by_key() if self.model is not None else {}
         self._last: tuple[Merge, dict[str, Tensor]] | None = None
@@ -130,9 +132,24 @@ class Origin:
     @property
     def _within(self) -> bool:
         """Whether the checkpoint is that of a model of which the origin is the text model."""
+        return isinstance(self.config.get("text_config"), Mapping)
+
+    def _read_config(self) -> Mapping[str, Any]:
         path = self.folder / "config.json"
         config = read_json(path) if path.is_file() else {}
-        return isinstance(config, dict) and isinstance(config.get("text_config"), dict)
+        return config if isinstance(config, Mapping) else {}
+
+    def _refuse_quantised(self) -> None:
+        said = self.config.get("quantization_config")
+        packed = next((e for e in self.entries.values() if e.dtype not in DTYPES), None)
+        if said is None and packed is None:
+            return
+        method = said.get("quant_method") if isinstance(said, Mapping) else packed.dtype if packed else None
+        raise CheckpointError(
+            f"holds quantised weights ({shown(method)}), and what is packed cannot be cut or joined",
+            path=str(self.folder),
+            hint="Load the model with transformers, dequantize() it, and save it in bf16.",
+        )
 
     def _shapes_and_dtypes(self) -> tuple[dict[str, Shape], dict[str, str]]:
         """Of every tensor of the model that the files give: told on meta, where transformers makes them of others."""
@@ -226,12 +243,6 @@ def stock_model(document: Document) -> Any:
 def read_tensor(entry: Entry | None) -> Tensor:
     """A tensor's bytes as a tensor. Plain reads: what is mapped would count as memory in use."""
     assert entry is not None
-    if entry.dtype not in DTYPES:
-        raise CheckpointError(
-            f"holds tensors of {entry.dtype}, which are quantised",
-            path=str(entry.file),
-            hint="Save the model in bf16 first: weights that are packed cannot be cut or joined.",
-        )
     data = bytearray(entry.bytes)
     with open(entry.file, "rb", buffering=0) as stream:
         stream.seek(entry.start)

@@ -339,7 +339,7 @@ def summed_over(node: Node, spec: ParameterSpec) -> tuple[int, ...]:
     return (1,) if node.op == "router" else ()
 
 
-THROUGH = ("rms_norm", "scale", "merge_heads")
+THROUGH = ("rms_norm", "scale", "merge_heads", "dropout", "torch.view", "torch.reshape")
 """Ops that give zeros for zeros."""
 
 
@@ -348,37 +348,50 @@ def branch_ends(document: Document, name: str) -> frozenset[str]:
 
     A branch is what is added to the stream. Nothing where a layer has another form.
     """
+    return _passing(document, name, frozenset(document.blocks[name].inputs[:1])) or frozenset()
+
+
+def _passing(document: Document, name: str, given: frozenset[str]) -> frozenset[str] | None:
+    """The same for any block, whose inputs `given` are the stream; None where it gives something else."""
     block = document.blocks[name]
-    stream = {block.inputs[0]} if block.inputs else set()
+    stream = set(given)
     ends: set[str] = set()
     for item in block.nodes:
-        if not (isinstance(item, Node) and item.op == "add"):
-            continue
-        fed = [head(item.inputs.get(port, "")) for port in ("a", "b")]
-        on = [ref in stream for ref in fed]
-        if on == [True, True]:
-            continue
-        if not any(on):
-            continue
-        end = _end(document, block, fed[0] if on[1] else fed[1])
-        if end is None:
-            return frozenset()
-        stream.add(item.id)
-        ends.add(end)
+        if isinstance(item, Use):
+            fed = frozenset(port for port, ref in item.inputs.items() if head(ref) in stream)
+            within = _passing(document, item.block, fed) if fed else None
+            found = None if within is None else frozenset(f"{item.id}.{end}" for end in within)
+        elif isinstance(item, Node) and item.op == "add":
+            branches = [ref for ref in _fed(item) if ref not in stream]
+            found = _ends(document, block, branches[0]) if len(branches) == 1 else None
+        else:
+            found = None
+        if found is not None:
+            stream.add(item.id)
+            ends |= found
     carried = head(next(iter(block.outputs.values()), ""))
-    return frozenset(ends) if carried in stream else frozenset()
+    return frozenset(ends) if carried in stream - {*block.inputs} else None
 
 
-def _end(document: Document, block: Block, ref: str) -> str | None:
+def _fed(item: Node) -> tuple[str, ...]:
+    return tuple(head(ref) for ref in item.inputs.values())
+
+
+def _ends(document: Document, block: Block, ref: str) -> frozenset[str] | None:
+    """Nodes that make a value zero, were they zero themselves; None where none is known."""
     item = block.node(ref)
     if isinstance(item, Use):
         inner = document.blocks[item.block]
-        end = _end(document, inner, head(next(iter(inner.outputs.values()), "")))
-        return None if end is None else f"{item.id}.{end}"
+        found = _ends(document, inner, head(next(iter(inner.outputs.values()), "")))
+        return None if found is None else frozenset(f"{item.id}.{end}" for end in found)
     if not isinstance(item, Node):
         return None
     if item.op in ("linear", "experts"):
-        return item.id
-    if item.op in THROUGH and len(item.inputs) == 1:
-        return _end(document, block, head(next(iter(item.inputs.values()))))
+        return frozenset({item.id})
+    below = [_ends(document, block, other) for other in _fed(item)]
+    known = [ends for ends in below if ends is not None]
+    if item.op == "mul":  # zero, if either is
+        return known[-1] if known else None
+    if item.op == "add" or (item.op in THROUGH and len(below) == 1):
+        return frozenset().union(*known) if known and len(known) == len(below) else None
     return None

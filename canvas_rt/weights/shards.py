@@ -58,15 +58,18 @@ class Shard:
 
 
 def shards_of(tensors: Iterable[Written], largest: int) -> tuple[Shard, ...]:
-    """Tensors in files of at most `largest` bytes, named as transformers names them; a larger tensor has one of its own."""
+    """Tensors in files of at most `largest` bytes, as transformers divides and names them; a larger one stands alone."""
     groups: list[list[Written]] = []
-    room = 0
+    open_: list[Written] = []
     for tensor in tensors:
-        if not groups or tensor.bytes > room:
-            groups.append([])
-            room = largest
-        groups[-1].append(tensor)
-        room -= tensor.bytes
+        if tensor.bytes > largest:
+            groups.append([tensor])
+            continue
+        if sum(other.bytes for other in open_) + tensor.bytes > largest:
+            groups.append(open_)
+            open_ = []
+        open_.append(tensor)
+    groups += [open_] if open_ or not groups else []
     if len(groups) == 1:
         return (Shard(WHOLE, tuple(groups[0])),)
     return tuple(

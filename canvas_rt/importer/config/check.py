@@ -1,5 +1,6 @@
 """Check a stranger's config before any model is made: every flaw is named by its field."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -221,6 +222,9 @@ def _values(given: Mapping[str, Any], raw: Mapping[str, Any], cls: Any, name: st
     values: dict[str, Any] = {}
     for field, value in given.items():
         path = f"{name}: {_given_as(raw, field, cls)}"
+        finite, value = value, _spelt_out(value)
+        if value != finite and value == _as_list(fields[field].default):
+            continue  # what a class has by itself, and no JSON can say
         if field == "per_layer_config":
             values[field] = _by_layer(value, cls, path, layers)
         elif fields[field].holds is not None and value is not None:
@@ -231,6 +235,21 @@ def _values(given: Mapping[str, Any], raw: Mapping[str, Any], cls: Any, name: st
                 continue  # as if it were not there
             values[field] = float(value) if is_float(fields[field]) and isinstance(value, int) else value
     return values
+
+
+TAGS = {"Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _spelt_out(value: Any) -> Any:
+    """A value with the numbers that transformers saves as `{"__float__": "Infinity"}`."""
+    if isinstance(value, Mapping):
+        tag = value.get("__float__")
+        return TAGS[tag] if len(value) == 1 and isinstance(tag, str) and tag in TAGS else value
+    return [_spelt_out(item) for item in value] if isinstance(value, list) else value
+
+
+def _as_list(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _nested(value: Any, cls: Any, path: str) -> dict[str, Any]:
