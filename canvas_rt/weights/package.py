@@ -10,12 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from canvas_rt.codegen.package import Source, emit
-from canvas_rt.errors import CanvasError
+from canvas_rt.edits import apply, parse_edits
+from canvas_rt.errors import CanvasError, CheckpointError
 from canvas_rt.importer.checkpoint import INDEX
-from canvas_rt.ir.document import Document
-from canvas_rt.ir.files import dumps
+from canvas_rt.importer.source import EMITTED
+from canvas_rt.ir.document import Document, Item, Origin, Stack
+from canvas_rt.ir.files import dumps, load
+from canvas_rt.ir.frozen import FrozenMap, thaw
+from canvas_rt.weights.held import DTYPES, Held, copy_bytes, write_all
 from canvas_rt.weights.make import make
-from canvas_rt.weights.origin import DTYPES, Origin, copy_bytes, write_all
 from canvas_rt.weights.plan import WeightPlan, weight_plan
 from canvas_rt.weights.report import WeightReport, shown_bytes
 from canvas_rt.weights.shards import Shard, Written, shards_of, write_shards
@@ -56,8 +59,9 @@ def transplant(
     room for the new ones or the folder holds something else.
     """
     source, target = emit(document), Path(folder)
-    origin = Origin(Path(weights), document)
-    plan = weight_plan(document, origin.shapes)
+    held_by = since(document, Path(weights))
+    origin = Held(Path(weights), held_by)
+    plan = weight_plan(held_by, origin.shapes)
     dtypes = _dtypes(plan, origin)
     shards = shards_of((Written(r.key, dtypes[r.key], r.shape) for r in plan.recipes), shard_bytes)
     source.check_replaceable(target)
@@ -97,6 +101,39 @@ def transplant(
     return report
 
 
+def since(document: Document, folder: Path) -> Document:
+    """A document as edited since a folder was emitted, if these are that folder's weights: else as it is.
+
+    What was emitted with its edits has them in its weights; only later edits are still to be made of them.
+    """
+    path = folder / EMITTED
+    if not path.is_file():
+        return document
+    emitted = load(path)
+    done = len(emitted.log)
+    if not done or emitted.origin != document.origin:
+        return document
+    if document.log[:done] != emitted.log:
+        raise CheckpointError(
+            "holds the weights of a model with other edits",
+            path=str(folder),
+            hint="Name the weights of the original, or import this folder and make the edits there.",
+        )
+    return apply(_begun_anew(emitted), *parse_edits(thaw(document.log[done:])))
+
+
+def _begun_anew(document: Document) -> Document:
+    """A document as if it had been imported as it is now."""
+
+    def own(item: Item) -> Item:
+        bare = item.replace(weights="")
+        return bare.replace(source=None) if isinstance(bare, Stack) else bare
+
+    blocks = {name: block.replace(nodes=tuple(map(own, block.nodes))) for name, block in document.blocks.items()}
+    origin = Origin(sizes=document.sizes, config=document.config)
+    return document.replace(blocks=FrozenMap(blocks), origin=origin)
+
+
 def _write(tensor: object, into: int) -> None:
     import torch
 
@@ -104,7 +141,7 @@ def _write(tensor: object, into: int) -> None:
     write_all(into, memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data))
 
 
-def _dtypes(plan: WeightPlan, origin: Origin) -> Mapping[str, str]:
+def _dtypes(plan: WeightPlan, origin: Held) -> Mapping[str, str]:
     """The dtype of each parameter: that of what it is made of; of new ones, that of most."""
     own = {recipe.key: origin.dtypes[recipe.parts[0].key] for recipe in plan.recipes if recipe.parts}
     counted: Counter[str] = Counter()
@@ -115,7 +152,7 @@ def _dtypes(plan: WeightPlan, origin: Origin) -> Mapping[str, str]:
     return {recipe.key: own.get(recipe.key, usual) for recipe in plan.recipes}
 
 
-def _dropped(plan: WeightPlan, origin: Origin) -> Mapping[str, int]:
+def _dropped(plan: WeightPlan, origin: Held) -> Mapping[str, int]:
     """Tensors that are not taken: by the model's keys, and by the file's where the model has no place for them."""
     from math import prod
 
@@ -125,7 +162,7 @@ def _dropped(plan: WeightPlan, origin: Origin) -> Mapping[str, int]:
     return {**own, **{key: origin.entries[key].bytes for key in origin.unread}}
 
 
-def _partial(document: Document, origin: Origin, target: Path, shard_bytes: int) -> Path:
+def _partial(document: Document, origin: Held, target: Path, shard_bytes: int) -> Path:
     """The folder in which all is written first: an earlier one, if it is of the same document and the same weights."""
     files = sorted({entry.file for entry in origin.entries.values()})
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]

@@ -10,7 +10,7 @@ from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file
 
 from canvas_rt.importer.checkpoint import checkpoint_entries
-from canvas_rt.weights.origin import write_all
+from canvas_rt.weights.held import write_all
 from canvas_rt.weights.shards import FLUSHED, Written, shards_of, write_shards
 
 TENSORS = {

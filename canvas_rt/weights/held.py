@@ -66,8 +66,8 @@ class Merge:
         return {key: value[0] if isinstance(value, list) else value for key, value in found.items()}
 
 
-class Origin:
-    """The checkpoint of a document's origin.
+class Held:
+    """The checkpoint of a document's origin: what it holds, under the model's keys.
 
     Raises `CheckpointError` for a folder without safetensors, for files that are damaged, and for weights of another
     model than the document was imported from.
