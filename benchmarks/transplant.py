@@ -26,8 +26,8 @@ import canvas_rt
 from benchmarks.record import RESULTS
 from canvas_rt.edits import DeleteLayers, SetSize, dump
 from canvas_rt.importer.checkpoint import checkpoint_entries
-from canvas_rt.weights.held import stock_model
-from canvas_rt.weights.shards import Written, shards_of, write_all, write_shards
+from canvas_rt.weights.held import stock_model, write_all
+from canvas_rt.weights.shards import Written, shards_of, write_shards
 
 EDITS = (DeleteLayers("model.layers.4-5"), SetSize("", "num_key_value_heads", 4), SetSize("", "vocab_size", 128512))
 """Layers fewer, half of the keys' heads, some tokens more."""

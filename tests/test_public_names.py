@@ -27,6 +27,7 @@ def test_the_public_names_are_these() -> None:
         "parse_edits",
         "save",
         "solve",
+        "transplant",
         "verify",
         "zoo_models",
     }

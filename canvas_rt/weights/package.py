@@ -64,6 +64,8 @@ def transplant(
     plan = weight_plan(held_by, origin.shapes)
     dtypes = _dtypes(plan, origin)
     shards = shards_of((Written(r.key, dtypes[r.key], r.shape) for r in plan.recipes), shard_bytes)
+    if target.is_dir() and any(target.glob("*.safetensors")):
+        raise CanvasError("holds weights already", path=str(target), hint="Choose another folder, or remove this one.")
     source.check_replaceable(target)
     partial = _partial(document, origin, target, shard_bytes)
     _require_room(partial, shards)

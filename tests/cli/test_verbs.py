@@ -226,6 +226,30 @@ def test_emit_writes_a_package_and_replaces_its_own(run: Any) -> None:
     assert run("show", "out").code == 0
 
 
+def test_emit_carries_weights_over(run: Any) -> None:
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4
+    )
+    LlamaForCausalLM(config).save_pretrained("in")
+    assert run("import", "in", "-o", "m.canvas.json").code == 0
+    assert run("edit", "m.canvas.json", "--set", "num_key_value_heads=2", "-o", "m2.canvas.json").code == 0
+    told = run("emit", "m2.canvas.json", "-o", "out", "--weights", "in", "--shard-size", "30kB")
+    assert told.code == 0 and told.err == ""
+    lines = told.out.splitlines()
+    assert lines[0].startswith("out: README.md, config.json, document.canvas.json, ")
+    assert lines[1:3] == ["3 files of weights:", "copy                17 tensors, 70.3 kB"]
+    assert lines[3].startswith("mean over groups     4 tensors, 8.2 kB: model.layers.0.self_attn.k_proj.weight, ")
+    AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True)
+    again = run("emit", "m2.canvas.json", "-o", "out", "--weights", "in", "--json")
+    assert (again.code, again.json["path"]) == (1, "out")
+    assert again.json["error"] == "holds weights already"
+    assert run("emit", "m2.canvas.json", "-o", "o", "--weights", "in", "--shard-size", "much").code == 2
+    nothing = run("emit", "m2.canvas.json", "-o", "o", "--weights", "nowhere")
+    assert (nothing.code, nothing.made) == (1, set()) and "there is no such folder" in nothing.err
+
+
 def test_diff_tells_what_an_edit_costs(run: Any) -> None:
     assert run("edit", "d.canvas.json", "--set", "num_hidden_layers=3", "-o", "e.canvas.json").code == 0
     for _ in range(2):
