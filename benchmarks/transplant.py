@@ -29,16 +29,16 @@ from canvas_rt.importer.checkpoint import checkpoint_entries
 from canvas_rt.weights.held import stock_model, write_all
 from canvas_rt.weights.shards import Written, shards_of, write_shards
 
-EDITS = (DeleteLayers("model.layers.4-5"), SetSize("", "num_key_value_heads", 4), SetSize("", "vocab_size", 128512))
+EDITS = (DeleteLayers("model.layers.4-5"), SetSize("", "num_key_value_heads", 4), SetSize("", "vocab_size", 32256))
 """Layers fewer, half of the keys' heads, some tokens more."""
 
 
 def make_checkpoint(folder: Path, gigabytes: float) -> dict[str, Any]:
     """A random Llama of about that size, in shards of 2 GB; gives its config."""
-    layers = max(8, round((gigabytes * 1e9 - 2 * 128256 * 4096 * 2) / 436e6))
+    layers = max(8, round((gigabytes * 1e9 - 2 * 32000 * 4096 * 2) / 436e6))
     config = {
         "model_type": "llama",
-        "vocab_size": 128256,
+        "vocab_size": 32000,
         "hidden_size": 4096,
         "intermediate_size": 14336,
         "num_hidden_layers": layers,

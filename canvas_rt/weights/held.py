@@ -4,7 +4,7 @@ import copy
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,19 @@ class Held:
             self._last = None  # before the next are read: they may be large
             self._last = merge, merge.made(lambda name: read_tensor(self.entries[name]), self.model)
         return self._last[1][key]
+
+    def rows(self, key: str, first: int, last: int) -> Tensor:
+        """Some rows of a tensor of the model: of one that lies in a file as it is, no others are read."""
+        entry, shape = self.raw(key), self.shapes[key]
+        if entry is None:
+            return self.read(key)[first:last]
+        if not shape:
+            return read_tensor(entry)
+        width = entry.bytes // max(1, shape[0])
+        start = entry.start + first * width
+        return read_tensor(
+            replace(entry, shape=(last - first, *shape[1:]), start=start, stop=start + (last - first) * width)
+        )
 
     def raw(self, key: str) -> Entry | None:
         """Where a tensor of the model lies in a file just as it is; None where it is made of others."""

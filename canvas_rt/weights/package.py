@@ -18,7 +18,7 @@ from canvas_rt.ir.document import Document, Item, Origin, Stack
 from canvas_rt.ir.files import dumps, load
 from canvas_rt.ir.frozen import FrozenMap, thaw
 from canvas_rt.weights.held import DTYPES, Held, copy_bytes, write_all
-from canvas_rt.weights.make import make
+from canvas_rt.weights.make import make_slabs
 from canvas_rt.weights.plan import WeightPlan, weight_plan
 from canvas_rt.weights.report import WeightReport, shown_bytes
 from canvas_rt.weights.shards import Shard, Written, shards_of, write_shards
@@ -78,7 +78,8 @@ def transplant(
         if entry is not None:
             copy_bytes(entry, into)
         else:
-            _write(make(recipe, origin.read, DTYPES[tensor.dtype]), into)
+            for slab in make_slabs(recipe, origin.shapes.__getitem__, origin.rows, DTYPES[tensor.dtype]):
+                _write(slab, into)
 
     try:
         write_shards(partial, shards, append, lambda done: progress(done, total))
