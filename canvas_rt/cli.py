@@ -137,6 +137,14 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("emit", emit, "write model.py, config.json and what belongs to them")
     made.add_argument("source", help=SOURCE)
     made.add_argument("-o", "--output", required=True, help="the folder to write")
+    made.add_argument(
+        "--native",
+        action="store_const",
+        const="native",
+        default="code",
+        dest="target",
+        help="write the config alone, where the model still is a stock architecture of transformers",
+    )
     made = verb("verify", verify, "prove emitted code (runs it, in a process of its own)")
     made.add_argument("source", help=f"a folder that emit wrote, or {SOURCE}")
     made = verb("diff", diff, "what tells two documents apart, and what that costs")
@@ -425,16 +433,33 @@ def check_folder(path: str) -> None:
 
 
 def emit(chosen: argparse.Namespace) -> int:
+    from canvas_rt.codegen.native import native_config
+
     check_folder(chosen.output)
     document = open_source(chosen.source)
     require_sound(document)
-    source = canvas_rt.emit(document)
+    progress("emitting")
+    try:
+        source = canvas_rt.emit(document, target=chosen.target)
+        native = native_config(document) if chosen.target != "native" else None
+    finally:
+        done()
     source.write(chosen.output)
-    lines = source.files["model.py"].count("\n")
+    stock = native is None or native.config is not None
     if chosen.json:
-        print_json({"output": chosen.output, "files": sorted(source.files)})
+        left = native.left if native else ""
+        print_json({"output": chosen.output, "files": sorted(source.files), "native": stock, "left": left})
+        return OK
+    lines = source.files.get("model.py", "").count("\n")
+    files = [f"model.py ({lines} lines)" if name == "model.py" else name for name in source.files]
+    say(f"{chosen.output}: {', '.join(files)}")
+    name = document.origin.architecture
+    if native is None:
+        say(f"this still is {name}: its config alone runs natively, in transformers, vLLM and wherever that does")
+    elif stock:
+        say(f"this still is {name} with another config: --native writes just that, without code")
     else:
-        print(f"{chosen.output}: model.py ({lines} lines), " + ", ".join(n for n in source.files if n != "model.py"))
+        say(f"no longer stock {name}: {native.left}" if name else f"no stock architecture: {native.left}")
     return OK
 
 
@@ -449,8 +474,10 @@ def require_sound(document: Any) -> None:
 
 
 def verify(chosen: argparse.Namespace) -> int:
+    from canvas_rt.verifier.emitted import is_native
+
     target: Any = chosen.source
-    if not os.path.isfile(os.path.join(target, "model.py")):
+    if not os.path.isfile(os.path.join(target, "model.py")) and not is_native(Path(target)):
         if os.path.isdir(target) and not os.path.isfile(os.path.join(target, "config.json")):
             raise CanvasError(
                 "holds no model.py", path=target, hint="Verify a folder that 'canvas-rt emit' wrote, or a document."

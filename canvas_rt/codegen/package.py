@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from canvas_rt.codegen import leaves, mixture, rotations
 from canvas_rt.codegen.attention import RELATIVE_BIAS, alibi_function, eager_attention
@@ -87,7 +87,7 @@ class Source:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise CanvasError("is a file", path=str(target), hint="Name a folder that does not exist yet.")
         others = (
-            [p.name for p in target.iterdir() if p.name not in (*self.files, "__pycache__")] if target.exists() else []
+            [p.name for p in target.iterdir() if p.name not in (*WRITTEN, "__pycache__")] if target.exists() else []
         )
         if others:
             raise CanvasError(
@@ -97,12 +97,29 @@ class Source:
             )
 
 
-def emit(document: Document) -> Source:
+Target = Literal["code", "native"]
+"""What is written: code with its config, or for a stock architecture nothing but its config."""
+
+WRITTEN = frozenset({"model.py", "config.json", "README.md", "generation_config.json", "document.canvas.json"})
+"""Every file that is ever written."""
+
+
+def emit(document: Document, *, target: Target = "code") -> Source:
     """A document as source: the same document always gives the same bytes.
 
-    Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out.
+    `native` writes the config alone with which transformers' own class is the model: that is proven by importing it.
+    Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out; or the edit that left
+    the stock architecture.
     """
-    plan = Plan(document)
+    return _EMITTERS[target](document)
+
+
+P = TypeVar("P", bound=Plan)
+
+
+def planned(plan: P) -> P:
+    """A plan with all that emission must know of its document. Raises `EmitError` where that cannot be emitted."""
+    document = plan.document
     if plan.halves is not None:
         validate_halves(plan, plan.halves)
     plan.validate()
@@ -117,6 +134,12 @@ def emit(document: Document) -> Source:
         name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
         for name, given in inputs.items()
     }
+    return plan
+
+
+def _code(document: Document) -> Source:
+    """A package: `model.py`, its config, and what belongs to them."""
+    plan = planned(Plan(document))
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
@@ -126,6 +149,27 @@ def emit(document: Document) -> Source:
     if plan.task.generates:
         files["generation_config.json"] = json.dumps(generation_json(document), indent=2) + "\n"
     return Source(files)
+
+
+def _native(document: Document) -> Source:
+    """The config of a stock architecture, and what belongs to it: the code is transformers' own."""
+    from canvas_rt.codegen.native import native_config
+
+    found = native_config(document, proven=True)
+    if found.config is None:
+        message = f"is no {found.architecture or 'stock architecture'} with another config: {found.left}"
+        raise EmitError(message, hint="Emit it as code: without --native, or with target='code'.")
+    files = {
+        "config.json": json.dumps(found.config, indent=2) + "\n",
+        "README.md": native_card(document),
+        "document.canvas.json": dumps(document),
+    }
+    if document.purpose.generates:
+        files["generation_config.json"] = json.dumps(generation_json(document), indent=2) + "\n"
+    return Source(files)
+
+
+_EMITTERS: Mapping[Target, Callable[[Document], Source]] = {"code": _code, "native": _native}
 
 
 def head_shapes(document: Document, shapes: Shapes) -> dict[tuple[str, str], str]:
@@ -258,7 +302,7 @@ def module_source(plan: Plan) -> str:
     body += renaming(plan)
     text = "\n\n".join([*parts, body])
     known = "\n".join([imports(text), *module_imports(plan)])
-    return f'"""{title(plan)}: written by Canvas."""\n\n{known}\n\n\n{text}'
+    return f'"""{title(plan.document)}: written by Canvas."""\n\n{known}\n\n\n{text}'
 
 
 HEADING = """
@@ -297,8 +341,8 @@ def _renamings(model: str, pairs: Mapping[str, str]) -> str:
     return RENAMING.format(model=unparse(constant(model)), renamings=listed) if pairs else ""
 
 
-def title(plan: Plan) -> str:
-    return "".join(c if c.isalnum() or c in " .-_" else "_" for c in plan.document.name)
+def title(document: Document) -> str:
+    return "".join(c if c.isalnum() or c in " .-_" else "_" for c in document.name)
 
 
 IMPORTS = (
@@ -465,29 +509,50 @@ def generation_json(document: Document) -> dict[str, Any]:
 
 def card(plan: Plan) -> str:
     """The model card."""
-    document, origin = plan.document, plan.document.origin
+    origin = plan.document.origin
+    told = f"`{plan.names.model}`, written by Canvas from {title_of(origin.source) or 'a document'} \
+({title_of(origin.architecture) or 'no origin'})."
+    proof = "`canvas-rt verify .` proves this code against it."
+    return _card(plan.document, told, ", trust_remote_code=True", proof)
+
+
+def native_card(document: Document) -> str:
+    """The model card of a stock architecture."""
+    origin = document.origin
+    told = f"It still is a `{title_of(origin.architecture)}`: Canvas wrote its config from \
+{title_of(origin.source) or 'a document'}, and no code. It runs natively wherever that architecture does."
+    return _card(document, told, "", "`canvas-rt verify .` proves transformers' class against it.")
+
+
+def _card(document: Document, told: str, trust: str, proof: str) -> str:
+    auto = document.purpose.auto
+    load = f"""from transformers import AutoConfig, {auto}
+
+config = AutoConfig.from_pretrained("."{trust})
+model = {auto}.from_config(config{trust})"""
+    return _about(document, told, load, f" {proof}")
+
+
+def _about(document: Document, told: str, load: str, proof: str) -> str:
+    """What a model is, how it is loaded, and what was done to it."""
     edits = (
         "\n".join(f"- `{json.dumps(thaw(edit), ensure_ascii=True)}`" for edit in document.log)
         or "None: it is the original."
     )
     return f"""---
-library_name: transformers
+library_name: {"transformers" if proof else "pytorch"}
 tags: [canvas]
 ---
 
-# {title(plan)}
+# {title(document)}
 
-`{plan.names.model}`, written by Canvas from {title_of(origin.source) or "a document"} \
-({title_of(origin.architecture) or "no origin"}). It has no weights yet.
+{told} It has no weights yet.
 
 ```python
-from transformers import AutoConfig, {plan.task.auto}
-
-config = AutoConfig.from_pretrained(".", trust_remote_code=True)
-model = {plan.task.auto}.from_config(config, trust_remote_code=True)
+{load}
 ```
 
-`document.canvas.json` is the graph: `canvas-rt show document.canvas.json`. `canvas-rt verify .` proves this code against it.
+`document.canvas.json` is the graph: `canvas-rt show document.canvas.json`.{proof}
 
 ## Edits since the import
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def import_emitted(
 
     Raises `CanvasError` that says where the code differs, and what the code itself raises.
     """
+    if is_native(folder):
+        return import_native(folder)
     if os.path.lexists(folder / DOCUMENT):
         document = load(folder / DOCUMENT)
         changed = difference_in_text(folder, document)
@@ -52,6 +55,28 @@ def import_emitted(
     from canvas_rt.importer.architecture import ImportReport
 
     return parse_document(answer["document"], str(folder)), ImportReport.from_json(answer["report"])
+
+
+def import_native(folder: Path) -> tuple[Document, "ImportReport"]:
+    """The document of a folder without code: the one beside its config where that computes it, else what it says."""
+    from canvas_rt.codegen.native import told_apart
+    from canvas_rt.importer import import_model
+
+    document = load(folder / DOCUMENT)
+    imported, report = import_model(read_json(folder / CONFIG))
+    found = told_apart(document, imported)
+    if not found:
+        return document, read_report(document, "its config is what its document computes")
+    note = f"its config computes something else than its document: {found}"
+    return imported, replace(report, notes=(*report.notes, note))
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder holds a document and the config of a stock architecture, and no code."""
+    if (folder / CODE).exists() or not all((folder / name).is_file() for name in (CONFIG, DOCUMENT)):
+        return False
+    config = read_json(folder / CONFIG)
+    return isinstance(config, Mapping) and not config.get("auto_map")
 
 
 def difference_in_text(folder: Path, document: Document) -> str:
@@ -88,8 +113,6 @@ def import_code(folder: Path) -> tuple[Document, "ImportReport"]:
 
     Where it computes what the folder's document says, that document is given, with its origin, layout and log.
     """
-    from dataclasses import replace
-
     from canvas_rt.importer.architecture import ArchitectureImport
     from canvas_rt.importer.factory import ClassFactory, canonical_values
     from canvas_rt.importer.probes import probe_assignments

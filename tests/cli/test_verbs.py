@@ -226,6 +226,37 @@ def test_emit_writes_a_package_and_replaces_its_own(run: Any) -> None:
     assert run("show", "out").code == 0
 
 
+def test_emit_says_whether_the_model_still_is_a_stock_architecture(run: Any) -> None:
+    run("edit", "d.canvas.json", "--set", "num_key_value_heads=1", "-o", "d.canvas.json")
+    told = run("emit", "d.canvas.json", "-o", "out")
+    assert told.out.endswith(
+        "\nthis still is LlamaForCausalLM with another config: --native writes just that, without code\n"
+    )
+    ran = run("emit", "d.canvas.json", "-o", "native", "--native", "--json")
+    assert ran.json == {
+        "output": "native",
+        "files": ["README.md", "config.json", "document.canvas.json", "generation_config.json"],
+        "native": True,
+        "left": "",
+    }
+    assert json.loads(Path("native/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert run("show", "native").code == 0
+
+
+def test_emit_names_the_edit_that_left_the_stock_architecture(run: Any) -> None:
+    run("edit", "d.canvas.json", "--set", "model.layers.1.mlp.intermediate_size=48", "-o", "e.canvas.json")
+    told = run("emit", "e.canvas.json", "-o", "out")
+    assert "\nno longer stock LlamaForCausalLM: " in told.out
+    assert (
+        "some layers have intermediate_size for themselves"
+        in run("emit", "e.canvas.json", "-o", "out", "--json").json["left"]
+    )
+    refused = run("emit", "e.canvas.json", "-o", "native", "--native")
+    assert (refused.code, refused.made) == (1, frozenset())
+    assert "is no LlamaForCausalLM with another config: " in refused.err
+    assert "without --native" in refused.err
+
+
 def test_diff_tells_what_an_edit_costs(run: Any) -> None:
     assert run("edit", "d.canvas.json", "--set", "num_hidden_layers=3", "-o", "e.canvas.json").code == 0
     for _ in range(2):
