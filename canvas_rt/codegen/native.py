@@ -14,19 +14,28 @@ from canvas_rt.importer import import_model
 from canvas_rt.importer.architecture import AT_RUN_TIME, PATTERNS, ArchitectureImport
 from canvas_rt.importer.config import check_config
 from canvas_rt.importer.config.classes import declared, model_class_name, own_values
+from canvas_rt.importer.config.fields import LISTS, layer_index
 from canvas_rt.importer.factory import StockFactory
 from canvas_rt.importer.probes import probe_assignments
 from canvas_rt.importer.zoo import open_zoo, zoo_models
-from canvas_rt.ir.document import Document, Origin, Stack, runs_of
-from canvas_rt.ir.expressions import expression, is_expression
+from canvas_rt.ir.document import Document, Node, Origin, Stack, runs_of
+from canvas_rt.ir.expressions import expression, is_expression, resolve
 from canvas_rt.ir.files import structure
 from canvas_rt.ir.frozen import FrozenMap, thaw
-from canvas_rt.ir.graph import layer_count, names_used, walk
+from canvas_rt.ir.graph import layer_count, names_used, reachable_blocks, walk
+from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.compare import difference
 from canvas_rt.ops.parameters import parameter_keys
 
 BY_LAYER = "per_layer_config"
 """What a config says of sizes that layers have for themselves."""
+
+WINDOW = "sliding_window"
+BY_SPAN = ("full_attention", "sliding_attention")
+"""What `layer_types` calls layers that see all, and those that see as far as the config's window."""
+
+INDICES = frozenset(name for name, (check, _) in LISTS.items() if check is layer_index)
+"""Fields that list the numbers of layers."""
 
 LEADING = "first_k_dense_replace"
 """The field by which a config says how many layers come before those of another kind, where it does not list them."""
@@ -54,7 +63,7 @@ def native_config(document: Document, *, proven: bool = False) -> Native:
     """
     name = document.origin.architecture
     try:
-        flaw = _flaw(document)
+        flaw = _flaw_or_broken(document)
         config = None if flaw else stock_config(document)
         if config is not None and proven:
             flaw = _disproof(document, config)
@@ -74,10 +83,22 @@ def _flaw(document: Document) -> str:
     own = sorted({name for stack in _stacks(document).values() for kind in stack.kinds for name in kind.sizes})
     if own and BY_LAYER not in origin.patterns:
         return f"some layers have {', '.join(own)} for themselves, which the config of {origin.architecture} cannot say"
-    if not _unfollowed(document) and structure(_without_sources(document)) == origin.structure:
+    if _is_as_imported(document):
         return ""
-    found = difference(document, stock_document(document), probe_assignments(dict(document.environment), ()))
+    said = saying_windows(document)
+    found = difference(
+        said, stock_document(said, anew=said is not document), probe_assignments(dict(said.environment), ())
+    )
     return _worded(found, document)
+
+
+def _is_as_imported(document: Document) -> bool:
+    """Whether blocks are those that were imported, and nothing was set that might have made them others."""
+    stacks = _stacks(document).values()
+    deeper = document.sizes.get("num_hidden_layers") != document.origin.sizes.get("num_hidden_layers")
+    if _unfollowed(document) or (deeper and any(len(stack.kinds) > 1 for stack in stacks)):
+        return False
+    return structure(_without_sources(document)) == document.origin.structure
 
 
 def _known(document: Document) -> bool:
@@ -142,20 +163,22 @@ def _imported(text: str) -> Document:
 
 def origin_document(origin: Origin, task: Any) -> Document | None:
     """The document that was imported, opened or traced anew; None where what is traced now is another graph."""
-    if origin.source in zoo_models():
-        found = open_zoo(origin.source)
-    else:
-        literal = {name: value for name, value in origin.sizes.items() if not is_expression(value)}
-        values = {name: thaw(value) for name, value in {**literal, **origin.config, **origin.patterns}.items()}
-        found = _imported(json.dumps(_as_config(origin, values, task)))
+    if origin.source in zoo_models() and structure(open_zoo(origin.source)) == origin.structure:
+        return open_zoo(origin.source)
+    literal = {name: value for name, value in origin.sizes.items() if not is_expression(value)}
+    values = {name: thaw(value) for name, value in {**literal, **origin.config, **origin.patterns}.items()}
+    found = _imported(json.dumps(_as_config(origin, values, task)))
     return found if structure(found) == origin.structure else None
 
 
-def stock_document(document: Document) -> Document:
-    """What the origin's class computes at a config that says all of a document that a config can say."""
+def stock_document(document: Document, *, anew: bool = False) -> Document:
+    """What the origin's class computes at a config that says all of a document that a config can say.
+
+    That is the origin's graph with other numbers, where it is known to follow them; else, or `anew`, the config is imported.
+    """
     before = origin_document(document.origin, document.purpose)
     lists = _lists(document, before)
-    if before is None or _unfollowed(document) or lists is None:
+    if anew or before is None or _unfollowed(document) or lists is None:
         lists = lists or _lists(document, None) or {}
         return _restating(_imported(json.dumps(_config(document, lists))), document, lists)
     return _restating(_at(before, document), document, lists)
@@ -211,6 +234,7 @@ def _standing(document: Document, stack: Stack, before: Document | None, old: St
 
 def stock_config(document: Document) -> dict[str, Any]:
     """What `config.json` says for the origin's class to be the document, under the class's own field names."""
+    document = saying_windows(document)
     several = any(len(stack.kinds) > 1 for stack in _stacks(document).values())
     before = origin_document(document.origin, document.purpose) if several else None
     return _config(document, _lists(document, before) or _lists(document, None) or {})
@@ -247,15 +271,80 @@ def _lists(document: Document, before: Document | None) -> dict[str, Any] | None
     standing = _standing(document, stack, before, old)
     depth = int(_was(origin, "num_hidden_layers") or 0)
     told = {**{name: value for name, value in origin.patterns.items() if name in PATTERNS}, **origin.config}
-    listed = {name: v for name, v in told.items() if isinstance(v, tuple) and len(v) == depth}
+    listed = {name: by_layer for name, value in told.items() if (by_layer := _by_layer(name, value, depth))}
     found: dict[str, Any] = {name: [value[layer] for layer in standing] for name, value in listed.items()}
+    for name in found.keys() & INDICES:
+        found[name] = [layer for layer, is_in in enumerate(found[name]) if is_in]
+    if "layer_types" in found:
+        spans = _spans(document, stack)
+        found["layer_types"] = [
+            BY_SPAN[resolve(spans[layer], document.environment) is not None]
+            if layer in spans and word in BY_SPAN
+            else word
+            for layer, word in enumerate(found["layer_types"])
+        ]
     if BY_LAYER in origin.patterns:
-        kinds = stack.kind_indices(len(standing))
-        own = {str(layer): dict(stack.kinds[kind].sizes) for layer, kind in enumerate(kinds) if stack.kinds[kind].sizes}
-        found[BY_LAYER] = own
+        kinds = [stack.kinds[kind].sizes for kind in stack.kind_indices(len(standing))]
+        own = ({name: resolve(value, document.environment) for name, value in sizes.items()} for sizes in kinds)
+        found[BY_LAYER] = {str(layer): sizes for layer, sizes in enumerate(own) if sizes}
     if before is None or old is None or len(old.kinds) < 2:
         return found
     return _telling(document, found, listed, old.kind_indices(depth), standing)
+
+
+def _by_layer(name: str, value: Any, depth: int) -> tuple[Any, ...]:
+    """What a config says of each layer in a list: its word for it, or whether it is among those listed; else nothing."""
+    if not isinstance(value, tuple) or name.endswith("_token_id"):
+        return ()
+    if name in INDICES:
+        return tuple(layer in value for layer in range(depth))
+    return value if len(value) == depth and (name not in LISTS or LISTS[name][1]) else ()
+
+
+def saying_windows(document: Document) -> Document:
+    """A document that takes from its config the one window that some of its layers have as a number, if its class can."""
+    stacks = [*_stacks(document).values()]
+    if (
+        not stacks
+        or "layer_types" not in document.origin.patterns
+        or WINDOW not in declared(document.origin.model_type)
+    ):
+        return document
+    spans = set(_spans(document, stacks[-1]).values())
+    known = {resolve(span, document.environment) for span in spans} - {None}
+    if len(known) != 1 or not any(isinstance(span, int) for span in spans):
+        return document
+    blocks = {
+        name: block.replace(
+            nodes=tuple(_windowed(item, known) if isinstance(item, Node) else item for item in block.nodes)
+        )
+        for name, block in document.blocks.items()
+    }
+    switch = {"use_sliding_window": True} if "use_sliding_window" in document.config else {}
+    return document.replace(
+        sizes=document.sizes.with_items({WINDOW: next(iter(known))}),
+        config=document.config.without(WINDOW).with_items(switch),
+        blocks=FrozenMap(blocks),
+    )
+
+
+def _windowed(node: Node, windows: Collection[int]) -> Node:
+    """A node with the name of a window in the place of its number."""
+    if node.op != "attention" or node.attrs.get("window") not in windows:
+        return node
+    return node.replace(attrs=node.attrs.with_items({"window": f"={WINDOW}"}))
+
+
+def _spans(document: Document, stack: Stack) -> dict[int, Any]:
+    """The window of each layer that attends, as written, where all that attends in it has the same."""
+    found: dict[int, Any] = {}
+    for layer, kind in enumerate(stack.kind_indices(layer_count(document, stack))):
+        blocks = [document.blocks[name] for name in reachable_blocks(document, stack.kinds[kind].block)]
+        nodes = [item for block in blocks for item in block.nodes if isinstance(item, Node) and item.op == "attention"]
+        windows = {complete(node)["window"] for node in nodes}
+        if len(windows) == 1:
+            (found[layer],) = windows
+    return found
 
 
 def _telling(
@@ -295,6 +384,7 @@ def _disproof(document: Document, config: Mapping[str, Any]) -> str:
 
 def told_apart(document: Document, imported: Document, pinned: Collection[str] = ()) -> str:
     """What tells a config's graph from a document; what the config lists layer by layer, the graph says itself."""
+    document = saying_windows(document)
     lists = [name for name, value in document.config.items() if isinstance(value, tuple)]
     stock = _restating(imported, document, dict.fromkeys((*lists, LEADING)))
     found = difference(document, stock, probe_assignments(dict(document.environment), pinned))
@@ -342,7 +432,7 @@ def _leaving(document: Document) -> tuple[int, str] | None:
         return None
     try:
         steps = _replayed(document)
-        flaw = _flaw(document)
+        flaw = _flaw_or_broken(document)
         for index in range(len(document.log) - 1, -1, -1):
             earlier = _flaw_or_broken(steps[index])
             if not earlier:
@@ -371,7 +461,7 @@ def _replayed(document: Document) -> list[Document]:
     steps = [before]
     for edit in parse_edits(thaw(document.log)):
         steps.append(apply(steps[-1], edit))
-    if structure(steps[-1]) != structure(document) or steps[-1].sizes != document.sizes:
+    if structure(steps[-1]) != structure(document):
         raise CanvasError("the log does not lead to this document")
     return steps
 

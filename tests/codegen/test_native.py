@@ -72,6 +72,16 @@ STOCK: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
         (DeleteLayers("model.layers.2-27"),),
         {"num_hidden_layers": 2, "layer_types": [FULL, FULL]},
     ),
+    "windows in a class that lists them": (
+        "qwen3-0.6b",
+        (DeleteLayers("model.layers.4-27"), SetAttr("model.layers.0-1.self_attn.attention", "window", 512)),
+        {"sliding_window": 512, "use_sliding_window": True, "layer_types": [SLIDING, SLIDING, FULL, FULL]},
+    ),
+    "another window, as a number": (
+        "gemma-3-1b",
+        (DeleteLayers("model.layers.6-25"), SetAttr("model.layers.0-4.self_attn.attention", "window", 256)),
+        {"sliding_window": 256, "layer_types": [*[SLIDING] * 5, FULL]},
+    ),
     "dense layers first": ("deepseek-v3", (DeleteLayers("model.layers.0"),), {"first_k_dense_replace": 2}),
     "layers that turn no positions": (
         "smollm3-3b",
@@ -148,6 +158,11 @@ def test_the_edit_that_left_the_architecture_is_named(name: str) -> None:
     assert found.config is None
     assert told in found.left
     assert found.left.startswith("edit ")
+
+
+def test_more_layers_of_a_class_that_counts_their_kinds_are_found_by_importing() -> None:
+    deeper = apply(open_zoo("jamba-v0.1"), SetSize("", "num_hidden_layers", 40))
+    assert "JambaForCausalLM" in native_config(deeper).left
 
 
 def test_a_field_that_the_graph_does_not_follow_is_found_by_importing(small_llama: Document) -> None:
