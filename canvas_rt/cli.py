@@ -137,13 +137,21 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("emit", emit, "write model.py, config.json and what belongs to them")
     made.add_argument("source", help=SOURCE)
     made.add_argument("-o", "--output", required=True, help="the folder to write")
-    made.add_argument(
+    target = made.add_mutually_exclusive_group()
+    target.add_argument(
         "--native",
         action="store_const",
         const="native",
         default="code",
         dest="target",
         help="write the config alone, where the model still is a stock architecture of transformers",
+    )
+    target.add_argument(
+        "--plain",
+        action="store_const",
+        const="plain",
+        dest="target",
+        help="write the same blocks as one model.py that needs PyTorch alone: no cache, no transformers",
     )
     made = verb("verify", verify, "prove emitted code (runs it, in a process of its own)")
     made.add_argument("source", help=f"a folder that emit wrote, or {SOURCE}")

@@ -97,8 +97,8 @@ class Source:
             )
 
 
-Target = Literal["code", "native"]
-"""What is written: code with its config, or for a stock architecture nothing but its config."""
+Target = Literal["code", "native", "plain"]
+"""What is written: code with its config, for a stock architecture nothing but its config, or code that needs PyTorch alone."""
 
 WRITTEN = frozenset({"model.py", "config.json", "README.md", "generation_config.json", "document.canvas.json"})
 """Every file that is ever written."""
@@ -108,6 +108,7 @@ def emit(document: Document, *, target: Target = "code") -> Source:
     """A document as source: the same document always gives the same bytes.
 
     `native` writes the config alone with which transformers' own class is the model: that is proven by importing it.
+    `plain` writes the same blocks as one file that needs PyTorch alone.
     Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out; or the edit that left
     the stock architecture.
     """
@@ -169,7 +170,23 @@ def _native(document: Document) -> Source:
     return Source(files)
 
 
-_EMITTERS: Mapping[Target, Callable[[Document], Source]] = {"code": _code, "native": _native}
+def _plain(document: Document) -> Source:
+    """One file that needs PyTorch alone, and the config that it reads."""
+    from canvas_rt.codegen.plain import PlainPlan, plain_files, settled
+
+    plan = planned(PlainPlan(settled(document)))
+    files = plain_files(plan)
+    return Source(
+        {
+            "model.py": format_source(files["model.py"]),
+            "config.json": files["config.json"],
+            "README.md": plain_card(plan),
+            "document.canvas.json": dumps(document),
+        }
+    )
+
+
+_EMITTERS: Mapping[Target, Callable[[Document], Source]] = {"code": _code, "native": _native, "plain": _plain}
 
 
 def head_shapes(document: Document, shapes: Shapes) -> dict[tuple[str, str], str]:
@@ -522,6 +539,17 @@ def native_card(document: Document) -> str:
     told = f"It still is a `{title_of(origin.architecture)}`: Canvas wrote its config from \
 {title_of(origin.source) or 'a document'}, and no code. It runs natively wherever that architecture does."
     return _card(document, told, "", "`canvas-rt verify .` proves transformers' class against it.")
+
+
+def plain_card(plan: Plan) -> str:
+    """The model card of plain code."""
+    origin = plan.document.origin
+    told = f"`{plan.names.model}` in PyTorch alone, written by Canvas from {title_of(origin.source) or 'a document'} \
+({title_of(origin.architecture) or 'no origin'})."
+    load = (
+        f'from model import {plan.names.model}, Config\n\nmodel = {plan.names.model}(Config.from_json("config.json"))'
+    )
+    return _about(plan.document, told, load, "")
 
 
 def _card(document: Document, told: str, trust: str, proof: str) -> str:

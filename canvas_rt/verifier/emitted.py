@@ -57,6 +57,14 @@ def import_emitted(
     return parse_document(answer["document"], str(folder)), ImportReport.from_json(answer["report"])
 
 
+def is_plain(folder: Path) -> bool:
+    """Whether a folder holds code that transformers does not know how to load."""
+    if not all((folder / name).is_file() for name in (CODE, CONFIG, DOCUMENT)):
+        return False
+    config = read_json(folder / CONFIG)
+    return isinstance(config, Mapping) and "model_type" not in config and "auto_map" not in config
+
+
 def import_native(folder: Path) -> tuple[Document, "ImportReport"]:
     """The document of a folder without code: the one beside its config where that computes it, else what it says."""
     from canvas_rt.codegen.native import told_apart
@@ -83,7 +91,7 @@ def difference_in_text(folder: Path, document: Document) -> str:
     """Where code and config are not what a document emits; empty where they are."""
     from canvas_rt.codegen.package import emit
 
-    expected = emit(document).files
+    expected = emit(document, target="plain" if is_plain(folder) else "code").files
     for name in (CODE, CONFIG):
         if not os.path.lexists(folder / name):
             return f"{name} is missing"

@@ -9,7 +9,7 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.verifier.apart import LONGEST_S, run_apart
 from canvas_rt.verifier.certificate import Certificate
-from canvas_rt.verifier.emitted import is_native
+from canvas_rt.verifier.emitted import is_native, is_plain
 
 NEEDED = ("model.py", "config.json", "document.canvas.json")
 
@@ -37,6 +37,11 @@ def verify(
             emit(target).write(folder)
             return verify(folder, timeout_s=timeout_s, progress=progress, stop=stop)
     folder = Path(target)
+    if is_plain(folder):
+        hint = "Verify its document: that proves the same blocks, as code for transformers."
+        raise CanvasError(
+            "holds plain code, and the certificate is of models of transformers", path=str(target), hint=hint
+        )
     missing = [name for name in NEEDED if not (folder / name).is_file()] if not is_native(folder) else []
     if missing:
         raise CanvasError(

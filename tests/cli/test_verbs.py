@@ -243,10 +243,20 @@ def test_emit_says_whether_the_model_still_is_a_stock_architecture(run: Any) -> 
     assert run("show", "native").code == 0
 
 
+def test_emit_plain_needs_pytorch_alone(run: Any) -> None:
+    told = run("emit", "d.canvas.json", "-o", "plain", "--plain")
+    assert told.out.startswith("plain: model.py (")
+    source = Path("plain/model.py").read_text()
+    assert "transformers" not in "".join(line for line in source.splitlines() if "import" in line)
+    assert run("emit", "d.canvas.json", "-o", "out", "--plain", "--native").code == 2
+
+
 def test_emit_names_the_edit_that_left_the_stock_architecture(run: Any) -> None:
     run("edit", "d.canvas.json", "--set", "model.layers.1.mlp.intermediate_size=48", "-o", "e.canvas.json")
     told = run("emit", "e.canvas.json", "-o", "out")
-    assert "\nno longer stock LlamaForCausalLM: " in told.out
+    assert (
+        '\nno longer stock LlamaForCausalLM: edit 1 of 1, {"kind": "set_size", "path": "model.layers.1.mlp"' in told.out
+    )
     assert (
         "some layers have intermediate_size for themselves"
         in run("emit", "e.canvas.json", "-o", "out", "--json").json["left"]
