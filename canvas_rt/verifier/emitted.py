@@ -59,7 +59,7 @@ def import_emitted(
 
 def is_plain(folder: Path) -> bool:
     """Whether a folder holds code that transformers does not know how to load."""
-    if not all((folder / name).is_file() for name in (CODE, CONFIG, DOCUMENT)):
+    if not _holds(folder, CODE, CONFIG, DOCUMENT):
         return False
     config = read_json(folder / CONFIG)
     return isinstance(config, Mapping) and "model_type" not in config and "auto_map" not in config
@@ -79,9 +79,14 @@ def import_native(folder: Path) -> tuple[Document, "ImportReport"]:
     return imported, replace(report, notes=(*report.notes, note))
 
 
+def _holds(folder: Path, *names: str) -> bool:
+    """Whether a folder holds some files; not so where its name is none."""
+    return all(os.path.isfile(folder / name) for name in names)
+
+
 def is_native(folder: Path) -> bool:
     """Whether a folder holds a document and the config of a stock architecture, and no code."""
-    if (folder / CODE).exists() or not all((folder / name).is_file() for name in (CONFIG, DOCUMENT)):
+    if os.path.lexists(folder / CODE) or not _holds(folder, CONFIG, DOCUMENT):
         return False
     config = read_json(folder / CONFIG)
     return isinstance(config, Mapping) and not config.get("auto_map")

@@ -1,5 +1,6 @@
 """The checks of a folder that holds a config alone: transformers' own class at that config, against the document."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from canvas_rt.importer.config import check_config, task_of
 from canvas_rt.importer.factory import StockFactory
 from canvas_rt.importer.trace import quiet
 from canvas_rt.ir.document import Document
+from canvas_rt.ops.parameters import parameter_keys
 from canvas_rt.verifier.certificate import Finding
 from canvas_rt.verifier.checks import BY_LAYER, Verification
+from canvas_rt.verifier.runs import Result, fill
 
 
 class NativeVerification(Verification):
@@ -53,13 +56,22 @@ class NativeVerification(Verification):
         theirs = self.original_values(document)
         small = {name: value for name, value in theirs.items() if name in {*document.sizes, *self.shrunk}}
         own = {BY_LAYER: config_json(Plan(document)).get(BY_LAYER)} if BY_LAYER in self.fields else {}
-        return self.transformers_model({**self.fields, **small, **own}, attention)
+        model = self.transformers_model({**self.fields, **small, **own}, attention)
+        others = dict.fromkeys(model.state_dict().keys() - parameter_keys(document).keys(), "")
+        # What the class calls by two names goes by the one that the document knows.
+        return fill(model, self.weights, {**document.tied, **others})
 
     @property
     def shrunk(self) -> frozenset[str]:
         """Config values that are others in the small document."""
         before = self.document.environment
         return frozenset(name for name, value in self.small.environment.items() if before.get(name) != value)
+
+    def run(self, model: nn.Module, device: str = "cpu") -> Result:
+        """What a model gives, and the gradients of what the document knows: the class may call a tensor by two names."""
+        result = super().run(model, device)
+        known = parameter_keys(self.small)
+        return replace(result, gradients={name: one for name, one in result.gradients.items() if name in known})
 
     def structure(self) -> Finding:
         try:

@@ -211,6 +211,13 @@ def test_a_native_folder_is_transformers_own_and_is_proven(small_llama: Document
     assert "its config computes something else than its document: hidden_act is" in report.notes[-1]
 
 
+def test_a_tensor_that_the_class_calls_by_two_names_is_proven_by_one(tmp_path: Path) -> None:
+    document = apply(open_zoo("bert-base-uncased"), DeleteLayers("bert.encoder.layer.2-11"))
+    emit(document, target="native").write(tmp_path / "out")
+    certificate = verify(tmp_path / "out")
+    assert certificate.passed, str(certificate)
+
+
 def test_what_is_no_stock_architecture_is_not_written_as_one(small_llama: Document) -> None:
     edited = apply(small_llama, SetSize("model.layers.1", "intermediate_size", 96))
     with pytest.raises(
