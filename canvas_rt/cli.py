@@ -145,6 +145,23 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--shard-size", type=byte_count, metavar="SIZE", help="the largest file of weights, such as 2GB (5GB)"
     )
+    made.add_argument("--verify", action="store_true", help="prove the code first, and put the certificate on its card")
+    target = made.add_mutually_exclusive_group()
+    target.add_argument(
+        "--native",
+        action="store_const",
+        const="native",
+        default="code",
+        dest="target",
+        help="write the config alone, where the model still is a stock architecture of transformers",
+    )
+    target.add_argument(
+        "--plain",
+        action="store_const",
+        const="plain",
+        dest="target",
+        help="write the same blocks as one model.py that needs PyTorch alone: no cache, no transformers",
+    )
     made = verb("verify", verify, "prove emitted code (runs it, in a process of its own)")
     made.add_argument("source", help=f"a folder that emit wrote, or {SOURCE}")
     made = verb("diff", diff, "what tells two documents apart, and what that costs")
@@ -441,22 +458,65 @@ def check_folder(path: str) -> None:
 
 
 def emit(chosen: argparse.Namespace) -> int:
+    from canvas_rt.codegen.native import native_config
+    from canvas_rt.codegen.package import CardNotes
+
     check_folder(chosen.output)
     document = open_source(chosen.source)
     require_sound(document)
-    source = canvas_rt.emit(document)
-    if chosen.weights:
-        return emit_with_weights(chosen, document)
-    source.write(chosen.output)
-    lines = source.files["model.py"].count("\n")
+    certificate = prove(document, chosen) if chosen.verify else ""
+    progress("emitting")
+    try:
+        source = canvas_rt.emit(document, target=chosen.target, notes=CardNotes(certificate=certificate))
+        native = native_config(document) if chosen.target != "native" else None
+    finally:
+        done()
+    report = carry(document, chosen, certificate) if chosen.weights else None
+    if report is None:
+        source.write(chosen.output)
     if chosen.json:
-        print_json({"output": chosen.output, "files": sorted(source.files)})
-    else:
-        print(f"{chosen.output}: model.py ({lines} lines), " + ", ".join(n for n in source.files if n != "model.py"))
+        told = {"output": chosen.output, "files": sorted(os.listdir(chosen.output) if report else source.files)}
+        stock = {"native": native is None or native.config is not None, "left": native.left if native else ""}
+        print_json({**told, **stock, **({"weights": report.to_json()} if report else {})})
+        return OK
+    lines = source.files.get("model.py", "").count("\n")
+    files = [f"model.py ({lines} lines)" if name == "model.py" else name for name in source.files]
+    say(f"{chosen.output}: {', '.join([*files, *(report.files if report else ())])}")
+    if report:
+        say(report)
+    say(stock_or_not(document.origin.architecture, native))
     return OK
 
 
-def emit_with_weights(chosen: argparse.Namespace, document: Any) -> int:
+def stock_or_not(name: str, native: Any) -> str:
+    """Whether a model still is a stock architecture, as a line of text."""
+    if native is None:
+        return f"this still is {name}: its config alone runs natively, in transformers, vLLM and wherever that does"
+    if native.config is not None:
+        return f"this still is {name} with another config: --native writes just that, without code"
+    return f"no longer stock {name}: {native.left}" if name else f"no stock architecture: {native.left}"
+
+
+def prove(document: Any, chosen: argparse.Namespace) -> str:
+    """The certificate of what a document becomes. Raises `CanvasError` where it does not hold."""
+    import tempfile
+
+    if chosen.target == "plain":
+        raise CanvasError("no certificate is of plain code", hint="Leave out --verify, or --plain.")
+    with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
+        folder = os.path.join(scratch, "emitted")
+        canvas_rt.emit(document, target=chosen.target).write(folder)
+        try:
+            certificate = canvas_rt.verify(folder, progress=progress)
+        finally:
+            done()
+    if not certificate.passed:
+        raise CanvasError(f"is not written: its code is not proven\n{certificate}", path=chosen.output)
+    return str(certificate)
+
+
+def carry(document: Any, chosen: argparse.Namespace, certificate: str) -> Any:
+    """Write the emitted folder with the weights of a checkpoint, and a bar that says how far it is."""
     from canvas_rt.weights.package import SHARD
     from canvas_rt.weights.report import shown_bytes
 
@@ -464,20 +524,19 @@ def emit_with_weights(chosen: argparse.Namespace, document: Any) -> int:
         share = written / total if total else 1.0
         progress(f"weights [{'#' * int(24 * share):24}] {shown_bytes(written)} of {shown_bytes(total)}")
 
+    size = chosen.shard_size or SHARD
     try:
-        report = canvas_rt.transplant(
-            document, chosen.weights, chosen.output, shard_bytes=chosen.shard_size or SHARD, progress=bar
+        return canvas_rt.transplant(
+            document,
+            chosen.weights,
+            chosen.output,
+            target=chosen.target,
+            shard_bytes=size,
+            certificate=certificate,
+            progress=bar,
         )
     finally:
         done()
-    files = sorted(os.listdir(chosen.output))
-    if chosen.json:
-        print_json({"output": chosen.output, "files": files, "weights": report.to_json()})
-    else:
-        say(f"{chosen.output}: {', '.join(name for name in files if name not in report.files)}")
-        say(f"{len([n for n in report.files if n.endswith('.safetensors')])} files of weights:")
-        say(report)
-    return OK
 
 
 def require_sound(document: Any) -> None:
@@ -491,8 +550,10 @@ def require_sound(document: Any) -> None:
 
 
 def verify(chosen: argparse.Namespace) -> int:
+    from canvas_rt.verifier.emitted import is_native
+
     target: Any = chosen.source
-    if not os.path.isfile(os.path.join(target, "model.py")):
+    if not os.path.isfile(os.path.join(target, "model.py")) and not is_native(Path(target)):
         if os.path.isdir(target) and not os.path.isfile(os.path.join(target, "config.json")):
             raise CanvasError(
                 "holds no model.py", path=target, hint="Verify a folder that 'canvas-rt emit' wrote, or a document."

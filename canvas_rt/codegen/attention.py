@@ -17,7 +17,7 @@ def eager_attention(plan: Plan) -> str:
     capped = any(complete(node)["softcap"] is not None for node in used)
     sunk = any("sinks" in node.inputs for node in used)
     biased = any("bias" in node.inputs for node in used)
-    scaling, precision, sharing = (_one(used, name) for name in ("scaling", "precision", "sharing"))
+    scaling, precision, sharing = (one_setting(used, name) for name in ("scaling", "precision", "sharing"))
     added = BIAS if biased and scaling != "fused" else ""
     return EAGER_ATTENTION.format(
         repeat=REPEAT_FUNCTION if sharing == "repeated" else "",
@@ -32,7 +32,7 @@ def eager_attention(plan: Plan) -> str:
     )
 
 
-def _one(used: Iterable[Node], name: str) -> Any:
+def one_setting(used: Iterable[Node], name: str) -> Any:
     """A setting that all nodes must share."""
     found = {complete(node)[name] for node in used}
     if len(found) > 1:
@@ -139,7 +139,9 @@ EAGER_ATTENTION = """
 def alibi_function(plan: Plan) -> str:
     """The text of what makes ALiBi."""
     used = nodes(plan, "alibi")
-    order, counts, rounding, steepest = (_one(used, name) for name in ("order", "counts", "rounding", "steepest"))
+    order, counts, rounding, steepest = (
+        one_setting(used, name) for name in ("order", "counts", "rounding", "steepest")
+    )
     number = unparse(setting(steepest, "self.config"))
     return ALIBI.format(
         slopes=SLOPES[order].format(steepest=number),
@@ -201,4 +203,4 @@ def relative_bias(
     return table(chosen).permute(2, 0, 1).unsqueeze(0)  # [1, heads, queries, keys]
 '''
 
-__all__ = ["RELATIVE_BIAS", "alibi_function", "eager_attention"]
+__all__ = ["RELATIVE_BIAS", "alibi_function", "eager_attention", "one_setting"]

@@ -11,7 +11,7 @@ from torch import fx
 from canvas_rt.codegen import vocabulary
 from canvas_rt.codegen.functions import Anchor, expression_of
 from canvas_rt.codegen.holders import Holder, holding
-from canvas_rt.codegen.modules import CONSTRUCT, Classes, buffer_value
+from canvas_rt.codegen.modules import CONSTRUCT, buffer_value
 from canvas_rt.codegen.plan import RESERVED, Plan, is_tensor, place_of, settings_read
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import fill, fresh, quote, setting, statements, unparse
@@ -81,6 +81,11 @@ class BlockWriter:
     # the class
 
     @property
+    def base(self) -> str:
+        """The class that it builds on."""
+        return "GradientCheckpointingLayer" if self.name in self.plan.layer_blocks else "nn.Module"
+
+    @property
     def takes_index(self) -> bool:
         inside = self.name in self.plan.inner
         needs = self.context or self.owner == "layer" or self.name in self.plan.numbered
@@ -88,21 +93,17 @@ class BlockWriter:
 
     def source(self) -> str:
         """The class as text."""
-        base = "GradientCheckpointingLayer" if self.name in self.plan.layer_blocks else "nn.Module"
         forward = self.forward()
-        lines = [f"class {self.plan.names.of(self.name)}({base}):", *indent(self.init()), "", *indent(forward)]
+        lines = [f"class {self.plan.names.of(self.name)}({self.base}):", *indent(self.init()), "", *indent(forward)]
         return "\n".join(lines) + "\n"
 
     def init(self) -> str:
         index = ", layer_idx: int" if self.takes_index else ""
         body = statements("super().__init__()")
-        body += self.owner_statements()
-        if self.attends:
-            body += self.attention_attributes()
-        elif self.holds_stack:
-            body += statements("self.config = config")
+        body += self.owner_statements() + self.told_statements()
+        told = {target.attr for target in map(_assigned, body) if target is not None}
         for name, value in self.own_attributes.items():
-            if not (self.attends and name == "layer_idx"):  # it has that already
+            if name not in told:
                 body += statements("self._name_ = value", _name_=name, value=value)
         body += self.module_attributes()
         header = f"def __init__(self, config: {self.plan.names.config}{index}) -> None:"
@@ -112,6 +113,12 @@ class BlockWriter:
         """What gives the sizes of the layer at hand, or those of the model at large where layers have some for themselves."""
         found = {"layer": "layer = config.per_layer_config[layer_idx]", "general": "general = with_values(config)"}
         return statements(found[self.owner]) if self.owner in found else []
+
+    def told_statements(self) -> list[ast.stmt]:
+        """What a module keeps for transformers to find."""
+        if self.attends:
+            return self.attention_attributes()
+        return statements("self.config = config") if self.holds_stack else []
 
     def attention_attributes(self) -> list[ast.stmt]:
         nodes = self.plan.attention_nodes(self.name)
@@ -212,15 +219,24 @@ class BlockWriter:
         names = blocks_of(tower.stack)
         if not tower.several_classes:
             layer, count = ast.Name(self.plan.names.of(names[0]), ast.Load()), self.depth()
+            if not self.indexes(names[0]):
+                return quote("nn.ModuleList([layer(config) for _ in range(count)])", layer=layer, count=count)
             return quote("nn.ModuleList([layer(config, index) for index in range(count)])", layer=layer, count=count)
         classes = ast.Dict(
             [ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names]
         )
+        if not self.indexes(names[0]):
+            made = "nn.ModuleList([table[kind](config) for kind in config._listed_])"
+            return quote(made, table=classes, _listed_=tower.kinds_field)
         return quote(
             "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config._listed_)])",
             table=classes,
             _listed_=tower.kinds_field,
         )
+
+    def indexes(self, block: str) -> bool:
+        """Whether a block within this one is made with the number of its layer."""
+        return BlockWriter(self.plan, block).takes_index
 
     def depth(self) -> ast.expr:
         """How many layers the stack has: an encoder's may have a field of their own, or be a number."""
@@ -231,7 +247,7 @@ class BlockWriter:
     def module(self, item: Node | Use | Stack) -> ast.expr | None:
         """What constructs an item's module, or None for functions."""
         if isinstance(item, Use):
-            index = [ast.Name("layer_idx", ast.Load())] if BlockWriter(self.plan, item.block).takes_index else []
+            index = [ast.Name("layer_idx", ast.Load())] if self.indexes(item.block) else []
             return ast.Call(
                 ast.Name(self.plan.names.of(item.block), ast.Load()), [ast.Name("config", ast.Load()), *index], []
             )
@@ -241,7 +257,7 @@ class BlockWriter:
         if construct is None:
             return None
         attrs = {name: setting(value, self.owner) for name, value in complete(item).items()}
-        return construct(item, attrs, Classes(self.plan.names.prefix, self.plan.turns_unlike))
+        return construct(item, attrs, self.plan.classes)
 
     # forward
 
@@ -572,6 +588,12 @@ class BlockWriter:
     def forward(self) -> str:
         graph = self.graph()
         return print_graph(graph, self.layout(graph))
+
+
+def _assigned(statement: ast.stmt) -> ast.Attribute | None:
+    """The attribute that a statement sets."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    return target if isinstance(target, ast.Attribute) else None
 
 
 def indent(text: str | Sequence[str]) -> list[str]:

@@ -53,12 +53,11 @@ chosen = torch.zeros_like(best).scatter_(-1, best.topk(self.top_groups, {how})[1
 choice = groups.masked_fill(~chosen.unsqueeze(-1).bool(), {outside}).flatten(-2)"""
 
 EXPERTS = '''
-@use_experts_implementation{decorated}
-class {name}(nn.Module):
-    """{summary}, their weights packed: `experts_implementation` of transformers may run them in other ways."""
+{decorated}class {name}(nn.Module):
+    """{summary}, their weights packed{ways}."""
 
     def __init__(
-        self, config: {config}, hidden_dim: int, intermediate_dim: int, num_experts: int{arguments}
+        self, {config}hidden_dim: int, intermediate_dim: int, num_experts: int{arguments}
     ) -> None:
         super().__init__()
         self.hidden_dim = hidden_dim
@@ -70,14 +69,17 @@ class {name}(nn.Module):
     ) -> torch.Tensor:
         out = torch.zeros_like(hidden_states{out})  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
-        # Under expert parallelism, experts that another device holds go by the number `num_experts`.
-        for expert in top_k_index[top_k_index < self.num_experts].unique():
+{apart}        for expert in top_k_index{held}.unique():
             place, token = torch.where(chosen == expert)
 {body}
             states = states * top_k_weights[token, place, None]
             out.index_add_(0, token, states.to(out.dtype))
         return out{cast}
 {gate}'''
+
+APART = """\
+        # Under expert parallelism, experts that another device holds go by the number `num_experts`.
+"""
 
 APPLY_GATE = """
     def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
@@ -130,7 +132,7 @@ def classes(plan: Plan) -> list[str]:
     for name, variant in _by_class(nodes(plan, "router"), lambda attrs: router_name(prefix, attrs)).items():
         parts.append(router(name, variant))
     for name, variant in _by_class(nodes(plan, "experts"), lambda attrs: experts_name(prefix, attrs)).items():
-        parts.append(experts(name, plan.names.config, variant[0]))
+        parts.append(experts(name, "" if plan.classes.plain else plan.names.config, variant[0]))
     return parts
 
 
@@ -237,7 +239,7 @@ def _scores(logits: str, variant: list[Attrs]) -> str:
 
 
 def experts(name: str, config: str, attrs: Attrs) -> str:
-    """The class of experts of one variant."""
+    """The class of experts of one variant; without a config it knows nothing of transformers."""
     up = "gate_up_proj" if attrs["gated"] else "up_proj"
     flags = {
         "is_concatenated=False": attrs["interleaved"],
@@ -251,8 +253,11 @@ def experts(name: str, config: str, attrs: Attrs) -> str:
     body, gate = _expert_body(up, attrs)
     return EXPERTS.format(
         name=name,
-        config=config,
-        decorated=f"({decorated})" if decorated else "",
+        config=f"config: {config}, " if config else "",
+        decorated=f"@use_experts_implementation{f'({decorated})' if decorated else ''}\n" if config else "",
+        ways=": `experts_implementation` of transformers may run them in other ways" if config else "",
+        apart=APART if config else "",
+        held="[top_k_index < self.num_experts]" if config else "",
         summary="Gated MLPs" if attrs["gated"] else "MLPs",
         arguments=arguments,
         attributes=_expert_attributes(up, attrs),

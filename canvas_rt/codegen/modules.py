@@ -82,8 +82,12 @@ def _words(attrs: Mapping[str, Any]) -> str:
 class Classes:
     """The classes that an emitted module defines for itself."""
 
-    def __init__(self, prefix: str, heterogeneous: bool = False) -> None:
+    def __init__(self, prefix: str, heterogeneous: bool = False, plain: bool = False, longest: bool = False) -> None:
         self.prefix = prefix
+        self.plain = plain
+        """Whether they know nothing of transformers."""
+        self.longest = longest
+        """Whether plain rotary embeddings are told how long sequences may be."""
         self.heterogeneous = heterogeneous
         """Whether layers have sizes of their own: what stands outside them reads a copy of the config that has those of all."""
 
@@ -198,6 +202,13 @@ def _rotary(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     layer_type = [] if written["layer_type"] is None else [attrs["layer_type"]]
     name = rotary_name(classes.prefix, written)
     copied = changed or classes.heterogeneous
+    if classes.plain:
+        table = (
+            quote("table[kind]", table=attrs["parameters"], kind=attrs["layer_type"])
+            if layer_type
+            else attrs["parameters"]
+        )
+        return _call(name, [attrs["head_dim"], table, *([attrs["max_position_embeddings"]] if classes.longest else [])])
     return _call(name, [_call("with_values", [CONFIG], **changed) if copied else CONFIG, *layer_type])
 
 
@@ -260,11 +271,11 @@ def _experts(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     sizes = [attrs[name] for name in ("size", "intermediate_size", "num_experts")]
     sizes += [attrs["fn"]] if written["alpha"] is None else []
     numbers = {name: attrs[name] for name in EXPERT_NUMBERS if written[name] is not None}
-    return _call(experts_name(classes.prefix, written), [CONFIG, *sizes], **numbers)
+    return _call(experts_name(classes.prefix, written), sizes if classes.plain else [CONFIG, *sizes], **numbers)
 
 
 def _activation(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
-    if complete(node)["fn"] == "bloom_gelu":  # no name that configs give
+    if complete(node)["fn"] == "bloom_gelu" and not classes.plain:  # no name that configs give
         return quote("BloomGelu()")
     return quote("ACT2FN[name]", name=attrs["fn"])
 
@@ -286,6 +297,8 @@ def _module(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     written = complete(node)
     source = written["source"]
     fields = dict(zip(written["fields"], _values(attrs["fields"]), strict=True))
+    if classes.plain:
+        return _call(source.partition(".")[2], [], **fields)
     fields["num_hidden_layers"] = quote("config.num_hidden_layers")
     for (name, own), value in zip(written["by_layer"].items(), _values(attrs["by_layer"]), strict=True):
         other = own if is_expression(own) else beside(source, name, own)

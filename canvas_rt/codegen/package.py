@@ -6,10 +6,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from canvas_rt.codegen import leaves, mixture, rotations
 from canvas_rt.codegen.attention import RELATIVE_BIAS, alibi_function, eager_attention
@@ -87,7 +87,7 @@ class Source:
         if target.is_symlink() or (target.exists() and not target.is_dir()):
             raise CanvasError("is a file", path=str(target), hint="Name a folder that does not exist yet.")
         others = (
-            [p.name for p in target.iterdir() if p.name not in (*self.files, "__pycache__")] if target.exists() else []
+            [p.name for p in target.iterdir() if p.name not in (*WRITTEN, "__pycache__")] if target.exists() else []
         )
         if others:
             raise CanvasError(
@@ -97,12 +97,47 @@ class Source:
             )
 
 
-def emit(document: Document) -> Source:
+Target = Literal["code", "native", "plain"]
+"""What is written: code with its config, for a stock architecture nothing but its config, or code that needs PyTorch alone."""
+
+WRITTEN = frozenset({"model.py", "config.json", "README.md", "generation_config.json", "document.canvas.json"})
+"""Every file that is ever written."""
+
+
+@dataclass(frozen=True, slots=True)
+class CardNotes:
+    """What a model card says beside what the document does."""
+
+    weights: str = ""
+    """How each parameter was made; nothing where the folder holds no weights."""
+
+    front: str = ""
+    """Lines of YAML: license, base model."""
+
+    certificate: str = ""
+    """What was proven of the code."""
+
+    tokenizer: bool = False
+    """Whether there is one beside it."""
+
+
+def emit(document: Document, *, target: Target = "code", notes: CardNotes | None = None) -> Source:
     """A document as source: the same document always gives the same bytes.
 
-    Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out.
+    `native` writes the config alone with which transformers' own class is the model: that is proven by importing it.
+    `plain` writes the same blocks as one file that needs PyTorch alone. `notes` are for the model card.
+    Raises `EmitError` for a graph that no Hugging Face model can be, naming the node and a way out; or the edit that left
+    the stock architecture.
     """
-    plan = Plan(document)
+    return _EMITTERS[target](document, notes or CardNotes())
+
+
+P = TypeVar("P", bound=Plan)
+
+
+def planned(plan: P) -> P:
+    """A plan with all that emission must know of its document. Raises `EmitError` where that cannot be emitted."""
+    document = plan.document
     if plan.halves is not None:
         validate_halves(plan, plan.halves)
     plan.validate()
@@ -117,15 +152,62 @@ def emit(document: Document) -> Source:
         name: "batch" in plan.places[name] and len(given.get(plan.places[name]["batch"][0], ())) != 3
         for name, given in inputs.items()
     }
+    return plan
+
+
+def _code(document: Document, notes: CardNotes) -> Source:
+    """A package: `model.py`, its config, and what belongs to them."""
+    plan = planned(Plan(document))
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
-        "README.md": card(plan),
+        "README.md": card(plan, notes),
         "document.canvas.json": dumps(document),
     }
     if plan.task.generates:
         files["generation_config.json"] = json.dumps(generation_json(document), indent=2) + "\n"
     return Source(files)
+
+
+def _native(document: Document, notes: CardNotes) -> Source:
+    """The config of a stock architecture, and what belongs to it: the code is transformers' own."""
+    from canvas_rt.codegen.native import native_config
+
+    found = native_config(document, proven=True)
+    if found.config is None:
+        message = f"is no {found.architecture or 'stock architecture'} with another config: {found.left}"
+        raise EmitError(message, hint="Emit it as code: without --native, or with target='code'.")
+    files = {
+        "config.json": json.dumps(found.config, indent=2) + "\n",
+        "README.md": native_card(document, notes),
+        "document.canvas.json": dumps(document),
+    }
+    if document.purpose.generates:
+        files["generation_config.json"] = json.dumps(generation_json(document), indent=2) + "\n"
+    return Source(files)
+
+
+def _plain(document: Document, notes: CardNotes) -> Source:
+    """One file that needs PyTorch alone, and the config that it reads."""
+    from canvas_rt.codegen.plain import PlainPlan, plain_files, settled
+
+    plan = planned(PlainPlan(settled(document)))
+    files = plain_files(plan)
+    return Source(
+        {
+            "model.py": format_source(files["model.py"]),
+            "config.json": files["config.json"],
+            "README.md": plain_card(plan, notes),
+            "document.canvas.json": dumps(document),
+        }
+    )
+
+
+_EMITTERS: Mapping[Target, Callable[[Document, CardNotes], Source]] = {
+    "code": _code,
+    "native": _native,
+    "plain": _plain,
+}
 
 
 def head_shapes(document: Document, shapes: Shapes) -> dict[tuple[str, str], str]:
@@ -258,7 +340,7 @@ def module_source(plan: Plan) -> str:
     body += renaming(plan)
     text = "\n\n".join([*parts, body])
     known = "\n".join([imports(text), *module_imports(plan)])
-    return f'"""{title(plan)}: written by Canvas."""\n\n{known}\n\n\n{text}'
+    return f'"""{title(plan.document)}: written by Canvas."""\n\n{known}\n\n\n{text}'
 
 
 HEADING = """
@@ -297,8 +379,8 @@ def _renamings(model: str, pairs: Mapping[str, str]) -> str:
     return RENAMING.format(model=unparse(constant(model)), renamings=listed) if pairs else ""
 
 
-def title(plan: Plan) -> str:
-    return "".join(c if c.isalnum() or c in " .-_" else "_" for c in plan.document.name)
+def title(document: Document) -> str:
+    return "".join(c if c.isalnum() or c in " .-_" else "_" for c in document.name)
 
 
 IMPORTS = (
@@ -463,35 +545,92 @@ def generation_json(document: Document) -> dict[str, Any]:
     return {"_from_model_config": True, **{name: value for name, value in ids.items() if value is not None}}
 
 
-def card(plan: Plan) -> str:
+def card(plan: Plan, notes: CardNotes) -> str:
     """The model card."""
-    document, origin = plan.document, plan.document.origin
+    origin = plan.document.origin
+    told = f"`{plan.names.model}`, written by Canvas from {title_of(origin.source) or 'a document'} \
+({title_of(origin.architecture) or 'no origin'})."
+    proof = "`canvas-rt verify .` proves this code against it."
+    return _card(plan.document, notes, told, ", trust_remote_code=True", proof)
+
+
+def native_card(document: Document, notes: CardNotes) -> str:
+    """The model card of a stock architecture."""
+    origin = document.origin
+    told = f"It still is a `{title_of(origin.architecture)}`: Canvas wrote its config from \
+{title_of(origin.source) or 'a document'}, and no code. It runs natively wherever that architecture does."
+    return _card(document, notes, told, "", "`canvas-rt verify .` proves transformers' class against it.")
+
+
+def plain_card(plan: Plan, notes: CardNotes) -> str:
+    """The model card of plain code."""
+    origin = plan.document.origin
+    told = f"`{plan.names.model}` in PyTorch alone, written by Canvas from {title_of(origin.source) or 'a document'} \
+({title_of(origin.architecture) or 'no origin'})."
+    load = [
+        f"from model import {plan.names.model}, Config",
+        "",
+        f'model = {plan.names.model}(Config.from_json("config.json"))',
+    ]
+    if notes.weights:
+        load = ["from pathlib import Path", "", "from safetensors.torch import load_file", *load]
+        load += [
+            'for file in Path(".").glob("*.safetensors"):',
+            "    model.load_state_dict(load_file(file), strict=False)",
+        ]
+    return _about(plan.document, notes, told, "\n".join(load), "")
+
+
+def _card(document: Document, notes: CardNotes, told: str, trust: str, proof: str) -> str:
+    auto = document.purpose.auto
+    if notes.weights:
+        tokenizer = ["", 'tokenizer = AutoTokenizer.from_pretrained(".")'] if notes.tokenizer else [""]
+        imported = f"{auto}, AutoTokenizer" if notes.tokenizer else auto
+        load = [
+            f"from transformers import {imported}",
+            *tokenizer,
+            f'model = {auto}.from_pretrained("."{trust})',
+        ]
+    else:
+        load = [
+            f"from transformers import AutoConfig, {auto}",
+            "",
+            f'config = AutoConfig.from_pretrained("."{trust})',
+            f"model = {auto}.from_config(config{trust})",
+        ]
+    return _about(document, notes, told, "\n".join(load), f" {proof}")
+
+
+def _about(document: Document, notes: CardNotes, told: str, load: str, proof: str) -> str:
+    """What a model is, how it is loaded, and what was done to it."""
     edits = (
         "\n".join(f"- `{json.dumps(thaw(edit), ensure_ascii=True)}`" for edit in document.log)
         or "None: it is the original."
     )
+    front = [f"library_name: {'transformers' if proof else 'pytorch'}", "tags: [canvas]", *notes.front.splitlines()]
+    sections = [("Edits since the import", edits)]
+    if notes.weights:
+        sections.append(
+            ("Weights", f"`weights.json` says of each parameter where it is from.\n\n```text\n{notes.weights}\n```")
+        )
+    if notes.certificate:
+        sections.append(("Certificate", f"```text\n{notes.certificate}\n```"))
+    head = "\n".join(front)
+    rest = "\n".join(f"\n## {heading}\n\n{text}" for heading, text in sections)
     return f"""---
-library_name: transformers
-tags: [canvas]
+{head}
 ---
 
-# {title(plan)}
+# {title(document)}
 
-`{plan.names.model}`, written by Canvas from {title_of(origin.source) or "a document"} \
-({title_of(origin.architecture) or "no origin"}). It has no weights yet.
+{told}{"" if notes.weights else " It has no weights yet."}
 
 ```python
-from transformers import AutoConfig, {plan.task.auto}
-
-config = AutoConfig.from_pretrained(".", trust_remote_code=True)
-model = {plan.task.auto}.from_config(config, trust_remote_code=True)
+{load}
 ```
 
-`document.canvas.json` is the graph: `canvas-rt show document.canvas.json`. `canvas-rt verify .` proves this code against it.
-
-## Edits since the import
-
-{edits}
+`document.canvas.json` is the graph: `canvas-rt show document.canvas.json`.{proof}
+{rest}
 """
 
 

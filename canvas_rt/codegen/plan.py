@@ -65,15 +65,17 @@ class Names:
     """The root block's name."""
 
     task: Task = CAUSAL_LM
+    lead: str = PREFIX
+    """What every class's name begins with."""
 
     @property
     def prefix(self) -> str:
-        return PREFIX + self.root.removesuffix(self.task.ending).removesuffix("LMHeadModel").removesuffix("MTModel")
+        return self.lead + self.root.removesuffix(self.task.ending).removesuffix("LMHeadModel").removesuffix("MTModel")
 
     def of(self, block: str) -> str:
         if block == self.root:
             return self.model
-        return f"{PREFIX}{block}Block" if PREFIX + block in self.taken else PREFIX + block
+        return f"{self.lead}{block}Block" if self.lead + block in self.taken else self.lead + block
 
     @property
     def model(self) -> str:
@@ -82,7 +84,7 @@ class Names:
 
     @property
     def config(self) -> str:
-        return f"{self.prefix}Config"
+        return f"{self.prefix}Config" if self.lead else "Config"
 
     @property
     def pretrained(self) -> str:
@@ -137,6 +139,11 @@ class Plan:
     @cached_property
     def names(self) -> Names:
         return Names(self.document.root, self.task)
+
+    @property
+    def classes(self) -> Classes:
+        """The small classes that the model defines for itself."""
+        return Classes(self.names.prefix, self.turns_unlike)
 
     @property
     def task(self) -> Task:

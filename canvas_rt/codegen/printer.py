@@ -102,7 +102,16 @@ class _Printer:
         for node in nodes:
             fx.node.map_arg(node.args, self.expect)
         names = [a.arg for a in (*layout.signature.args, *layout.signature.kwonlyargs)]
-        self.taken = {*names, "kwargs", *RUN_TIME, "attention", "attn_weights", *self._assigned(layout.before)}
+        self.taken = {
+            *names,
+            "kwargs",
+            *RUN_TIME,
+            "attention",
+            "attn_weights",
+            "attend",
+            "sees",
+            *self._assigned(layout.before),
+        }
         self.taken |= {
             f"{node.target.__name__}{node.meta.get('suffix', '')}" for node in nodes if callable(node.target)
         }
@@ -374,6 +383,12 @@ class _Printer:
             self.body += [(s, "") for s in statements(cached, k=key, v=value)]
         given = {port: self.extra(other, key) for port, other in zip(node.meta["extra"], others, strict=True)}
         name = fresh("attn", self.taken)
+        if node.meta.get("template"):
+            self.body += [
+                (s, "") for s in statements(node.meta["template"], q=query, k=key, v=value, out=name, **given)
+            ]
+            self.bind(node, name)
+            return
         template = (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"

@@ -110,7 +110,7 @@ class Verification:
         """The implementations of attention that both sides have; by the first, all other checks run."""
         if Plan(self.document).eager_only:
             return ("eager",)
-        if not self.stock:
+        if not self.beside_class:
             return ("sdpa",)
         supported = getattr(StockFactory(self.origin.model_type, self.task).model_class, "_supports_sdpa", False)
         return ("sdpa", "eager") if supported else ("eager",)
@@ -155,6 +155,11 @@ class Verification:
         ]
         by_layer = any(kind.sizes for kind in kinds) and BY_LAYER not in self.origin.patterns
         return self.known and structure(self.document) == self.origin.structure and not by_layer
+
+    @property
+    def beside_class(self) -> bool:
+        """Whether what is proven is held against transformers' class; else against the document, run node by node."""
+        return self.stock
 
     def original(self, document: Document, attention: str | None = None) -> nn.Module:
         """The class of transformers at a document's sizes, with the same weights."""
@@ -223,7 +228,7 @@ class Verification:
             again, _ = ArchitectureImport(
                 ClassFactory(config_class, model_class), self.raw, self.document.name, self.pinned
             ).run()
-            found = difference(self.document, again, probe_assignments(dict(self.document.environment), self.pinned))
+            found = self.difference_from(again)
         except Exception as error:  # whatever the emitted code does, it is a finding
             return Finding(False, f"the emitted code cannot be imported: {type(error).__name__}: {error}")
         if found:
@@ -231,6 +236,10 @@ class Verification:
         nodes = sum(len(block.nodes) for block in self.document.blocks.values())
         held = f", at its own {', '.join(sorted(self.pinned))} (it holds literal numbers)" if self.pinned else ""
         return Finding(True, f"importing the emitted code gives the same document ({nodes} nodes){held}")
+
+    def difference_from(self, again: Document) -> str:
+        """What tells a graph that was imported from the document."""
+        return difference(self.document, again, probe_assignments(dict(self.document.environment), self.pinned))
 
     def keys(self) -> Finding:
         config_class, model_class = self.classes
@@ -252,7 +261,7 @@ class Verification:
         if flaw:
             return Finding(False, flaw)
         compared = "the document's"
-        if self.stock:
+        if self.beside_class:
             with torch.device("meta"):
                 original = self.original_on_meta()
             theirs = {name: tuple(tensor.shape) for name, tensor in original.state_dict().items()}
@@ -305,7 +314,7 @@ class Verification:
         worst, worst_gradient, first = 0.0, 0.0, ""
         for attention in self.attentions:
             ours = self.run(self.emitted(self.small, attention))
-            theirs = self.run(self.original(self.small, attention)) if self.stock else self.interpret(self.small)
+            theirs = self.run(self.original(self.small, attention)) if self.beside_class else self.interpret(self.small)
             worst = max(worst, largest(ours.logits, theirs.logits))
             counted = parameter_keys(self.small).keys() - frozen_keys(self.small)
             missing = (ours.gradients.keys() ^ theirs.gradients.keys()) & counted
@@ -315,17 +324,19 @@ class Verification:
                 )
             for name, gradient in ours.gradients.items():
                 reference = theirs.gradients[name]
-                scale = 1.0 if self.stock else max(1.0, float(reference.abs().max()))
+                scale = 1.0 if self.beside_class else max(1.0, float(reference.abs().max()))
                 worst_gradient = max(worst_gradient, largest(gradient, reference) / scale)
             first = first or first_difference(ours, theirs)
         exact = (
-            largest(self.run(self.emitted(self.small)).logits, self.interpret(self.small).logits) if self.stock else 0.0
+            largest(self.run(self.emitted(self.small)).logits, self.interpret(self.small).logits)
+            if self.beside_class
+            else 0.0
         )
         if Plan(self.document).whole:
             exact = 0.0  # node by node such a module is run with eager attention, and as if in the first layer
         if exact and not worst and not self.dynamic:
             worst, first = exact, "the document, run node by node"
-        tolerance = 0.0 if self.stock else INTERPRETER_TOLERANCE
+        tolerance = 0.0 if self.beside_class else INTERPRETER_TOLERANCE
         told = (
             "equal to the last bit"
             if not worst
@@ -356,7 +367,7 @@ class Verification:
         ids = self.ids[:, :length]
         whole, cached = self.at_once(model, ids).logits, self.step_by_step(model, ids)
         worst, told = largest(cached, whole), ""
-        originals = [self.original(self.small)] if self.stock else []
+        originals = [self.original(self.small)] if self.beside_class else []
         if worst > self.close(whole):
             found = (
                 self.beside_original(model, originals[0], ids, cached, whole)
@@ -382,10 +393,14 @@ class Verification:
             if not torch.equal(tokens, greedy):
                 place = int((tokens != greedy).any(0).nonzero()[0]) if tokens.shape == greedy.shape else tokens.shape[1]
                 return Finding(False, f"{name} generates another token at position {place}", worst)
-        static = self.generate(model, self.prompt, cache_implementation="static")
-        if not torch.equal(static, greedy):
+        static = self.with_static_cache(model)
+        if static is not None and not torch.equal(static, greedy):
             return Finding(False, "generate with a static cache gives other tokens", worst)
         return Finding(True, f"{GENERATED} tokens agree with and without the cache, and in generate{told}", worst)
+
+    def with_static_cache(self, model: Any) -> Tensor | None:
+        """What is generated with a cache of a fixed length."""
+        return self.generate(model, self.prompt, cache_implementation="static")
 
     @staticmethod
     def close(logits: Tensor) -> float:
@@ -563,7 +578,9 @@ class Verification:
             label, change = self.change()
         except Exception as error:
             label, change = "changed", f"its origin cannot be run beside it: {error}"
-        reference = f"transformers' {self.origin.architecture}" if self.stock else "the document, run node by node"
+        reference = (
+            f"transformers' {self.origin.architecture}" if self.beside_class else "the document, run node by node"
+        )
         return Certificate(
             **findings,
             reference=reference,

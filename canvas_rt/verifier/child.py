@@ -10,8 +10,11 @@ from typing import Any
 
 def verification(folder: Path) -> dict[str, Any]:
     from canvas_rt.verifier.checks import Verification
+    from canvas_rt.verifier.emitted import is_native
+    from canvas_rt.verifier.native import NativeVerification
 
-    return {"certificate": Verification(folder).certificate(progress).to_json()}
+    checks = NativeVerification if is_native(folder) else Verification
+    return {"certificate": checks(folder).certificate(progress).to_json()}
 
 
 def code_import(folder: Path) -> dict[str, Any]:

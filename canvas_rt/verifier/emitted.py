@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ def import_emitted(
 
     Raises `CanvasError` that says where the code differs, and what the code itself raises.
     """
+    if is_native(folder):
+        return import_native(folder)
     if os.path.lexists(folder / DOCUMENT):
         document = load(folder / DOCUMENT)
         changed = difference_in_text(folder, document)
@@ -54,11 +57,46 @@ def import_emitted(
     return parse_document(answer["document"], str(folder)), ImportReport.from_json(answer["report"])
 
 
+def is_plain(folder: Path) -> bool:
+    """Whether a folder holds code that transformers does not know how to load."""
+    if not _holds(folder, CODE, CONFIG, DOCUMENT):
+        return False
+    config = read_json(folder / CONFIG)
+    return isinstance(config, Mapping) and "model_type" not in config and "auto_map" not in config
+
+
+def import_native(folder: Path) -> tuple[Document, "ImportReport"]:
+    """The document of a folder without code: the one beside its config where that computes it, else what it says."""
+    from canvas_rt.codegen.native import told_apart
+    from canvas_rt.importer import import_model
+
+    document = load(folder / DOCUMENT)
+    imported, report = import_model(read_json(folder / CONFIG))
+    found = told_apart(document, imported)
+    if not found:
+        return document, read_report(document, "its config is what its document computes")
+    note = f"its config computes something else than its document: {found}"
+    return imported, replace(report, notes=(*report.notes, note))
+
+
+def _holds(folder: Path, *names: str) -> bool:
+    """Whether a folder holds some files; not so where its name is none."""
+    return all(os.path.isfile(folder / name) for name in names)
+
+
+def is_native(folder: Path) -> bool:
+    """Whether a folder holds a document and the config of a stock architecture, and no code."""
+    if os.path.lexists(folder / CODE) or not _holds(folder, CONFIG, DOCUMENT):
+        return False
+    config = read_json(folder / CONFIG)
+    return isinstance(config, Mapping) and not config.get("auto_map")
+
+
 def difference_in_text(folder: Path, document: Document) -> str:
     """Where code and config are not what a document emits; empty where they are."""
     from canvas_rt.codegen.package import emit
 
-    expected = emit(document).files
+    expected = emit(document, target="plain" if is_plain(folder) else "code").files
     for name in (CODE, CONFIG):
         if not os.path.lexists(folder / name):
             return f"{name} is missing"
@@ -88,8 +126,6 @@ def import_code(folder: Path) -> tuple[Document, "ImportReport"]:
 
     Where it computes what the folder's document says, that document is given, with its origin, layout and log.
     """
-    from dataclasses import replace
-
     from canvas_rt.importer.architecture import ArchitectureImport
     from canvas_rt.importer.factory import ClassFactory, canonical_values
     from canvas_rt.importer.probes import probe_assignments

@@ -9,6 +9,7 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.verifier.apart import LONGEST_S, run_apart
 from canvas_rt.verifier.certificate import Certificate
+from canvas_rt.verifier.emitted import is_native, is_plain
 
 NEEDED = ("model.py", "config.json", "document.canvas.json")
 
@@ -22,6 +23,7 @@ def verify(
 ) -> Certificate:
     """The certificate of an emitted folder, or of the code that a document emits.
 
+    Of a native folder, which holds a config alone, it is transformers' own class that is proven.
     Runs `model.py`, in a child process with limits on time and memory: verify only what you would run. Setting `stop`
     ends it.
 
@@ -35,7 +37,12 @@ def verify(
             emit(target).write(folder)
             return verify(folder, timeout_s=timeout_s, progress=progress, stop=stop)
     folder = Path(target)
-    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if is_plain(folder):
+        hint = "Verify its document: that proves the same blocks, as code for transformers."
+        raise CanvasError(
+            "holds plain code, and the certificate is of models of transformers", path=str(target), hint=hint
+        )
+    missing = [name for name in NEEDED if not (folder / name).is_file()] if not is_native(folder) else []
     if missing:
         raise CanvasError(
             f"holds no {missing[0]}",

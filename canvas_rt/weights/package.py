@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from canvas_rt.codegen.package import Source, emit
+from canvas_rt.codegen.package import CardNotes, Source, Target, emit
 from canvas_rt.edits import apply, parse_edits
 from canvas_rt.errors import CanvasError, CheckpointError
 from canvas_rt.importer.checkpoint import INDEX
 from canvas_rt.importer.source import EMITTED
 from canvas_rt.ir.document import Document, Item, Origin, Stack
-from canvas_rt.ir.files import dumps, load
+from canvas_rt.ir.files import dumps, load, read_json
 from canvas_rt.ir.frozen import FrozenMap, thaw
 from canvas_rt.weights.held import DTYPES, Held, copy_bytes, write_all
 from canvas_rt.weights.make import make_slabs
@@ -46,28 +46,30 @@ def transplant(
     weights: str | Path,
     folder: str | Path,
     *,
+    target: Target = "code",
     shard_bytes: int = SHARD,
+    certificate: str = "",
     progress: Progress = lambda done, total: None,
 ) -> WeightReport:
     """Emit a document into a folder, with weights made of those of the checkpoint folder `weights`.
 
     Never more is in memory than the tensors of which one parameter is made. What was killed is gone on with by the next
     call: until then all of it is in `.NAME.partial` beside the folder, which comes to be by one rename. The report is
-    also written there, as `weights.json`.
+    also written there, as `weights.json`. `certificate`: what was proven of the code, for the model card.
 
     Raises `CheckpointError` for weights that cannot be read or are another model's, and `CanvasError` where there is no
     room for the new ones or the folder holds something else.
     """
-    source, target = emit(document), Path(folder)
+    source, place = emit(document, target=target), Path(folder)
     held_by = since(document, Path(weights))
     origin = Held(Path(weights), held_by)
     plan = weight_plan(held_by, origin.shapes)
     dtypes = _dtypes(plan, origin)
     shards = shards_of((Written(r.key, dtypes[r.key], r.shape) for r in plan.recipes), shard_bytes)
-    if target.is_dir() and any(target.glob("*.safetensors")):
-        raise CanvasError("holds weights already", path=str(target), hint="Choose another folder, or remove this one.")
-    source.check_replaceable(target)
-    partial = _partial(document, origin, target, shard_bytes)
+    if place.is_dir() and any(place.glob("*.safetensors")):
+        raise CanvasError("holds weights already", path=str(place), hint="Choose another folder, or remove this one.")
+    source.check_replaceable(place)
+    partial = _partial(document, origin, place, shard_bytes, target)
     _require_room(partial, shards)
     by_key = {recipe.key: recipe for recipe in plan.recipes}
     total = sum(shard.bytes for shard in shards)
@@ -94,7 +96,10 @@ def transplant(
             tuple(shard.name for shard in shards) + ((INDEX,) if len(shards) > 1 else ()),
             _bring(Path(weights), partial),
         )
-        _finish(source, report, partial, target)
+        notes = CardNotes(
+            str(report), _front(document, Path(weights)), certificate, "tokenizer_config.json" in report.brought
+        )
+        _finish(emit(document, target=target, notes=notes), report, partial, place)
     except OSError as error:
         raise CanvasError(
             f"cannot be written: {error.strerror}",
@@ -165,13 +170,13 @@ def _dropped(plan: WeightPlan, origin: Held) -> Mapping[str, int]:
     return {**own, **{key: origin.entries[key].bytes for key in origin.unread}}
 
 
-def _partial(document: Document, origin: Held, target: Path, shard_bytes: int) -> Path:
+def _partial(document: Document, origin: Held, place: Path, shard_bytes: int, target: Target) -> Path:
     """The folder in which all is written first: an earlier one, if it is of the same document and the same weights."""
     files = sorted({entry.file for entry in origin.entries.values()})
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    told = json.dumps([dumps(document), states, shard_bytes])
+    told = json.dumps([dumps(document), states, shard_bytes, target])
     digest = hashlib.sha256(told.encode()).hexdigest()
-    partial = target.parent / f".{target.name}.partial"
+    partial = place.parent / f".{place.name}.partial"
     note = partial / "plan"
     try:
         if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
@@ -181,7 +186,7 @@ def _partial(document: Document, origin: Held, target: Path, shard_bytes: int) -
         partial.mkdir(parents=True, exist_ok=True)
         note.write_text(digest)
     except OSError as error:
-        raise CanvasError(f"cannot be written: {error.strerror}", path=str(target)) from error
+        raise CanvasError(f"cannot be written: {error.strerror}", path=str(place)) from error
     return partial
 
 
@@ -208,6 +213,28 @@ def _bring(folder: Path, partial: Path) -> tuple[str, ...]:
             shutil.copyfile(path, partial / name)
             names.append(name)
     return tuple(names)
+
+
+FRONT = re.compile(
+    r"^(license|license_name|license_link|language|pipeline_tag): ([\w.:/ -]{1,200})$", re.MULTILINE | re.ASCII
+)
+"""What a derived model's card says as its original's does."""
+
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
+
+
+def _front(document: Document, folder: Path) -> str:
+    """Lines for the head of the model card: the license, and what the model was made of."""
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
+    head = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
+    lines = [f"{name}: {value}" for name, value in FRONT.findall(head)]
+    config = folder / "config.json"
+    named = read_json(config).get("_name_or_path") if config.is_file() else None
+    for name in (document.origin.source, named):
+        if isinstance(name, str) and HUB_ID.fullmatch(name):
+            return "\n".join([*lines, f"base_model: {name}"])
+    return "\n".join(lines)
 
 
 def _finish(source: Source, report: WeightReport, partial: Path, target: Path) -> None:

@@ -238,9 +238,9 @@ def test_emit_carries_weights_over(run: Any) -> None:
     told = run("emit", "m2.canvas.json", "-o", "out", "--weights", "in", "--shard-size", "30kB")
     assert told.code == 0 and told.err == ""
     lines = told.out.splitlines()
-    assert lines[0].startswith("out: README.md, config.json, document.canvas.json, ")
-    assert lines[1:3] == ["3 files of weights:", "copy                17 tensors, 70.3 kB"]
-    assert lines[3].startswith("mean over groups     4 tensors, 8.2 kB: model.layers.0.self_attn.k_proj.weight, ")
+    assert lines[0].startswith("out: model.py (") and ", model-00003-of-00003.safetensors, " in lines[0]
+    assert lines[1] == "copy                17 tensors, 70.3 kB"
+    assert lines[2].startswith("mean over groups     4 tensors, 8.2 kB: model.layers.0.self_attn.k_proj.weight, ")
     AutoModelForCausalLM.from_pretrained("out", trust_remote_code=True)
     again = run("emit", "m2.canvas.json", "-o", "out", "--weights", "in", "--json")
     assert (again.code, again.json["path"]) == (1, "out")
@@ -248,6 +248,47 @@ def test_emit_carries_weights_over(run: Any) -> None:
     assert run("emit", "m2.canvas.json", "-o", "o", "--weights", "in", "--shard-size", "much").code == 2
     nothing = run("emit", "m2.canvas.json", "-o", "o", "--weights", "nowhere")
     assert (nothing.code, nothing.made) == (1, set()) and "there is no such folder" in nothing.err
+
+
+def test_emit_says_whether_the_model_still_is_a_stock_architecture(run: Any) -> None:
+    run("edit", "d.canvas.json", "--set", "num_key_value_heads=1", "-o", "d.canvas.json")
+    told = run("emit", "d.canvas.json", "-o", "out")
+    assert told.out.endswith(
+        "\nthis still is LlamaForCausalLM with another config: --native writes just that, without code\n"
+    )
+    ran = run("emit", "d.canvas.json", "-o", "native", "--native", "--json")
+    assert ran.json == {
+        "output": "native",
+        "files": ["README.md", "config.json", "document.canvas.json", "generation_config.json"],
+        "native": True,
+        "left": "",
+    }
+    assert json.loads(Path("native/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    assert run("show", "native").code == 0
+
+
+def test_emit_plain_needs_pytorch_alone(run: Any) -> None:
+    told = run("emit", "d.canvas.json", "-o", "plain", "--plain")
+    assert told.out.startswith("plain: model.py (")
+    source = Path("plain/model.py").read_text()
+    assert "transformers" not in "".join(line for line in source.splitlines() if "import" in line)
+    assert run("emit", "d.canvas.json", "-o", "out", "--plain", "--native").code == 2
+
+
+def test_emit_names_the_edit_that_left_the_stock_architecture(run: Any) -> None:
+    run("edit", "d.canvas.json", "--set", "model.layers.1.mlp.intermediate_size=48", "-o", "e.canvas.json")
+    told = run("emit", "e.canvas.json", "-o", "out")
+    assert (
+        '\nno longer stock LlamaForCausalLM: edit 1 of 1, {"kind": "set_size", "path": "model.layers.1.mlp"' in told.out
+    )
+    assert (
+        "some layers have intermediate_size for themselves"
+        in run("emit", "e.canvas.json", "-o", "out", "--json").json["left"]
+    )
+    refused = run("emit", "e.canvas.json", "-o", "native", "--native")
+    assert (refused.code, refused.made) == (1, frozenset())
+    assert "is no LlamaForCausalLM with another config: " in refused.err
+    assert "without --native" in refused.err
 
 
 def test_diff_tells_what_an_edit_costs(run: Any) -> None:
