@@ -67,8 +67,8 @@ def native_config(document: Document, *, proven: bool = False) -> Native:
         config = None if flaw else stock_config(document)
         if config is not None and proven:
             flaw = _disproof(document, config)
-    except CanvasError as error:  # a config that transformers refuses, or a graph that cannot be walked
-        flaw, config = error.message, None
+    except Exception as error:  # what a class has to say against a config, it says in its own way
+        flaw, config = _said(error), None
     return Native(name, None, _told(document, flaw)) if flaw else Native(name, config)
 
 
@@ -438,7 +438,7 @@ def _leaving(document: Document) -> tuple[int, str] | None:
             if not earlier:
                 return index, flaw
             flaw = earlier
-    except CanvasError:
+    except CanvasError:  # the log does not lead here
         return None
     return None
 
@@ -447,10 +447,16 @@ def _flaw_or_broken(document: Document) -> str:
     """Between the edits of one gesture a graph may be one that cannot be walked."""
     try:
         return _flaw(document)
-    except CanvasError as error:
-        return error.message
-    except KeyError as error:
+    except KeyError as error:  # a port without a wire
         return f"nothing feeds {error}"
+    except Exception as error:
+        return _said(error)
+
+
+def _said(error: Exception) -> str:
+    """An error in one line; one of Python's own with what it is."""
+    text = " ".join(str(error).split())[:300]
+    return error.message if isinstance(error, CanvasError) else f"{type(error).__name__}: {text}"
 
 
 def _replayed(document: Document) -> list[Document]:
