@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import fx
 
+from canvas_rt.codegen import sharding
 from canvas_rt.codegen.blocks import BlockWriter, indent
 from canvas_rt.codegen.frame import OWN_MASKS, backbone_use, embedding_access, given_names, signature
 from canvas_rt.codegen.halves import DECODER_IDS, FROM_LABELS, HANDED_ON, OF_BOTH, halves_run
@@ -100,8 +101,8 @@ class HeadWriter(BlockWriter):
         ties = dict(self.plan.document.ties)
         mixed = ", GenerationMixin" if self.plan.task.generates else ""
         lines = [f"class {self.plan.names.model}({self.plan.names.pretrained}{mixed}):"]
-        if ties:
-            lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
+        lines += [f"    _tied_weights_keys = {unparse(constant(ties))}"] if ties else []
+        lines += [*sharding.head_lines(self.plan), ""]
         lines += [
             *indent(self.init()),
             *(indent(embedding_access(self.plan, self.name)) if len(self.held_parts) > 1 else []),

@@ -26,7 +26,7 @@ ROUTER = '''
 class {name}(nn.Module):
     """Chooses `top_k` experts for each token."""
 
-    def __init__({signature}) -> None:
+{declared}    def __init__({signature}) -> None:
         super().__init__()
         self.top_k = top_k
 {attributes}        self.weight = nn.Parameter(torch.empty(num_experts, size))
@@ -168,7 +168,10 @@ def router(name: str, variant: list[Attrs]) -> str:
         )
     body = "\n".join(f"        {line}" for line in _routing(variant))
     signature = ", ".join(arguments)
-    return ROUTER.format(name=name, signature=signature, attributes=attributes, tensors=tensors, body=body)
+    declared = "    e_score_correction_bias: torch.Tensor\n\n" if attrs["correction"] == "buffer" else ""
+    return ROUTER.format(
+        name=name, declared=declared, signature=signature, attributes=attributes, tensors=tensors, body=body
+    )
 
 
 def _routing(variant: list[Attrs]) -> list[str]:

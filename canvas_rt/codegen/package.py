@@ -20,6 +20,7 @@ from canvas_rt.codegen.frame import (
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
+    auto_map,
     config_class,
     model_type,
     pretrained_class,
@@ -387,7 +388,7 @@ def format_source(text: str) -> str:
         "--stdin-filename",
         "model.py",
     ]
-    for command in (["check", "--select", "I,F401", "--fix-only"], ["format"]):
+    for command in (["check", "--select", "I,F401,UP034", "--fix-only"], ["format"]):
         done = subprocess.run(
             [find_ruff_bin(), *command, *common, "-"], input=text, capture_output=True, text=True, check=False
         )
@@ -403,11 +404,7 @@ def config_json(plan: Plan) -> dict[str, Any]:
     values: dict[str, Any] = {
         "model_type": model_type(plan),
         "architectures": [names.model],
-        "auto_map": {
-            "AutoConfig": f"model.{names.config}",
-            **({} if plan.trunk == document.root else {"AutoModel": f"model.{names.of(plan.trunk)}"}),
-            plan.task.auto: f"model.{names.model}",
-        },
+        "auto_map": auto_map(plan),
     }
     for name, value in {**document.sizes, **document.config}.items():
         if not is_expression(value):

@@ -102,7 +102,15 @@ class _Printer:
         for node in nodes:
             fx.node.map_arg(node.args, self.expect)
         names = [a.arg for a in (*layout.signature.args, *layout.signature.kwonlyargs)]
-        self.taken = {*names, "kwargs", *RUN_TIME, "attention", "attn_weights", *self._assigned(layout.before)}
+        self.taken = {
+            *names,
+            "kwargs",
+            *RUN_TIME,
+            "attention",
+            "attn_weights",
+            "dropout",
+            *self._assigned(layout.before),
+        }
         self.taken |= {
             f"{node.target.__name__}{node.meta.get('suffix', '')}" for node in nodes if callable(node.target)
         }
@@ -238,9 +246,9 @@ class _Printer:
             return self.by_name(node, inputs)
         if node.op == "call_module":
             context = self.context(node)
-            call = ast.Call(self.called(node), inputs, context)
-            first = node.meta.get("tuple") and not node.meta.get("more")
-            return quote("call[0]", call=call) if first else call
+            if context and context[0].arg == "attention_mask" and not node.meta.get("state"):
+                inputs.append(context.pop(0).value)  # what it takes next
+            return ast.Call(self.called(node), inputs, context)
         return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
 
     def called(self, node: fx.Node) -> ast.expr:
@@ -294,6 +302,9 @@ class _Printer:
     def write_one(self, node: fx.Node) -> None:
         reusable = self.reusable(node)
         expression = self.expression(node)
+        if node.op == "call_module" and node.meta.get("tuple"):
+            self.write_attending(node, expression)
+            return
         if self.waiting[node] == 1 and not node.meta.get("named") and size_of(expression) < LONGEST_EXPRESSION:
             self.values[node] = expression
             own = self.order[node]
@@ -310,6 +321,13 @@ class _Printer:
             else fresh(node.meta.get("variable", node.name), self.taken)
         )
         self.assign(node, name, expression)
+
+    def write_attending(self, node: fx.Node, call: ast.expr) -> None:
+        """A module that gives attention weights behind its value: they are for whoever records them."""
+        name = fresh("attn" if node.name == "self_attn" else node.name, self.taken)
+        target = ast.Tuple([ast.Name(name, ast.Store()), ast.Name("_", ast.Store())], ast.Store())
+        self.body.append((ast.Assign([target], call), self.layout.comments.get(node.name, "")))
+        self.bind(node, name)
 
     def reusable(self, node: fx.Node) -> str | None:
         """The variable of the residual stream, where this node is its next value and nothing reads the old one again."""
@@ -376,8 +394,9 @@ class _Printer:
         name = fresh("attn", self.taken)
         template = (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
+            "dropout = self.attention_dropout if self.training else 0.0\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"
-            " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
+            " dropout=dropout, scaling=self.scaling, **kwargs)\n"
         )
         if node.meta.get("across"):
             template = template.replace("attention_mask,", "encoder_attention_mask,")
