@@ -1,6 +1,7 @@
 """The parts of an emitted module that every Hugging Face model has: config, norms, rotary, base class, backbone, head."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -9,7 +10,7 @@ from torch import fx
 
 from canvas_rt.codegen import sharding
 from canvas_rt.codegen.blocks import BlockWriter, indent
-from canvas_rt.codegen.mixture import init_weights
+from canvas_rt.codegen.mixture import balanced, init_weights
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
@@ -203,6 +204,8 @@ def records(plan: Plan, blocks: Sequence[str]) -> str:
         written = [recorded(plan, name) for name in names]
         if written:
             found.append(f'"{what}": {written[0] if len(written) == 1 else "[" + ", ".join(written) + "]"}')
+    if (router := balanced(plan)) is not None:
+        found.append(f'"router_logits": OutputRecorder({router[0]}, index=0)')
     return f"    _can_record_outputs = {{{', '.join(found)}}}\n"
 
 
@@ -290,6 +293,8 @@ def signature(plan: Plan, part: str = "", head: bool = False) -> ast.arguments:
     """The arguments of a backbone's `forward`, or with `head` of the whole model's."""
     names = (*given_names(plan, part), *(["labels"] if head else []))
     lines = [f"{line} = None" for line in ARGUMENTS.split("\n") if line.partition(":")[0] in names]
+    if head and balanced(plan) is not None:
+        lines.append("output_router_logits: bool | None = None")
     if head and plan.task.generates and plan.halves is None:
         lines.append("logits_to_keep: int | torch.Tensor = 0")
     (function,) = ast.parse(f"def forward(self, {', '.join(lines)}, **kwargs: Any): pass").body
@@ -417,6 +422,7 @@ class BackboneWriter(BlockWriter):
         context = self.told_layers() if self.context else []
         gives = "BaseModelOutputWithPast" if self.generates else "BaseModelOutput"
         gives += "AndCrossAttentions" if self.part == "decoder" else ""
+        gives = "MoeModelOutputWithPast" if balanced(self.plan) is not None else gives
         more = ", past_key_values=past_key_values" if self.generates else ""
         return Layout(
             signature(self.plan, self.part),
@@ -592,6 +598,26 @@ def embedding_access(plan: Plan, block: str) -> str:
         statements(
             f"def get_input_embeddings(self) -> nn.Embedding:\n    return self.{path}\n\n"
             f"def set_input_embeddings(self, value: nn.Embedding) -> None:\n    self.{path} = value"
+        )
+    )
+
+
+def output_access(plan: Plan) -> str:
+    """Where the embedding of what is said is; nothing where transformers looks by itself."""
+    tied = [key.removesuffix(".weight") for key in plan.document.ties if key.endswith(".weight")]
+    root = [item for item in plan.items(plan.document.root) if isinstance(item, Node) and item.op == "linear"]
+    path = next(iter(tied or [key_of(item) for item in root]), "lm_head")
+    if (
+        path == "lm_head"
+        or len(tied) > 1
+        or not plan.task.of_tokens
+        or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", path)
+    ):
+        return ""
+    return unparse(
+        statements(
+            f"def get_output_embeddings(self) -> nn.Module:\n    return self.{path}\n\n"
+            f"def set_output_embeddings(self, value: nn.Linear) -> None:\n    self.{path} = value"
         )
     )
 

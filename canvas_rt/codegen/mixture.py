@@ -17,6 +17,7 @@ from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node
+from canvas_rt.ir.expressions import names_in
 from canvas_rt.ops.catalogue import VARIANTS, complete
 from canvas_rt.ops.learned import MODULE, PARAMETER
 
@@ -124,6 +125,21 @@ ZERO_CENTRED = """\
 """
 
 
+BALANCED = ("output_router_logits", "router_aux_loss_coef")
+"""Fields of a config by which transformers adds a loss for experts that are chosen unevenly."""
+
+
+def balanced(plan: Plan) -> tuple[str, Attrs] | None:
+    """The class of the routers whose choice a further loss balances, and their settings; None where the config knows no such loss."""
+    if plan.halves is not None or not {*BALANCED} <= {*plan.document.config, *plan.document.sizes}:
+        return None
+    found = [complete(node) for node in nodes(plan, "router")]
+    names = {router_name(plan.names.prefix, attrs) for attrs in found}
+    sizes = {(attrs["num_experts"], attrs["top_k"]) for attrs in found}
+    own = names_in(tuple(sizes)) & plan.layers_own
+    return (names.pop(), found[0]) if len(names) == len(sizes) == 1 and not own else None
+
+
 def classes(plan: Plan) -> list[str]:
     """The text of the classes that a model's routers and experts are of: one for each variant in use."""
     prefix, parts = plan.names.prefix, []
@@ -219,7 +235,7 @@ def _routing(variant: list[Attrs]) -> list[str]:
     if attrs["factor"] != 1:
         lines.append("weights = weights * self.factor")
     cast = "" if attrs["wide_weights"] else ".to(hidden_states.dtype)" if wide or floated else ".to(logits.dtype)"
-    return [*lines, f"return logits, weights{cast}, indices"]
+    return [*lines, f"return logits.flatten(0, -2), weights{cast}, indices"]
 
 
 def _scores(logits: str, variant: list[Attrs]) -> str:

@@ -335,6 +335,12 @@ IMPORTS = (
     ("create_recurrent_attention_mask", "from transformers.masking_utils import create_recurrent_attention_mask"),
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
     ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast"),
+    ("MoeModelOutputWithPast", "from transformers.modeling_outputs import MoeModelOutputWithPast"),
+    ("MoeCausalLMOutputWithPast", "from transformers.modeling_outputs import MoeCausalLMOutputWithPast"),
+    (
+        "load_balancing_loss_func(",
+        "from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func",
+    ),
     ("BaseModelOutput(", "from transformers.modeling_outputs import BaseModelOutput"),
     (
         "BaseModelOutputWithPastAndCrossAttentions",

@@ -5,7 +5,7 @@ from typing import Any
 
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.ir.document import Node, Use
-from canvas_rt.ir.graph import blocks_of, head, key_of
+from canvas_rt.ir.graph import Item, blocks_of, head, key_of
 from canvas_rt.ops.catalogue import complete
 from canvas_rt.physics.tensor_parallel import plan as cuts_of
 
@@ -13,7 +13,7 @@ Styles = dict[str, str]
 """For each module or tensor, by its path with `*` for the number of a layer, how it is cut."""
 
 TENSOR = {"columns": "colwise", "rows": "rowwise"}
-TURNED = ("apply_rotary", "rotate", "rms_norm", "layer_norm")
+TURNED = ("heads_first", "apply_rotary", "rotate", "rms_norm", "layer_norm")
 """Ops that give heads where they are given heads."""
 
 PIPELINE = {
@@ -56,7 +56,7 @@ def in_stages(plan: Plan) -> bool:
     trunk, stack = plan.document.blocks[plan.trunk], plan.main.stack
     items = {key_of(item): item for item in plan.items(plan.trunk)}
     embedding, norm = items.get("embed_tokens"), items.get("norm")
-    if embedding is None or norm is None or items.get("layers") is not stack or plan.handed_on(stack):
+    if embedding is None or norm is None or items.get("layers") != stack or plan.handed_on(stack):
         return False
     flows = {head(ref) for ref in trunk.outputs.values()} == {norm.id} and [*norm.inputs.values()] == [stack.id]
     readers = [item.id for item in items.values() if embedding.id in map(head, item.inputs.values())]
@@ -65,18 +65,24 @@ def in_stages(plan: Plan) -> bool:
 
 def fsdp_plan(plan: Plan) -> Styles:
     """What is gathered together: embeddings, each layer, and what comes behind the layers."""
-    items, found = plan.items(plan.trunk), Styles()
-    stack = plan.main.stack
-    behind = False
-    for item in items:
-        if item is stack:
-            found[f"{key_of(item)}.*"] = "free_full_weight"
+    found, behind = Styles(), False
+    for path, item in _items(plan, plan.trunk, ""):
+        if item == plan.main.stack:
+            found[f"{path}.*"] = "free_full_weight"
             behind = True
         elif isinstance(item, Node) and item.op == "embedding" and not behind:
-            found[key_of(item)] = "free_full_weight"
+            found[path] = "free_full_weight"
         elif isinstance(item, Node) and item.op in ("rms_norm", "layer_norm") and complete(item)["weight"] and behind:
-            found[key_of(item)] = "keep_full_weight"
+            found[path] = "keep_full_weight"
     return found
+
+
+def _items(plan: Plan, block: str, prefix: str) -> Iterator[tuple[str, Item]]:
+    """What runs outside the layers, each with its path."""
+    for item in plan.items(block):
+        yield f"{prefix}{key_of(item)}", item
+        if isinstance(item, Use):
+            yield from _items(plan, item.block, f"{prefix}{key_of(item)}.")
 
 
 def layers_of(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ def every_file_is_well_formed(subject: Subject) -> None:
 
 RULES = "E,F,W,I,B,C4,SIM,UP,PIE,RET,RUF,N,PL,PT,RSE,ISC,ICN,TID,PERF,FURB,FLY,A,ARG,ANN"
 EXCEPTIONS = "ANN401,N801,PLR0913,PLR0917,RUF012,RET504,PLR2004,PLR0912,PLR0915,ARG001,ARG002,ARG004"
-"""Qwen3_5 is a name of transformers; Any is what `**kwargs` are; many arguments are transformers' contract, so are class attributes and arguments unused."""
+"""Names like Qwen3_5 are those of transformers; so are many arguments, class attributes, and arguments that nothing reads."""
 
 
 @own

@@ -40,6 +40,23 @@ def the_loss_is_shared_over_a_batch(subject: Subject) -> None:
 
 
 @check
+def experts_are_balanced(subject: Subject) -> None:
+    """output_router_logits gives what routers said of each token, and a loss of uneven choices that is added to the loss."""
+    model, ids = subject.model(), subject.ids()
+    found = run(model, ids, labels=ids, output_router_logits=True)
+    factor = model.config.get_text_config().router_aux_loss_coef
+    assert len(found.router_logits) > 0 and found.router_logits[0].shape[0] == ids.numel()
+    torch.testing.assert_close(
+        found.loss, run(model, ids, labels=ids, output_router_logits=False).loss + factor * found.aux_loss
+    )
+    if subject.twin is not None:
+        theirs = run(subject.twin.model(), ids, labels=ids, output_router_logits=True)
+        alike(found.aux_loss, theirs.aux_loss)
+        for one, other in zip(found.router_logits, theirs.router_logits, strict=True):
+            alike(one, other)
+
+
+@check
 def every_parameter_learns(subject: Subject) -> None:
     """A step reaches the parameters that it reaches in the class of transformers: all, but for experts that no token chose."""
     model = subject.model().train()

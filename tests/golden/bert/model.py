@@ -22,6 +22,12 @@ from transformers.utils.output_capturing import capture_outputs
 class CanvasBertConfig(PretrainedConfig):
     model_type = "canvas_bert"
     _auto_class = "AutoConfig"  # whoever saves a model saves this file with it
+    base_model_fsdp_plan = {
+        "embeddings.word_embeddings": "free_full_weight",
+        "embeddings.token_type_embeddings": "free_full_weight",
+        "embeddings.position_embeddings": "free_full_weight",
+        "encoder.layer.*": "free_full_weight",
+    }
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -294,6 +300,12 @@ class CanvasBertForMaskedLM(CanvasBertPreTrainedModel):
         self.bert = CanvasBertModel(config)
         self.cls = CanvasBertOnlyMLMHead(config)
         self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.cls.predictions.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.cls.predictions.decoder = value
 
     @can_return_tuple
     def forward(

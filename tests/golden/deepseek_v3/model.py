@@ -234,7 +234,7 @@ class CanvasDeepseekV3GroupedScaledBalancedWidePreciseUnsortedRouter(nn.Module):
         if self.normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         weights = weights * self.factor
-        return logits, weights, indices
+        return logits.flatten(0, -2), weights, indices
 
 
 @use_experts_implementation

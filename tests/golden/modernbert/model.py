@@ -22,7 +22,11 @@ from transformers.utils.output_capturing import capture_outputs
 class CanvasModernBertConfig(PretrainedConfig):
     model_type = "canvas_modernbert"
     _auto_class = "AutoConfig"  # whoever saves a model saves this file with it
-    base_model_fsdp_plan = {"layers.*": "free_full_weight", "final_norm": "keep_full_weight"}
+    base_model_fsdp_plan = {
+        "embeddings.tok_embeddings": "free_full_weight",
+        "layers.*": "free_full_weight",
+        "final_norm": "keep_full_weight",
+    }
 
     vocab_size: int = 50368
     hidden_size: int = 768
@@ -427,6 +431,12 @@ class CanvasModernBertForMaskedLM(CanvasModernBertPreTrainedModel):
         self.head = CanvasModernBertPredictionHead(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
         self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.decoder
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.decoder = value
 
     @can_return_tuple
     def forward(
