@@ -355,7 +355,7 @@ class _Printer:
             users = [user for user in node.users if user.args[1] == port and user.users]
             source = source or next((node for node, name in self.variables.items() if name == port), None)
             old = self.variables.get(source) if source is not None and not self.waiting[source] else None
-            name = old if old is not None and not self.pending(old) else fresh(port, self.taken)
+            name = old if old is not None and not self.pending(old) else fresh(self.said(port, users), self.taken)
             for user in users:
                 self.bind(user, name)
             targets.append(name if users else "_")
@@ -363,6 +363,15 @@ class _Printer:
             expression = quote("call[:count]", call=expression, count=ast.Constant(len(targets)))
         target = ast.Tuple([ast.Name(name, ast.Store()) for name in targets], ast.Store())
         self.body.append((ast.Assign([target], expression), self.layout.comments.get(node.name, "")))
+
+    @staticmethod
+    def said(port: str, users: list[fx.Node]) -> str:
+        """What to call an output: keys and values that attention takes as they come are called so."""
+        readers = [reader for user in users for reader in user.users]
+        if port.startswith("out_") and len(readers) == 1 and readers[0].target is vocabulary.attention:
+            taken = [arg for arg in readers[0].args if isinstance(arg, fx.Node)]
+            return ("q", "k", "v", *readers[0].meta["extra"])[taken.index(users[0])]
+        return port
 
     def named(self, node: fx.Node, preferred: str) -> str:
         """A variable that holds the value, made where the value is only an expression yet."""

@@ -323,15 +323,15 @@ class CanvasDeepseekV3Attention(nn.Module):
         rotate = rotate_pairs_to_halves_first_half(out_1.view(batch, 1, seq, self.qk_rope_head_dim), cos, sin)
         rotate_1 = rotate_pairs_to_halves_first_half_tail_part(q_b, cos, sin)
         kv_heads = self.kv_b_proj(kv_a_layernorm_view).view(batch, seq, -1, self.kv_view_size).transpose(1, 2)
-        out_0, out_1_1 = kv_heads.split((self.qk_nope_head_dim, self.v_head_dim), dim=-1)
+        out_0, v = kv_heads.split((self.qk_nope_head_dim, self.v_head_dim), dim=-1)
         k = torch.cat((out_0, rotate.expand(-1, self.num_attention_heads, -1, -1)), dim=-1)
         if past_key_values is not None:
-            k, out_1_1 = past_key_values.update(k, out_1_1, self.layer_idx)
+            k, v = past_key_values.update(k, v, self.layer_idx)
         self.num_key_value_groups = rotate_1.shape[1] // k.shape[1]
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         attn, attn_weights = attention(
-            self, rotate_1, k, out_1_1, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            self, rotate_1, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.o_proj(attn.reshape(batch, seq, -1)), attn_weights
 

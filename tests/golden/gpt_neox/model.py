@@ -164,14 +164,14 @@ class CanvasGPTNeoXAttention(nn.Module):
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, 3 * (hidden_size // num_attention_heads)]
         query_key_value_heads = self.query_key_value(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        out_0, out_1, out_2 = query_key_value_heads.chunk(3, dim=-1)
+        out_0, out_1, v = query_key_value_heads.chunk(3, dim=-1)
         out_0, out_1 = apply_rotary_part(out_0, out_1, cos, sin)
         if past_key_values is not None:
-            out_1, out_2 = past_key_values.update(out_1, out_2, self.layer_idx)
+            out_1, v = past_key_values.update(out_1, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         attn, attn_weights = attention(
-            self, out_0, out_1, out_2, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
+            self, out_0, out_1, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.dense(attn.reshape(batch, seq, -1)), attn_weights
 
