@@ -370,7 +370,7 @@ class _Printer:
         readers = [reader for user in users for reader in user.users]
         if port.startswith("out_") and len(readers) == 1 and readers[0].target is vocabulary.attention:
             taken = [arg for arg in readers[0].args if isinstance(arg, fx.Node)]
-            return ("q", "k", "v", *readers[0].meta["extra"])[taken.index(users[0])]
+            return str(("q", "k", "v", *readers[0].meta["extra"])[taken.index(users[0])])
         return port
 
     def named(self, node: fx.Node, preferred: str) -> str:

@@ -49,6 +49,7 @@ SHORT = {
         "bert",
         "empty_then_loaded",
     ): "a bias that it shares lies in the checkpoint under the original's name, which accelerate's loader does not change",
+    ("edit: probabilities for logits", "the_vocabulary_can_be_resized"): "shares of more tokens are smaller",
 }
 """Where an emitted model falls short of the class of transformers, and why."""
 

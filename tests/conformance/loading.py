@@ -187,6 +187,8 @@ def moves_to_meta(subject: Subject) -> None:
     """`.to("meta")` leaves nothing behind, and shapes can be told without memory."""
     model = subject.model().to("meta")
     assert all(t.is_meta for t in (*model.parameters(), *model.buffers()))
+    if any(name.endswith("experts") for name, _ in model.named_modules()):
+        return  # which token goes to which is data
     given = subject.ids().to("meta")
     assert logits(model, given).shape == (2, 12, subject.text.vocab_size)
 
@@ -197,11 +199,8 @@ def new_weights_are_initialised(subject: Subject) -> None:
     model = subject.fresh()
     spread = getattr(model.config.get_text_config(), "initializer_range", None)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    linear = next(
-        m
-        for n, m in model.named_modules()
-        if ("layer" in n and isinstance(m, nn.Linear)) or (".h." in n and hasattr(m, "nf"))
-    )
+    named = model.named_modules()
+    linear = next(m for n, m in named if (isinstance(m, nn.Linear) and n != "lm_head") or hasattr(m, "nf"))
     if spread is not None:
         assert linear.weight.std().item() == pytest.approx(spread, rel=0.25)
 
