@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-.PHONY: setup run tour check test slow zoo format types web web-check picture
+.PHONY: setup run tour check test slow golden zoo format types web web-check picture
 setup: $(READY)
 
 run: $(READY)  ## open the editor
@@ -33,6 +33,9 @@ slow: $(READY)
 
 zoo: $(READY)  ## regenerate the zoo's documents
 	$(BIN)/python -m canvas_rt.importer.zoo_build
+
+golden: $(READY)  ## write the emitted code of each family of the zoo anew, for its diff to be read
+	UPDATE_GOLDEN=1 $(BIN)/pytest -q tests/codegen/test_golden.py
 
 picture: $(READY)  ## take the README's picture of the editor anew
 	$(BIN)/python scripts/picture.py

@@ -20,7 +20,6 @@ def eager_attention(plan: Plan) -> str:
     scaling, precision, sharing = (one_setting(used, name) for name in ("scaling", "precision", "sharing"))
     added = BIAS if biased and scaling != "fused" else ""
     return EAGER_ATTENTION.format(
-        repeat=REPEAT_FUNCTION if sharing == "repeated" else "",
         repeated=REPEATED if sharing == "repeated" else "",
         arguments=("    softcap: float | None = None,\n" if capped else "")
         + ("    s_aux: torch.Tensor | None = None,\n" if sunk else "")
@@ -100,24 +99,14 @@ SUNK_WIDE = """\
     weights = nn.functional.softmax(weights, dim=-1)[..., : key.shape[2]].to(value.dtype)
 """
 
-REPEAT_FUNCTION = """\
-def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
-    if groups == 1:
-        return x
-    batch, heads, seq, width = x.shape
-    return x[:, :, None].expand(batch, heads, groups, seq, width).reshape(batch, heads * groups, seq, width)
-
-
-"""
-
 REPEATED = """\
-    groups = module.num_key_value_groups
-    key, value = repeat_heads(key, groups), repeat_heads(value, groups)
+    groups = module.num_key_value_groups  # of query heads that share a key/value head
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
 """
 
 EAGER_ATTENTION = """
-{repeat}def eager_attention_forward(
-    module: nn.Module,
+def eager_attention_forward(
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

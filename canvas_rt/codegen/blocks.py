@@ -179,6 +179,7 @@ class BlockWriter:
                 begun.add(first)
                 inner = self.holder.parts[first]
                 value = made[first] if inner is None else inner.expression(made, first)
+                body += self.layer_classes(item)
                 body += statements("self._name_ = made", _name_=first, made=value)
             if isinstance(item, Node):
                 body += self.parameter(item) if tensor else self.given_buffers(item) if item.op == MODULE else []
@@ -220,23 +221,28 @@ class BlockWriter:
         if not tower.several_classes:
             layer, count = ast.Name(self.plan.names.of(names[0]), ast.Load()), self.depth()
             if not self.indexes(names[0]):
-                return quote("nn.ModuleList([layer(config) for _ in range(count)])", layer=layer, count=count)
-            return quote("nn.ModuleList([layer(config, index) for index in range(count)])", layer=layer, count=count)
-        classes = ast.Dict(
-            [ast.Constant(n) for n in names], [ast.Name(self.plan.names.of(n), ast.Load()) for n in names]
-        )
+                return quote("nn.ModuleList(layer(config) for _ in range(count))", layer=layer, count=count)
+            return quote("nn.ModuleList(layer(config, index) for index in range(count))", layer=layer, count=count)
         if not self.indexes(names[0]):
-            made = "nn.ModuleList([table[kind](config) for kind in config._listed_])"
-            return quote(made, table=classes, _listed_=tower.kinds_field)
+            return quote("nn.ModuleList(classes[kind](config) for kind in config._listed_)", _listed_=tower.kinds_field)
         return quote(
-            "nn.ModuleList([table[kind](config, index) for index, kind in enumerate(config._listed_)])",
-            table=classes,
+            "nn.ModuleList(classes[kind](config, index) for index, kind in enumerate(config._listed_))",
             _listed_=tower.kinds_field,
         )
 
     def indexes(self, block: str) -> bool:
         """Whether a block within this one is made with the number of its layer."""
         return BlockWriter(self.plan, block).takes_index
+
+    def layer_classes(self, item: Item) -> list[ast.stmt]:
+        """The table of a stack's classes, where it has several."""
+        tower = self.plan.tower_at(self.name)
+        if not isinstance(item, Stack) or tower is None or not tower.several_classes:
+            return []
+        names = blocks_of(tower.stack)
+        known = [ast.Name(self.plan.names.of(name), ast.Load()) for name in names]
+        table = ast.Dict([ast.Constant(name) for name in names], list(known))
+        return statements("classes: dict[str, Any] = table", table=table)
 
     def depth(self) -> ast.expr:
         """How many layers the stack has: an encoder's may have a field of their own, or be a number."""

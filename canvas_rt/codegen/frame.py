@@ -1,14 +1,16 @@
 """The parts of an emitted module that every Hugging Face model has: config, norms, rotary, base class, backbone, head."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
 from torch import fx
 
+from canvas_rt.codegen import sharding
 from canvas_rt.codegen.blocks import BlockWriter, indent
-from canvas_rt.codegen.mixture import init_weights
+from canvas_rt.codegen.mixture import balanced, init_weights
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, setting, statements, unparse
@@ -63,10 +65,39 @@ def config_fields(plan: Plan) -> Iterator[tuple[str, str, Any]]:
             yield tower.kinds_field, "list[str] | None", None
 
 
+SAVED = '    _auto_class = "AutoConfig"  # whoever saves a model saves this file with it'
+
+
+def auto_map(plan: Plan) -> dict[str, str]:
+    """Where the Auto classes of transformers find those of the emitted file."""
+    names = plan.names
+    backbone = {} if plan.trunk == plan.document.root else {"AutoModel": f"model.{names.of(plan.trunk)}"}
+    return {"AutoConfig": f"model.{names.config}", **backbone, plan.task.auto: f"model.{names.model}"}
+
+
+EXPERTS_CALLED = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Fields that say how many experts there are: libraries ask for the first two."""
+
+
+def other_names(plan: Plan) -> list[str]:
+    """Names by which a field is found beside its own."""
+    fields = {*plan.document.sizes, *plan.document.config}
+    own = next((name for name in EXPERTS_CALLED if name in fields), "")
+    others = {name: own for name in EXPERTS_CALLED[:2] if own and name not in fields}
+    return [f"    attribute_map = {unparse(constant(others))}"] if others else []
+
+
 def config_class(plan: Plan) -> str:
     lines = ["@strict", f"class {plan.names.config}(PretrainedConfig):"]
     ignored = ['    keys_to_ignore_at_inference = ["past_key_values"]'] if plan.task.generates else []
-    lines += [f'    model_type = "{model_type(plan)}"', *ignored, ""]
+    lines += [
+        f'    model_type = "{model_type(plan)}"',
+        SAVED,
+        *ignored,
+        *other_names(plan),
+        *sharding.config_lines(plan),
+        "",
+    ]
     for name, kind, value in config_fields(plan):
         # A list or table is no default for a class: such a value stands in config.json alone.
         default = "None" if isinstance(value, tuple | Mapping) else unparse(constant(value))
@@ -86,9 +117,9 @@ def config_class(plan: Plan) -> str:
                 kind=ast.Constant(tower.stack.kinds[0].block),
                 count=quote("self.num_hidden_layers") if main else setting(tower.stack.repeat, "self"),
             )
-    if body:
-        body += statements("super().__post_init__(**kwargs)")
-        lines += ["", "    def __post_init__(self, **kwargs: Any) -> None:", *indent(indent(unparse(body)))]
+    body += statements("kwargs.setdefault('auto_map', table)", table=constant(auto_map(plan)))
+    body += statements("super().__post_init__(**kwargs)")
+    lines += ["", "    def __post_init__(self, **kwargs: Any) -> None:", *indent(indent(unparse(body)))]
     return "\n".join(lines) + "\n"
 
 
@@ -173,6 +204,8 @@ def records(plan: Plan, blocks: Sequence[str]) -> str:
         written = [recorded(plan, name) for name in names]
         if written:
             found.append(f'"{what}": {written[0] if len(written) == 1 else "[" + ", ".join(written) + "]"}')
+    if (router := balanced(plan)) is not None:
+        found.append(f'"router_logits": OutputRecorder({router[0]}, index=0)')
     return f"    _can_record_outputs = {{{', '.join(found)}}}\n"
 
 
@@ -190,20 +223,20 @@ def backbone_use(plan: Plan) -> str:
 
 
 ARGUMENTS = """
-input_ids: torch.LongTensor | None
+input_ids: torch.Tensor | None
 pixel_values: torch.Tensor | None
 attention_mask: torch.Tensor | None
-token_type_ids: torch.LongTensor | None
-decoder_input_ids: torch.LongTensor | None
+token_type_ids: torch.Tensor | None
+decoder_input_ids: torch.Tensor | None
 decoder_attention_mask: torch.Tensor | None
 encoder_outputs: BaseModelOutput | tuple | None
 encoder_hidden_states: torch.Tensor | None
 encoder_attention_mask: torch.Tensor | None
-position_ids: torch.LongTensor | None
+position_ids: torch.Tensor | None
 past_key_values: Cache | None
 inputs_embeds: torch.Tensor | None
 decoder_inputs_embeds: torch.Tensor | None
-labels: torch.LongTensor | None
+labels: torch.Tensor | None
 use_cache: bool | None
 """
 """What a model is given, in the order in which transformers has it."""
@@ -260,6 +293,8 @@ def signature(plan: Plan, part: str = "", head: bool = False) -> ast.arguments:
     """The arguments of a backbone's `forward`, or with `head` of the whole model's."""
     names = (*given_names(plan, part), *(["labels"] if head else []))
     lines = [f"{line} = None" for line in ARGUMENTS.split("\n") if line.partition(":")[0] in names]
+    if head and balanced(plan) is not None:
+        lines.append("output_router_logits: bool | None = None")
     if head and plan.task.generates and plan.halves is None:
         lines.append("logits_to_keep: int | torch.Tensor = 0")
     (function,) = ast.parse(f"def forward(self, {', '.join(lines)}, **kwargs: Any): pass").body
@@ -387,6 +422,7 @@ class BackboneWriter(BlockWriter):
         context = self.told_layers() if self.context else []
         gives = "BaseModelOutputWithPast" if self.generates else "BaseModelOutput"
         gives += "AndCrossAttentions" if self.part == "decoder" else ""
+        gives = "MoeModelOutputWithPast" if balanced(self.plan) is not None else gives
         more = ", past_key_values=past_key_values" if self.generates else ""
         return Layout(
             signature(self.plan, self.part),
@@ -464,7 +500,7 @@ class BackboneWriter(BlockWriter):
             return self.masks_both_ways(arguments)
         if self.plan.masks:
             windows = statements(
-                f"mask_arguments = dict({arguments})\n"
+                f"mask_arguments = {as_table(arguments)}\n"
                 "windows = {module.sliding_window for module in self._name_.modules() if hasattr(module, 'sliding_window')}\n"
                 "mask = {window: create_causal_mask(**mask_arguments) if window is None"
                 f" else {self.own_mask(chunk=False)} for window in windows}}",
@@ -524,7 +560,7 @@ class BackboneWriter(BlockWriter):
             overlay = f"sliding_window_bidirectional_overlay({size} - 1)"  # which sees as far as that, and that too
             return statements(f"mask = create_bidirectional_mask({arguments}, and_mask_function={overlay})")
         return statements(
-            f"mask_arguments = dict({arguments})\n"
+            f"mask_arguments = {as_table(arguments)}\n"
             "windows = {module.sliding_window for module in self.modules() if hasattr(module, 'sliding_window')}\n"
             "mask = {window: create_bidirectional_mask(**mask_arguments) if window is None"
             " else create_bidirectional_mask(**mask_arguments,"
@@ -547,6 +583,12 @@ class BackboneWriter(BlockWriter):
         return "\n".join(lines) + "\n"
 
 
+def as_table(arguments: str) -> str:
+    """Keyword arguments as the text of a dict."""
+    call = cast(ast.Call, quote(f"dict({arguments})"))
+    return unparse(ast.Dict([ast.Constant(keyword.arg) for keyword in call.keywords], [k.value for k in call.keywords]))
+
+
 def embedding_access(plan: Plan, block: str) -> str:
     """Where the embedding of tokens is, for what transformers does with it; nothing where it looks by itself."""
     path = embedding_path(plan, block)
@@ -554,8 +596,28 @@ def embedding_access(plan: Plan, block: str) -> str:
         return ""
     return unparse(
         statements(
-            f"def get_input_embeddings(self) -> nn.Module:\n    return self.{path}\n\n"
-            f"def set_input_embeddings(self, value: nn.Module) -> None:\n    self.{path} = value"
+            f"def get_input_embeddings(self) -> nn.Embedding:\n    return self.{path}\n\n"
+            f"def set_input_embeddings(self, value: nn.Embedding) -> None:\n    self.{path} = value"
+        )
+    )
+
+
+def output_access(plan: Plan) -> str:
+    """Where the embedding of what is said is; nothing where transformers looks by itself."""
+    tied = [key.removesuffix(".weight") for key in plan.document.ties if key.endswith(".weight")]
+    root = [item for item in plan.items(plan.document.root) if isinstance(item, Node) and item.op == "linear"]
+    path = next(iter(tied or [key_of(item) for item in root]), "lm_head")
+    if (
+        path == "lm_head"
+        or len(tied) > 1
+        or not plan.task.of_tokens
+        or not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", path)
+    ):
+        return ""
+    return unparse(
+        statements(
+            f"def get_output_embeddings(self) -> nn.Module:\n    return self.{path}\n\n"
+            f"def set_output_embeddings(self, value: nn.Linear) -> None:\n    self.{path} = value"
         )
     )
 

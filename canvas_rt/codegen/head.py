@@ -1,15 +1,18 @@
 """The whole model's class: what runs before the head, the head, and the loss."""
 
 import ast
+from collections.abc import Mapping
 from typing import Any
 
 from torch import fx
 
+from canvas_rt.codegen import sharding
 from canvas_rt.codegen.blocks import BlockWriter, indent
-from canvas_rt.codegen.frame import OWN_MASKS, backbone_use, embedding_access, given_names, signature
+from canvas_rt.codegen.frame import OWN_MASKS, backbone_use, embedding_access, given_names, output_access, signature
 from canvas_rt.codegen.halves import DECODER_IDS, FROM_LABELS, HANDED_ON, OF_BOTH, halves_run
+from canvas_rt.codegen.mixture import balanced
 from canvas_rt.codegen.printer import Layout, print_graph
-from canvas_rt.codegen.syntax import constant, statements, unparse
+from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.graph import key_of
 
@@ -54,6 +57,13 @@ class HeadWriter(BlockWriter):
         task, part = self.plan.task, "both" if self.plan.halves else ""
         given = ", ".join(f"{name}={name}" for name in given_names(self.plan, part))
         before = statements(FROM_LABELS) if part else []
+        gives, router = task.gives, balanced(self.plan)
+        if router is not None:
+            given += ", output_router_logits=output_router_logits"
+            gives = "MoeCausalLMOutputWithPast"
+            before += statements(
+                "if output_router_logits is None:\n    output_router_logits = self.config.output_router_logits"
+            )
         if len(self.held_parts) > 1:
             before += halves_run(self.plan)
         else:
@@ -78,14 +88,15 @@ class HeadWriter(BlockWriter):
             if name in self.sizes_used:  # of the tokens that logits are made for
                 before += statements("name = hidden_states.shape[dim]", name=name, dim=ast.Constant(dim))
         ending = (
-            "logits = value\nloss = None\n"
-            "if labels is not None:\n"
-            f"    loss = self.loss_function({loss}, **kwargs)\n"
-            f"return {task.gives}(loss=loss, logits=logits, {more})"
+            f"logits = value\nloss = None\nif labels is not None:\n    loss = self.loss_function({loss}, **kwargs)\n"
         )
+        if router is not None:
+            ending += self.balance(router[1])
+            more += ", aux_loss=aux_loss, router_logits=outputs.router_logits"
+        ending += f"return {gives}(loss=loss, logits=logits, {more})"
         return Layout(
             signature(self.plan, part, head=True),
-            task.gives,
+            gives,
             before,
             {},
             lambda value: statements(ending, value=value),
@@ -94,17 +105,30 @@ class HeadWriter(BlockWriter):
             ("can_return_tuple",),
         )
 
+    def balance(self, attrs: Mapping[str, Any]) -> str:
+        """The loss of experts that are chosen unevenly."""
+        count, chosen = (unparse(setting(attrs[name], "self.config")) for name in ("num_experts", "top_k"))
+        return (
+            "aux_loss = None\n"
+            "if output_router_logits:\n"
+            f"    aux_loss = load_balancing_loss_func(outputs.router_logits, {count}, {chosen}, attention_mask)\n"
+            "    if loss is not None:\n"
+            "        loss = loss + self.config.router_aux_loss_coef * aux_loss.to(loss.device)\n"
+        )
+
     def source(self) -> str:
         graph = self.graph()
         forward = print_graph(graph, self.layout(graph))
         ties = dict(self.plan.document.ties)
         mixed = ", GenerationMixin" if self.plan.task.generates else ""
         lines = [f"class {self.plan.names.model}({self.plan.names.pretrained}{mixed}):"]
-        if ties:
-            lines += [f"    _tied_weights_keys = {unparse(constant(ties))}", ""]
+        lines += [f"    _tied_weights_keys = {unparse(constant(ties))}"] if ties else []
+        lines += [*sharding.head_lines(self.plan), ""]
         lines += [
             *indent(self.init()),
             *(indent(embedding_access(self.plan, self.name)) if len(self.held_parts) > 1 else []),
+            *([""] if (access := output_access(self.plan)) else []),
+            *indent(access),
             *(indent(DECODER_IDS) if self.plan.halves else []),
             *(indent(OWN_MASKS) if self.plan.own_masks and mixed else []),
             "",

@@ -17,6 +17,7 @@ from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import unparse
 from canvas_rt.errors import EmitError
 from canvas_rt.ir.document import Node
+from canvas_rt.ir.expressions import names_in
 from canvas_rt.ops.catalogue import VARIANTS, complete
 from canvas_rt.ops.learned import MODULE, PARAMETER
 
@@ -26,7 +27,7 @@ ROUTER = '''
 class {name}(nn.Module):
     """Chooses `top_k` experts for each token."""
 
-    def __init__({signature}) -> None:
+{declared}    def __init__({signature}) -> None:
         super().__init__()
         self.top_k = top_k
 {attributes}        self.weight = nn.Parameter(torch.empty(num_experts, size))
@@ -126,6 +127,21 @@ ZERO_CENTRED = """\
 """
 
 
+BALANCED = ("output_router_logits", "router_aux_loss_coef")
+"""Fields of a config by which transformers adds a loss for experts that are chosen unevenly."""
+
+
+def balanced(plan: Plan) -> tuple[str, Attrs] | None:
+    """The class of the routers whose choice a further loss balances, and their settings; None where the config knows no such loss."""
+    if plan.halves is not None or not {*BALANCED} <= {*plan.document.config, *plan.document.sizes}:
+        return None
+    found = [complete(node) for node in nodes(plan, "router")]
+    names = {router_name(plan.names.prefix, attrs) for attrs in found}
+    sizes = {(attrs["num_experts"], attrs["top_k"]) for attrs in found}
+    own = names_in(tuple(sizes)) & plan.layers_own
+    return (names.pop(), found[0]) if len(names) == len(sizes) == 1 and not own else None
+
+
 def classes(plan: Plan) -> list[str]:
     """The text of the classes that a model's routers and experts are of: one for each variant in use."""
     prefix, parts = plan.names.prefix, []
@@ -170,7 +186,10 @@ def router(name: str, variant: list[Attrs]) -> str:
         )
     body = "\n".join(f"        {line}" for line in _routing(variant))
     signature = ", ".join(arguments)
-    return ROUTER.format(name=name, signature=signature, attributes=attributes, tensors=tensors, body=body)
+    declared = "    e_score_correction_bias: torch.Tensor\n\n" if attrs["correction"] == "buffer" else ""
+    return ROUTER.format(
+        name=name, declared=declared, signature=signature, attributes=attributes, tensors=tensors, body=body
+    )
 
 
 def _routing(variant: list[Attrs]) -> list[str]:
@@ -218,7 +237,7 @@ def _routing(variant: list[Attrs]) -> list[str]:
     if attrs["factor"] != 1:
         lines.append("weights = weights * self.factor")
     cast = "" if attrs["wide_weights"] else ".to(hidden_states.dtype)" if wide or floated else ".to(logits.dtype)"
-    return [*lines, f"return logits, weights{cast}, indices"]
+    return [*lines, f"return logits.flatten(0, -2), weights{cast}, indices"]
 
 
 def _scores(logits: str, variant: list[Attrs]) -> str:

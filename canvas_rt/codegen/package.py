@@ -20,6 +20,7 @@ from canvas_rt.codegen.frame import (
     PADDED_POSITIONS,
     WITH_VALUES,
     BackboneWriter,
+    auto_map,
     config_class,
     model_type,
     pretrained_class,
@@ -416,6 +417,12 @@ IMPORTS = (
     ("create_recurrent_attention_mask", "from transformers.masking_utils import create_recurrent_attention_mask"),
     ("GradientCheckpointingLayer", "from transformers.modeling_layers import GradientCheckpointingLayer"),
     ("BaseModelOutputWithPast", "from transformers.modeling_outputs import BaseModelOutputWithPast"),
+    ("MoeModelOutputWithPast", "from transformers.modeling_outputs import MoeModelOutputWithPast"),
+    ("MoeCausalLMOutputWithPast", "from transformers.modeling_outputs import MoeCausalLMOutputWithPast"),
+    (
+        "load_balancing_loss_func(",
+        "from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func",
+    ),
     ("BaseModelOutput(", "from transformers.modeling_outputs import BaseModelOutput"),
     (
         "BaseModelOutputWithPastAndCrossAttentions",
@@ -469,7 +476,7 @@ def format_source(text: str) -> str:
         "--stdin-filename",
         "model.py",
     ]
-    for command in (["check", "--select", "I,F401", "--fix-only"], ["format"]):
+    for command in (["check", "--select", "I,F401,UP034", "--fix-only"], ["format"]):
         done = subprocess.run(
             [find_ruff_bin(), *command, *common, "-"], input=text, capture_output=True, text=True, check=False
         )
@@ -485,11 +492,7 @@ def config_json(plan: Plan) -> dict[str, Any]:
     values: dict[str, Any] = {
         "model_type": model_type(plan),
         "architectures": [names.model],
-        "auto_map": {
-            "AutoConfig": f"model.{names.config}",
-            **({} if plan.trunk == document.root else {"AutoModel": f"model.{names.of(plan.trunk)}"}),
-            plan.task.auto: f"model.{names.model}",
-        },
+        "auto_map": auto_map(plan),
     }
     for name, value in {**document.sizes, **document.config}.items():
         if not is_expression(value):

@@ -110,6 +110,7 @@ class _Printer:
             "attn_weights",
             "attend",
             "sees",
+            "dropout",
             *self._assigned(layout.before),
         }
         self.taken |= {
@@ -247,9 +248,9 @@ class _Printer:
             return self.by_name(node, inputs)
         if node.op == "call_module":
             context = self.context(node)
-            call = ast.Call(self.called(node), inputs, context)
-            first = node.meta.get("tuple") and not node.meta.get("more")
-            return quote("call[0]", call=call) if first else call
+            if context and context[0].arg == "attention_mask" and not node.meta.get("state"):
+                inputs.append(context.pop(0).value)  # what it takes next
+            return ast.Call(self.called(node), inputs, context)
         return vocabulary.EXPRESSIONS[node.target](inputs, node.meta)
 
     def called(self, node: fx.Node) -> ast.expr:
@@ -303,6 +304,9 @@ class _Printer:
     def write_one(self, node: fx.Node) -> None:
         reusable = self.reusable(node)
         expression = self.expression(node)
+        if node.op == "call_module" and node.meta.get("tuple"):
+            self.write_attending(node, expression)
+            return
         if self.waiting[node] == 1 and not node.meta.get("named") and size_of(expression) < LONGEST_EXPRESSION:
             self.values[node] = expression
             own = self.order[node]
@@ -319,6 +323,13 @@ class _Printer:
             else fresh(node.meta.get("variable", node.name), self.taken)
         )
         self.assign(node, name, expression)
+
+    def write_attending(self, node: fx.Node, call: ast.expr) -> None:
+        """A module that gives attention weights behind its value: they are for whoever records them."""
+        name = fresh("attn" if node.name == "self_attn" else node.name, self.taken)
+        target = ast.Tuple([ast.Name(name, ast.Store()), ast.Name("_", ast.Store())], ast.Store())
+        self.body.append((ast.Assign([target], call), self.layout.comments.get(node.name, "")))
+        self.bind(node, name)
 
     def reusable(self, node: fx.Node) -> str | None:
         """The variable of the residual stream, where this node is its next value and nothing reads the old one again."""
@@ -346,7 +357,7 @@ class _Printer:
             users = [user for user in node.users if user.args[1] == port and user.users]
             source = source or next((node for node, name in self.variables.items() if name == port), None)
             old = self.variables.get(source) if source is not None and not self.waiting[source] else None
-            name = old if old is not None and not self.pending(old) else fresh(port, self.taken)
+            name = old if old is not None and not self.pending(old) else fresh(self.said(port, users), self.taken)
             for user in users:
                 self.bind(user, name)
             targets.append(name if users else "_")
@@ -354,6 +365,15 @@ class _Printer:
             expression = quote("call[:count]", call=expression, count=ast.Constant(len(targets)))
         target = ast.Tuple([ast.Name(name, ast.Store()) for name in targets], ast.Store())
         self.body.append((ast.Assign([target], expression), self.layout.comments.get(node.name, "")))
+
+    @staticmethod
+    def said(port: str, users: list[fx.Node]) -> str:
+        """What to call an output: keys and values that attention takes as they come are called so."""
+        readers = [reader for user in users for reader in user.users]
+        if port.startswith("out_") and len(readers) == 1 and readers[0].target is vocabulary.attention:
+            taken = [arg for arg in readers[0].args if isinstance(arg, fx.Node)]
+            return str(("q", "k", "v", *readers[0].meta["extra"])[taken.index(users[0])])
+        return port
 
     def named(self, node: fx.Node, preferred: str) -> str:
         """A variable that holds the value, made where the value is only an expression yet."""
@@ -391,8 +411,9 @@ class _Printer:
             return
         template = (
             "attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)\n"
+            "dropout = self.attention_dropout if self.training else 0.0\n"
             "out, attn_weights = attention(self, q, k, v, attention_mask,"
-            " dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling, **kwargs)\n"
+            " dropout=dropout, scaling=self.scaling, **kwargs)\n"
         )
         if node.meta.get("across"):
             template = template.replace("attention_mask,", "encoder_attention_mask,")

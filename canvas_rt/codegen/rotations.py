@@ -17,6 +17,8 @@ Attrs = Mapping[str, Any]
 
 ROTARY = """
 class {name}(nn.Module):
+    inv_freq: torch.Tensor
+
     def __init__(self, config: {config}{argument}) -> None:
         super().__init__()
 {chosen}        self.config = config

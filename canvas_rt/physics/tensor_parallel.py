@@ -78,8 +78,10 @@ def _cut(item: Item, given: Mapping[str, Placement], whole: frozenset[str], cuts
         if op == "experts":
             cuts[item.id] = "width"
         return "whole"
-    if op == "split_heads" and placements == {"channels"}:
+    if op in ("split_heads", "view_heads") and placements == {"channels"}:
         cuts[item.id] = "heads"
+        return "heads"
+    if op == "heads_first" and placements == {"heads"}:
         return "heads"
     if op == "merge_heads" and placements == {"heads"}:
         return "channels"

@@ -22,7 +22,22 @@ from transformers.utils.output_capturing import capture_outputs
 @strict
 class CanvasLlamaConfig(PretrainedConfig):
     model_type = "canvas_llama"
+    _auto_class = "AutoConfig"  # whoever saves a model saves this file with it
     keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
 
     vocab_size: int = 128256
     hidden_size: int = 4096
@@ -49,6 +64,14 @@ class CanvasLlamaConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "model.CanvasLlamaConfig",
+                "AutoModel": "model.CanvasLlamaModel",
+                "AutoModelForCausalLM": "model.CanvasLlamaForCausalLM",
+            },
+        )
         super().__post_init__(**kwargs)
 
 
@@ -65,6 +88,8 @@ class CanvasLlamaRMSNorm(nn.Module):
 
 
 class CanvasLlamaRotaryEmbedding(nn.Module):
+    inv_freq: torch.Tensor
+
     def __init__(self, config: CanvasLlamaConfig) -> None:
         super().__init__()
         self.config = config
@@ -102,15 +127,8 @@ def apply_rotary(
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
-def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
-    if groups == 1:
-        return x
-    batch, heads, seq, width = x.shape
-    return x[:, :, None].expand(batch, heads, groups, seq, width).reshape(batch, heads * groups, seq, width)
-
-
 def eager_attention_forward(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -119,8 +137,8 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    groups = module.num_key_value_groups
-    key, value = repeat_heads(key, groups), repeat_heads(value, groups)
+    groups = module.num_key_value_groups  # of query heads that share a key/value head
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -172,16 +190,8 @@ class CanvasLlamaAttention(nn.Module):
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        attn, attn_weights = attention(
-            self,
-            q,
-            k,
-            v,
-            attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        attn, attn_weights = attention(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.o_proj(attn.reshape(batch, seq, -1)), attn_weights
 
 
@@ -214,17 +224,10 @@ class CanvasLlamaDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        hidden_states = (
-            hidden_states
-            + self.self_attn(
-                self.input_layernorm(hidden_states),
-                cos,
-                sin,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                **kwargs,
-            )[0]
+        attn, _ = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
+        hidden_states = hidden_states + attn
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states
 
@@ -248,9 +251,7 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.rotary_emb = CanvasLlamaRotaryEmbedding(config)
-        self.layers = nn.ModuleList(
-            [CanvasLlamaDecoderLayer(config, index) for index in range(config.num_hidden_layers)]
-        )
+        self.layers = nn.ModuleList(CanvasLlamaDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = CanvasLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -259,9 +260,9 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -302,6 +303,9 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
 
 class CanvasLlamaForCausalLM(CanvasLlamaPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: CanvasLlamaConfig) -> None:
         super().__init__(config)
@@ -312,12 +316,12 @@ class CanvasLlamaForCausalLM(CanvasLlamaPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,

@@ -22,7 +22,22 @@ from transformers.utils.output_capturing import capture_outputs
 @strict
 class CanvasLlamaConfig(PretrainedConfig):
     model_type = "canvas_llama"
+    _auto_class = "AutoConfig"  # whoever saves a model saves this file with it
     keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
 
     vocab_size: int = 128256
     hidden_size: int = 2048
@@ -51,6 +66,14 @@ class CanvasLlamaConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["LlamaDecoderLayer"] * self.num_hidden_layers
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "model.CanvasLlamaConfig",
+                "AutoModel": "model.CanvasLlamaModel",
+                "AutoModelForCausalLM": "model.CanvasLlamaForCausalLM",
+            },
+        )
         super().__post_init__(**kwargs)
 
 
@@ -67,6 +90,8 @@ class CanvasLlamaRMSNorm(nn.Module):
 
 
 class CanvasLlamaRotaryEmbedding(nn.Module):
+    inv_freq: torch.Tensor
+
     def __init__(self, config: CanvasLlamaConfig) -> None:
         super().__init__()
         self.config = config
@@ -104,15 +129,8 @@ def apply_rotary(
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
-def repeat_heads(x: torch.Tensor, groups: int) -> torch.Tensor:
-    if groups == 1:
-        return x
-    batch, heads, seq, width = x.shape
-    return x[:, :, None].expand(batch, heads, groups, seq, width).reshape(batch, heads * groups, seq, width)
-
-
 def eager_attention_forward(
-    module: nn.Module,
+    module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -121,8 +139,8 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    groups = module.num_key_value_groups
-    key, value = repeat_heads(key, groups), repeat_heads(value, groups)
+    groups = module.num_key_value_groups  # of query heads that share a key/value head
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -176,15 +194,9 @@ class CanvasLlamaAttention(nn.Module):
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
         attn, attn_weights = attention(
-            self,
-            q,
-            k,
-            v,
-            attention_mask[self.sliding_window],
-            dropout=self.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            self, q, k, v, attention_mask[self.sliding_window], dropout=dropout, scaling=self.scaling, **kwargs
         )
         return self.o_proj(attn.reshape(batch, seq, -1)), attn_weights
 
@@ -220,17 +232,10 @@ class CanvasLlamaDecoderLayer(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        hidden_states = (
-            hidden_states
-            + self.self_attn(
-                self.input_layernorm(hidden_states),
-                cos,
-                sin,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                **kwargs,
-            )[0]
+        attn, _ = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
+        hidden_states = hidden_states + attn
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states
 
@@ -280,13 +285,14 @@ class CanvasLlamaAttention2(nn.Module):
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
         attn, attn_weights = attention(
             self,
             q,
             k,
             v,
             attention_mask[self.sliding_window],
-            dropout=self.attention_dropout if self.training else 0.0,
+            dropout=dropout,
             scaling=self.scaling,
             sliding_window=self.sliding_window,
             **kwargs,
@@ -312,17 +318,10 @@ class CanvasLlamaDecoderLayer2(GradientCheckpointingLayer):
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        hidden_states = (
-            hidden_states
-            + self.self_attn(
-                self.input_layernorm(hidden_states),
-                cos,
-                sin,
-                attention_mask=attention_mask,
-                past_key_values=past_key_values,
-                **kwargs,
-            )[0]
+        attn, _ = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
+        hidden_states = hidden_states + attn
         hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
         return hidden_states
 
@@ -369,16 +368,12 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.rotary_emb = CanvasLlamaRotaryEmbedding(config)
-        self.layers = nn.ModuleList(
-            [
-                {
-                    "LlamaDecoderLayer": CanvasLlamaDecoderLayer,
-                    "LlamaDecoderLayer2": CanvasLlamaDecoderLayer2,
-                    "LlamaDecoderLayer3": CanvasLlamaDecoderLayer3,
-                }[kind](config, index)
-                for index, kind in enumerate(config.layer_kinds)
-            ]
-        )
+        classes: dict[str, Any] = {
+            "LlamaDecoderLayer": CanvasLlamaDecoderLayer,
+            "LlamaDecoderLayer2": CanvasLlamaDecoderLayer2,
+            "LlamaDecoderLayer3": CanvasLlamaDecoderLayer3,
+        }
+        self.layers = nn.ModuleList((classes[kind](config, index) for index, kind in enumerate(config.layer_kinds)))
         self.norm = CanvasLlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         attentions = [module for module in self.modules() if hasattr(module, "is_causal")]
         for place, module in enumerate(attentions):
@@ -390,9 +385,9 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -408,13 +403,13 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
             position_ids = position_ids.unsqueeze(0)
-        mask_arguments = dict(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        mask_arguments = {
+            "config": self.config,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
         windows = {module.sliding_window for module in self.layers.modules() if hasattr(module, "sliding_window")}
         mask = {
             window: create_causal_mask(**mask_arguments)
@@ -440,6 +435,9 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
 
 class CanvasLlamaForCausalLM(CanvasLlamaPreTrainedModel, GenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: CanvasLlamaConfig) -> None:
         super().__init__(config)
@@ -454,12 +452,12 @@ class CanvasLlamaForCausalLM(CanvasLlamaPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        labels: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,

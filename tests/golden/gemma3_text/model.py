@@ -1,0 +1,518 @@
+"""gemma-3-1b: written by Canvas."""
+
+import copy
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import PretrainedConfig
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+
+@strict
+class CanvasGemma3Config(PretrainedConfig):
+    model_type = "canvas_gemma3_text"
+    _auto_class = "AutoConfig"  # whoever saves a model saves this file with it
+    keys_to_ignore_at_inference = ["past_key_values"]
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.q_norm": "replicated_with_grad_allreduce",
+        "layers.*.self_attn.k_norm": "replicated_with_grad_allreduce",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 262144
+    hidden_size: int = 1152
+    intermediate_size: int = 6912
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 4
+    num_key_value_heads: int = 1
+    head_dim: int | None = 256
+    max_position_embeddings: int = 32768
+    query_pre_attn_scalar: int = 256
+    sliding_window: int | None = 512
+    hidden_activation: str = "gelu_pytorch_tanh"
+    initializer_range: float | int = 0.02
+    rms_norm_eps: float | int = 1e-06
+    use_cache: bool = True
+    pad_token_id: int | None = 0
+    eos_token_id: int | list[int] | None = 1
+    bos_token_id: int | None = 2
+    tie_word_embeddings: bool = True
+    rope_parameters: RopeParameters | dict | None = None
+    attention_bias: bool = False
+    attention_dropout: float | int = 0.0
+    final_logit_softcapping: list | dict | None = None
+    attn_logit_softcapping: list | dict | None = None
+    use_bidirectional_attention: bool = False
+    layer_types: list[str] | None = None
+    layer_kinds: list[str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.layer_kinds is None:
+            self.layer_kinds = ["Gemma3SlidingDecoderLayer"] * self.num_hidden_layers
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "model.CanvasGemma3Config",
+                "AutoModel": "model.CanvasGemma3TextModel",
+                "AutoModelForCausalLM": "model.CanvasGemma3ForCausalLM",
+            },
+        )
+        super().__post_init__(**kwargs)
+
+
+def with_values(config: CanvasGemma3Config, **values: Any) -> CanvasGemma3Config:
+    """A copy of a config with some fields changed."""
+    changed = copy.copy(config)
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+
+
+class CanvasGemma3ZeroCentredWideRMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        wide = hidden_states.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return ((1.0 + self.weight.float()) * wide).to(hidden_states.dtype)
+
+
+class CanvasGemma3RoundedScaledEmbedding(nn.Embedding):
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None, factor: float) -> None:
+        super().__init__(num_embeddings, embedding_dim, padding_idx)
+        self.factor = factor
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids) * torch.full(
+            (), self.factor, dtype=self.weight.dtype, device=self.weight.device
+        )
+
+
+class CanvasGemma3LayerRotaryEmbedding(nn.Module):
+    inv_freq: torch.Tensor
+
+    def __init__(self, config: CanvasGemma3Config, layer_type: str) -> None:
+        super().__init__()
+        self.layer_type = layer_type
+        self.rope_parameters = config.rope_parameters  # of all types of layer
+        config = with_values(config, rope_parameters=config.rope_parameters[layer_type])
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = init(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: CanvasGemma3Config, **kwargs: Any) -> tuple[torch.Tensor, float]:
+        exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def apply_rotary(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
+    return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+
+
+def eager_attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    groups = module.num_key_value_groups  # of query heads that share a key/value head
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class CanvasGemma3SlidingAttention(nn.Module):
+    def __init__(self, config: CanvasGemma3Config, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.scaling = config.query_pre_attn_scalar**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.sliding_window = config.sliding_window
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(
+            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.k_proj = nn.Linear(
+            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.v_proj = nn.Linear(
+            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.q_norm = CanvasGemma3ZeroCentredWideRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.k_norm = CanvasGemma3ZeroCentredWideRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.o_proj = nn.Linear(
+            config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.attention_bias
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, seq, _ = hidden_states.shape
+        # [batch, num_attention_heads, seq, head_dim]
+        q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        # [batch, num_key_value_heads, seq, head_dim]
+        k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        # [batch, num_key_value_heads, seq, head_dim]
+        v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        q_1, k_1 = apply_rotary(self.q_norm(q), self.k_norm(k), cos, sin)
+        if past_key_values is not None:
+            k_1, v = past_key_values.update(k_1, v, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        attn, attn_weights = attention(
+            self,
+            q_1,
+            k_1,
+            v,
+            attention_mask[self.sliding_window],
+            dropout=dropout,
+            scaling=self.scaling,
+            sliding_window=self.sliding_window,
+            **kwargs,
+        )
+        return self.o_proj(attn.reshape(batch, seq, -1)), attn_weights
+
+
+class CanvasGemma3MLP(nn.Module):
+    def __init__(self, config: CanvasGemma3Config) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_activation]
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class CanvasGemma3SlidingDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: CanvasGemma3Config, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = CanvasGemma3SlidingAttention(config, layer_idx)
+        self.post_attention_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.pre_feedforward_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = CanvasGemma3MLP(config)
+        self.post_feedforward_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(
+            config.hidden_size, eps=config.rms_norm_eps
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cos_1: torch.Tensor,
+        sin_1: torch.Tensor,
+        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        attn, _ = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
+        )
+        hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        hidden_states = hidden_states + self.post_feedforward_layernorm(
+            self.mlp(self.pre_feedforward_layernorm(hidden_states))
+        )
+        return hidden_states
+
+
+class CanvasGemma3FullAttention(nn.Module):
+    def __init__(self, config: CanvasGemma3Config, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.scaling = config.query_pre_attn_scalar**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.sliding_window = None
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(
+            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.k_proj = nn.Linear(
+            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.v_proj = nn.Linear(
+            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.q_norm = CanvasGemma3ZeroCentredWideRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.k_norm = CanvasGemma3ZeroCentredWideRMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.o_proj = nn.Linear(
+            config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.attention_bias
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        hidden_states_1: torch.Tensor,
+        hidden_states_2: torch.Tensor,
+        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, seq, _ = hidden_states_2.shape
+        # [batch, num_attention_heads, seq, head_dim]
+        q = self.q_proj(hidden_states_2).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        # [batch, num_key_value_heads, seq, head_dim]
+        k = self.k_proj(hidden_states_2).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        # [batch, num_key_value_heads, seq, head_dim]
+        v = self.v_proj(hidden_states_2).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        q_1, k_1 = apply_rotary(self.q_norm(q), self.k_norm(k), hidden_states_1, hidden_states)
+        if past_key_values is not None:
+            k_1, v = past_key_values.update(k_1, v, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        attn, attn_weights = attention(
+            self, q_1, k_1, v, attention_mask[self.sliding_window], dropout=dropout, scaling=self.scaling, **kwargs
+        )
+        return self.o_proj(attn.reshape(batch, seq, -1)), attn_weights
+
+
+class CanvasGemma3FullDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: CanvasGemma3Config, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = CanvasGemma3FullAttention(config, layer_idx)
+        self.post_attention_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.pre_feedforward_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = CanvasGemma3MLP(config)
+        self.post_feedforward_layernorm = CanvasGemma3ZeroCentredWideRMSNorm(
+            config.hidden_size, eps=config.rms_norm_eps
+        )
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        cos_1: torch.Tensor,
+        sin_1: torch.Tensor,
+        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        attn, _ = self.self_attn(
+            sin_1, cos_1, self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
+        )
+        hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        hidden_states = hidden_states + self.post_feedforward_layernorm(
+            self.mlp(self.pre_feedforward_layernorm(hidden_states))
+        )
+        return hidden_states
+
+
+class CanvasGemma3PreTrainedModel(PreTrainedModel):
+    config: CanvasGemma3Config
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CanvasGemma3SlidingDecoderLayer", "CanvasGemma3FullDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": [CanvasGemma3SlidingDecoderLayer, CanvasGemma3FullDecoderLayer],
+        "attentions": [CanvasGemma3SlidingAttention, CanvasGemma3FullAttention],
+    }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, CanvasGemma3ZeroCentredWideRMSNorm):
+            init.zeros_(module.weight)
+
+
+class CanvasGemma3TextModel(CanvasGemma3PreTrainedModel):
+    def __init__(self, config: CanvasGemma3Config) -> None:
+        super().__init__(config)
+        self.embed_tokens = CanvasGemma3RoundedScaledEmbedding(
+            config.vocab_size, config.hidden_size, config.pad_token_id, config.hidden_size**0.5
+        )
+        self.rotary_emb = CanvasGemma3LayerRotaryEmbedding(config, "sliding_attention")
+        self.rotary_emb_1 = CanvasGemma3LayerRotaryEmbedding(config, "full_attention")
+        classes: dict[str, Any] = {
+            "Gemma3SlidingDecoderLayer": CanvasGemma3SlidingDecoderLayer,
+            "Gemma3FullDecoderLayer": CanvasGemma3FullDecoderLayer,
+        }
+        self.layers = nn.ModuleList((classes[kind](config, index) for index, kind in enumerate(config.layer_kinds)))
+        self.norm = CanvasGemma3ZeroCentredWideRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
+            position_ids = position_ids.unsqueeze(0)
+        mask_arguments = {
+            "config": self.config,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "past_key_values": past_key_values,
+            "position_ids": position_ids,
+        }
+        windows = {module.sliding_window for module in self.layers.modules() if hasattr(module, "sliding_window")}
+        mask = {
+            window: create_causal_mask(**mask_arguments)
+            if window is None
+            else create_sliding_window_causal_mask(**mask_arguments)
+            for window in windows
+        }
+        cos, sin = self.rotary_emb(inputs_embeds, position_ids)
+        cos_1, sin_1 = self.rotary_emb_1(inputs_embeds, position_ids)
+        hidden_states = inputs_embeds
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                cos,
+                sin,
+                cos_1,
+                sin_1,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+class CanvasGemma3ForCausalLM(CanvasGemma3PreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: CanvasGemma3Config) -> None:
+        super().__init__(config)
+        self.model = CanvasGemma3TextModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+        return attention_mask  # windows differ from layer to layer: forward makes the masks itself
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        hidden_states = hidden_states[:, kept, :]
+        logits = self.lm_head(hidden_states)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )

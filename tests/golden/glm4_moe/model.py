@@ -1,0 +1,519 @@
+"""glm-4.5-air: written by Canvas."""
+
+from typing import Any
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.configuration_utils import PretrainedConfig
+from transformers.generation import GenerationMixin
+from transformers.integrations import use_experts_implementation
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+
+@strict
+class CanvasGlm4MoeConfig(PretrainedConfig):
+    model_type = "canvas_glm4_moe"
+    _auto_class = "AutoConfig"  # whoever saves a model saves this file with it
+    keys_to_ignore_at_inference = ["past_key_values"]
+    attribute_map = {"num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
+    base_model_tp_plan = {
+        "layers.*.self_attn.q_proj": "colwise",
+        "layers.*.self_attn.k_proj": "colwise",
+        "layers.*.self_attn.v_proj": "colwise",
+        "layers.*.self_attn.o_proj": "rowwise",
+        "layers.*.mlp.experts.gate_up_proj": "packed_colwise",
+        "layers.*.mlp.experts.down_proj": "rowwise",
+        "layers.*.mlp.experts": "moe_tp_experts",
+        "layers.*.mlp.gate_proj": "colwise",
+        "layers.*.mlp.up_proj": "colwise",
+        "layers.*.mlp.down_proj": "rowwise",
+        "layers.*.mlp.shared_experts.gate_proj": "colwise",
+        "layers.*.mlp.shared_experts.up_proj": "colwise",
+        "layers.*.mlp.shared_experts.down_proj": "rowwise",
+    }
+    base_model_ep_plan = {
+        "layers.*.mlp.experts.gate_up_proj": "grouped_gemm",
+        "layers.*.mlp.experts.down_proj": "grouped_gemm",
+        "layers.*.mlp.experts": "ep_dispatch_experts",
+    }
+    base_model_pp_plan = {
+        "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+        "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+        "norm": (["hidden_states"], ["hidden_states"]),
+    }
+
+    vocab_size: int = 151552
+    hidden_size: int = 4096
+    intermediate_size: int = 10944
+    num_hidden_layers: int = 46
+    num_attention_heads: int = 96
+    num_key_value_heads: int = 8
+    max_position_embeddings: int = 131072
+    moe_intermediate_size: int = 1408
+    num_experts_per_tok: int = 8
+    n_shared_experts: int = 1
+    n_routed_experts: int = 128
+    head_dim: int | None = 128
+    hidden_act: str = "silu"
+    initializer_range: float | int = 0.02
+    rms_norm_eps: float | int = 1e-05
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    rope_parameters: RopeParameters | dict | None = None
+    attention_bias: bool = True
+    attention_dropout: float | int = 0.0
+    output_router_logits: bool = False
+    routed_scaling_factor: float | int = 1.0
+    n_group: int = 1
+    topk_group: int = 1
+    first_k_dense_replace: int = 1
+    norm_topk_prob: bool = True
+    use_qk_norm: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = 151329
+    num_mtp_layers: int = 1
+    layer_kinds: list[str] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.layer_kinds is None:
+            self.layer_kinds = ["Glm4MoeSparseDecoderLayer"] * self.num_hidden_layers
+        kwargs.setdefault(
+            "auto_map",
+            {
+                "AutoConfig": "model.CanvasGlm4MoeConfig",
+                "AutoModel": "model.CanvasGlm4MoeModel",
+                "AutoModelForCausalLM": "model.CanvasGlm4MoeForCausalLM",
+            },
+        )
+        super().__post_init__(**kwargs)
+
+
+class CanvasGlm4MoeRMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        wide = hidden_states.to(torch.float32)
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(hidden_states.dtype)
+
+
+class CanvasGlm4MoeRotaryEmbedding(nn.Module):
+    inv_freq: torch.Tensor
+
+    def __init__(self, config: CanvasGlm4MoeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = config.max_position_embeddings
+        self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
+        inv_freq, self.attention_scaling = init(config)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: CanvasGlm4MoeConfig, **kwargs: Any) -> tuple[torch.Tensor, float]:
+        width = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
+        exponents = torch.arange(0, width, 2, dtype=torch.float) / width
+        return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return cos.to(x.dtype), sin.to(x.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    half = x.shape[-1] // 2
+    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+
+
+def rotate_part(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
+    width = cos.shape[-1]
+    x, rest = x[..., :width], x[..., width:]
+    turned = x * cos + rotate_half(x) * sin
+    return torch.cat((turned, rest), dim=-1)
+
+
+def apply_rotary_part(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotate_part(q, cos, sin), rotate_part(k, cos, sin)
+
+
+def eager_attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    groups = module.num_key_value_groups  # of query heads that share a key/value head
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class CanvasGlm4MoeScaledBalancedWidePreciseUnsortedRouter(nn.Module):
+    """Chooses `top_k` experts for each token."""
+
+    e_score_correction_bias: torch.Tensor
+
+    def __init__(
+        self, size: int, num_experts: int, top_k: int, factor: float, scoring: str = "softmax", normalise: bool = True
+    ) -> None:
+        super().__init__()
+        self.top_k = top_k
+        self.scoring = scoring
+        self.normalise = normalise
+        self.factor = factor
+        self.weight = nn.Parameter(torch.empty(num_experts, size))
+        self.register_buffer("e_score_correction_bias", torch.zeros(num_experts))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = nn.functional.linear(hidden_states.float(), self.weight.float())  # [batch, seq, experts]
+        scores = logits.sigmoid() if self.scoring == "sigmoid" else logits.softmax(dim=-1, dtype=torch.float)
+        choice = scores + self.e_score_correction_bias
+        indices = choice.topk(self.top_k, dim=-1, sorted=False)[1]  # [batch, seq, top_k]
+        weights = scores.gather(-1, indices)
+        if self.normalise:
+            weights = weights / weights.sum(dim=-1, keepdim=True)
+        weights = weights * self.factor
+        return logits.flatten(0, -2), weights, indices
+
+
+@use_experts_implementation
+class CanvasGlm4MoeExperts(nn.Module):
+    """Gated MLPs, their weights packed: `experts_implementation` of transformers may run them in other ways."""
+
+    def __init__(
+        self, config: CanvasGlm4MoeConfig, hidden_dim: int, intermediate_dim: int, num_experts: int, hidden_act: str
+    ) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.intermediate_dim = intermediate_dim
+        self.num_experts = num_experts
+        self.gate_up_proj = nn.Parameter(torch.empty(num_experts, 2 * intermediate_dim, hidden_dim))
+        self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_dim, intermediate_dim))
+        self.act_fn = ACT2FN[hidden_act]
+
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        out = torch.zeros_like(hidden_states)  # [tokens, hidden_dim]
+        chosen = top_k_index.T  # [top_k, tokens]
+        # Under expert parallelism, experts that another device holds go by the number `num_experts`.
+        for expert in top_k_index[top_k_index < self.num_experts].unique():
+            place, token = torch.where(chosen == expert)
+            gate, up = nn.functional.linear(hidden_states[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
+            states = nn.functional.linear(self.act_fn(gate) * up, self.down_proj[expert])
+            states = states * top_k_weights[token, place, None]
+            out.index_add_(0, token, states.to(out.dtype))
+        return out
+
+
+class CanvasGlm4MoeAttention(nn.Module):
+    def __init__(self, config: CanvasGlm4MoeConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = True
+        self.scaling = config.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.head_dim = config.head_dim
+        self.q_proj = nn.Linear(
+            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.k_proj = nn.Linear(
+            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.v_proj = nn.Linear(
+            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
+        )
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        batch, seq, _ = hidden_states.shape
+        # [batch, num_attention_heads, seq, head_dim]
+        q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        # [batch, num_key_value_heads, seq, head_dim]
+        k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        # [batch, num_key_value_heads, seq, head_dim]
+        v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
+        q, k = apply_rotary_part(q, k, cos, sin)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.attention_dropout if self.training else 0.0
+        attn, attn_weights = attention(self, q, k, v, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs)
+        return self.o_proj(attn.reshape(batch, seq, -1)), attn_weights
+
+
+class CanvasGlm4MoeSharedExpertsMLP(nn.Module):
+    def __init__(self, config: CanvasGlm4MoeConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(
+            config.hidden_size, config.moe_intermediate_size * config.n_shared_experts, bias=False
+        )
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.up_proj = nn.Linear(config.hidden_size, config.moe_intermediate_size * config.n_shared_experts, bias=False)
+        self.down_proj = nn.Linear(
+            config.moe_intermediate_size * config.n_shared_experts, config.hidden_size, bias=False
+        )
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class CanvasGlm4MoeMoE(nn.Module):
+    def __init__(self, config: CanvasGlm4MoeConfig) -> None:
+        super().__init__()
+        self.gate = CanvasGlm4MoeScaledBalancedWidePreciseUnsortedRouter(
+            config.hidden_size,
+            config.n_routed_experts,
+            config.num_experts_per_tok,
+            scoring="sigmoid",
+            normalise=config.norm_topk_prob,
+            factor=config.routed_scaling_factor,
+        )
+        self.experts = CanvasGlm4MoeExperts(
+            config, config.hidden_size, config.moe_intermediate_size, config.n_routed_experts, config.hidden_act
+        )
+        self.shared_experts = CanvasGlm4MoeSharedExpertsMLP(config)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        _, weights, indices = self.gate(hidden_states)
+        tokens = self.experts(hidden_states.flatten(0, -2), indices.flatten(0, -2), weights.flatten(0, -2))
+        hidden_states_1 = tokens.view_as(hidden_states) + self.shared_experts(hidden_states)
+        return hidden_states_1
+
+
+class CanvasGlm4MoeSparseDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: CanvasGlm4MoeConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = CanvasGlm4MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = CanvasGlm4MoeAttention(config, layer_idx)
+        self.post_attention_layernorm = CanvasGlm4MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = CanvasGlm4MoeMoE(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        attn, _ = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
+        )
+        hidden_states = hidden_states + attn
+        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states
+
+
+class CanvasGlm4MoeMLP(nn.Module):
+    def __init__(self, config: CanvasGlm4MoeConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+
+
+class CanvasGlm4MoeDenseDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: CanvasGlm4MoeConfig, layer_idx: int) -> None:
+        super().__init__()
+        self.input_layernorm = CanvasGlm4MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = CanvasGlm4MoeAttention(config, layer_idx)
+        self.post_attention_layernorm = CanvasGlm4MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = CanvasGlm4MoeMLP(config)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        attn, _ = self.self_attn(
+            self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
+        )
+        hidden_states = hidden_states + attn
+        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return hidden_states
+
+
+class CanvasGlm4MoePreTrainedModel(PreTrainedModel):
+    config: CanvasGlm4MoeConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["CanvasGlm4MoeSparseDecoderLayer", "CanvasGlm4MoeDenseDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {
+        "hidden_states": [CanvasGlm4MoeSparseDecoderLayer, CanvasGlm4MoeDenseDecoderLayer],
+        "attentions": CanvasGlm4MoeAttention,
+    }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (CanvasGlm4MoeScaledBalancedWidePreciseUnsortedRouter, CanvasGlm4MoeExperts)):
+            for parameter in module.parameters(recurse=False):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+            if "e_score_correction_bias" in module._buffers:
+                init.zeros_(module.e_score_correction_bias)
+
+
+class CanvasGlm4MoeModel(CanvasGlm4MoePreTrainedModel):
+    def __init__(self, config: CanvasGlm4MoeConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.rotary_emb = CanvasGlm4MoeRotaryEmbedding(config)
+        classes: dict[str, Any] = {
+            "Glm4MoeSparseDecoderLayer": CanvasGlm4MoeSparseDecoderLayer,
+            "Glm4MoeDenseDecoderLayer": CanvasGlm4MoeDenseDecoderLayer,
+        }
+        self.layers = nn.ModuleList((classes[kind](config, index) for index, kind in enumerate(config.layer_kinds)))
+        self.norm = CanvasGlm4MoeRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
+            position_ids = position_ids.unsqueeze(0)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        cos, sin = self.rotary_emb(inputs_embeds, position_ids)
+        hidden_states = inputs_embeds
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                cos,
+                sin,
+                attention_mask=mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+class CanvasGlm4MoeForCausalLM(CanvasGlm4MoePreTrainedModel, GenerationMixin):
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: CanvasGlm4MoeConfig) -> None:
+        super().__init__(config)
+        self.model = CanvasGlm4MoeModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        hidden_states = hidden_states[:, kept, :]
+        logits = self.lm_head(hidden_states)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
