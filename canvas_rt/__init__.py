@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from canvas_rt.solving import solve
     from canvas_rt.sources import import_model
     from canvas_rt.verifier.certificate import Certificate
+    from canvas_rt.verifier.doors import export, push
     from canvas_rt.verifier.verify import verify
     from canvas_rt.weights import transplant
 
@@ -36,6 +37,7 @@ HOMES = {
     "check": "physics",
     "diff": "diffing",
     "emit": "codegen",
+    "export": "verifier.doors",
     "hardware_names": "physics.hardware",
     "import_model": "sources",
     "inverse": "edits",
@@ -45,6 +47,7 @@ HOMES = {
     "open_source": "importer",
     "open_zoo": "importer",
     "parse_edits": "edits",
+    "push": "verifier.doors",
     "save": "ir",
     "solve": "solving",
     "transplant": "weights",
@@ -71,6 +74,7 @@ __all__ = [
     "check",
     "diff",
     "emit",
+    "export",
     "hardware_names",
     "import_model",
     "inverse",
@@ -80,6 +84,7 @@ __all__ = [
     "open_source",
     "open_zoo",
     "parse_edits",
+    "push",
     "save",
     "solve",
     "transplant",

@@ -164,6 +164,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     made = verb("verify", verify, "prove emitted code (runs it, in a process of its own)")
     made.add_argument("source", help=f"a folder that emit wrote, or {SOURCE}")
+    made = verb("export", export, "write an emitted model with its weights as a program (runs its code)")
+    made.add_argument("folder", help="a folder that 'emit --weights' wrote")
+    made.add_argument("-o", "--output", required=True, help="the folder to write")
+    made.add_argument("--to", choices=["pt2", "onnx"], default="pt2", help="torch.export (pt2), or ONNX")
+    made = verb("push", push, "offer an emitted folder to the hub as a pull request")
+    made.add_argument("folder", help="a folder that emit wrote")
+    made.add_argument("repository", help="OWNER/NAME on the hub; it is made, private, if there is none")
+    made.add_argument("--public", action="store_true", help="make it public, if it is made")
     made = verb("diff", diff, "what tells two documents apart, and what that costs")
     made.add_argument("a", help=SOURCE)
     made.add_argument("b", help=SOURCE)
@@ -566,6 +574,28 @@ def verify(chosen: argparse.Namespace) -> int:
         done()
     print_json(certificate.to_json()) if chosen.json else say(certificate)
     return OK if certificate.passed else AT_FAULT
+
+
+def export(chosen: argparse.Namespace) -> int:
+    from canvas_rt.verifier.doors import export as written
+
+    try:
+        answer = written(chosen.folder, chosen.output, format=chosen.to, progress=progress)
+    finally:
+        done()
+    if chosen.json:
+        print_json({"output": chosen.output, **answer})
+    else:
+        say(f"{chosen.output}: {', '.join(answer['files'])}\n{answer['told']}")
+    return OK
+
+
+def push(chosen: argparse.Namespace) -> int:
+    from canvas_rt.verifier.doors import push as pushed
+
+    address = pushed(chosen.folder, chosen.repository, private=not chosen.public)
+    print_json({"pull_request": address}) if chosen.json else say(address)
+    return OK
 
 
 def diff(chosen: argparse.Namespace) -> int:

@@ -8,8 +8,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from canvas_rt.errors import CanvasError
@@ -24,21 +25,31 @@ def run_apart(
     job: str,
     folder: Path,
     *,
+    request: Mapping[str, Any] = MappingProxyType({}),
     timeout_s: float = LONGEST_S,
     progress: Callable[[str], None] = lambda name: None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
     """What a job of `child.py` answers about a folder. This limits accidents; it is no sandbox.
 
+    `request`: what else the job has to know, as JSON.
+
     Raises `CanvasError` with the child's own, or where it died, took too long, or was stopped.
     """
     with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
-        return _in_child(job, folder.resolve(), Path(scratch), timeout_s, progress, stop or threading.Event())
+        asked = [job, str(folder.resolve()), json.dumps(dict(request))]
+        return _in_child(asked, folder, Path(scratch), timeout_s, progress, stop or threading.Event())
 
 
 def _in_child(
-    job: str, folder: Path, scratch: Path, timeout_s: float, progress: Callable[[str], None], stop: threading.Event
+    asked: list[str],
+    folder: Path,
+    scratch: Path,
+    timeout_s: float,
+    progress: Callable[[str], None],
+    stop: threading.Event,
 ) -> dict[str, Any]:
+    job = asked[0]
     answer = scratch / "answer.json"
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {
@@ -47,7 +58,7 @@ def _in_child(
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join(paths),
     }
-    command = [sys.executable, "-m", "canvas_rt.verifier.child", job, str(folder), str(answer)]
+    command = [sys.executable, "-m", "canvas_rt.verifier.child", *asked, str(answer)]
     with subprocess.Popen(
         command,
         cwd=scratch,

@@ -33,10 +33,17 @@ def config_import(folder: Path) -> dict[str, Any]:
     return {"document": document.model_dump(mode="json"), "report": report.to_json()}
 
 
-JOBS: Mapping[str, Callable[[Path], dict[str, Any]]] = {
-    "verification": verification,
-    "import": code_import,
-    "import of a config": config_import,
+def export(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    from canvas_rt.verifier.doors import exported
+
+    return exported(folder, Path(request["into"]), request["format"], progress)
+
+
+JOBS: Mapping[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
+    "verification": lambda folder, request: verification(folder),
+    "import": lambda folder, request: code_import(folder),
+    "import of a config": lambda folder, request: config_import(folder),
+    "export": export,
 }
 
 
@@ -45,7 +52,7 @@ def progress(name: str) -> None:
 
 
 def main() -> int:
-    job, folder, answer = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    job, folder, request, answer = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), Path(sys.argv[4])
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 
@@ -54,7 +61,7 @@ def main() -> int:
     from canvas_rt.errors import CanvasError
 
     try:
-        result = JOBS[job](folder)
+        result = JOBS[job](folder, request)
     except CanvasError as error:
         result = {"error": error.message, "path": error.path, "hint": error.hint}
     answer.write_text(json.dumps(result), encoding="utf-8")

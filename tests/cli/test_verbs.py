@@ -319,6 +319,8 @@ def test_the_version_and_the_help_are_told(run: Any) -> None:
         "calibrate",
         "emit",
         "verify",
+        "export",
+        "push",
         "diff",
         "hardware",
     ):
