@@ -99,9 +99,11 @@ SUNK_WIDE = """\
     weights = nn.functional.softmax(weights, dim=-1)[..., : key.shape[2]].to(value.dtype)
 """
 
+# Expanded, as transformers does it: repeat_interleave would sum gradients in another order.
 REPEATED = """\
     groups = module.num_key_value_groups  # of query heads that share a key/value head
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
+    value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
 """
 
 EAGER_ATTENTION = """

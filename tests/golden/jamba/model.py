@@ -125,7 +125,8 @@ def eager_attention_forward(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
+    value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
