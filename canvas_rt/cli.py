@@ -466,8 +466,8 @@ def check_folder(path: str) -> None:
 
 
 def emit(chosen: argparse.Namespace) -> int:
+    from canvas_rt.codegen.cards import CardNotes
     from canvas_rt.codegen.native import native_config
-    from canvas_rt.codegen.package import CardNotes
 
     check_folder(chosen.output)
     document = open_source(chosen.source)

@@ -312,7 +312,8 @@ def _reached(key: str) -> str:
 
 def plain_files(plan: PlainPlan) -> dict[str, str]:
     """`model.py`, before formatting, and the config that it reads."""
-    from canvas_rt.codegen.package import config_json, title
+    from canvas_rt.codegen.cards import title
+    from canvas_rt.codegen.package import config_json
 
     body = model_text(plan)
     values = {**config_json(plan), **{name: plan.document.environment[name] for name in plan.document.sizes}}

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from canvas_rt.codegen.package import CardNotes, Source, Target, emit
+from canvas_rt.codegen.cards import CardNotes
+from canvas_rt.codegen.package import Source, Target, emit
 from canvas_rt.edits import apply, parse_edits
 from canvas_rt.errors import CanvasError, CheckpointError
 from canvas_rt.importer.checkpoint import INDEX

@@ -222,18 +222,21 @@ class _Planner:
             return self._as_said(key, place.own, spec)
         parts = tuple(self._part(place, name, spec) for name in place.origin)
         lacking = [part.key for part in parts if part.key not in self.held]
+        if lacking:
+            self._require_all(place)
         if not parts or lacking:
-            if lacking and place.told and not self._is_new(place):
-                told = f"takes its weights from {lacking[0]}, which the origin does not have"
-                raise CanvasError(told, path=key, hint="Set its weights to other keys, or to =initialise.")
-            return self._new(key, place, spec)
+            return self._new(key, place, spec, f"the origin has no {lacking[0]}" if lacking and place.told else "")
         if not place.told and any(part.key.rpartition(".")[0] in self.claimed for part in parts):
             return self._new(key, place, spec, f"{parts[0].key} is taken by what was renamed")
         return self._made(key, place, spec, dimensions, parts, resizing)
 
-    def _is_new(self, place: _Place) -> bool:
-        """Whether a node was added, and then called otherwise: the origin has nothing of it."""
-        return not any(self._holds(name.partition("[")[0]) for name in place.origin)
+    def _require_all(self, place: _Place) -> None:
+        """Refuse to join what the origin has with what it has not. Where it has nothing of it, a node is new."""
+        roots = [name.partition("[")[0] for name in place.origin]
+        missing = [root for root in roots if not self._holds(root)]
+        if missing and len(missing) < len(roots):
+            told = f"takes its weights from {missing[0]} too, which the origin does not have"
+            raise CanvasError(told, path=place.key, hint="Set its weights to other keys, or to =initialise.")
 
     def _part(self, place: _Place, name: str, spec: ParameterSpec) -> Part:
         root, _, rows = name.partition("[")

@@ -233,6 +233,15 @@ def test_weights_that_the_origin_lacks_are_named() -> None:
         planned(SetWeights(f"{LAYER}.0.self_attn.v_proj", "k_proj + qq_proj"))
 
 
+def test_what_a_renamed_node_has_more_than_the_origin_is_new() -> None:
+    plan = planned(
+        RenameNode(f"{LAYER}.mlp.down_proj", "out"), SetAttr(f"{LAYER}.mlp.out", "bias", True), document=LLAMA
+    )
+    assert recipe(plan, f"{LAYER}.0.mlp.out.weight").how == "copy"
+    bias = recipe(plan, f"{LAYER}.0.mlp.out.bias")
+    assert (bias.how, bias.why) == ("zeros", f"the origin has no {LAYER}.0.mlp.down_proj.bias")
+
+
 @pytest.mark.parametrize("text", ["=ones + q", "a b", "q[0]", "q[__import__('os'):2]", "..", "q[0:1"])
 def test_nonsense_is_no_weights(text: str) -> None:
     with pytest.raises(CanvasError, match="weights"):
