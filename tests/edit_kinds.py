@@ -30,6 +30,7 @@ from canvas_rt.edits import (
     SetOutput,
     SetSize,
     SetTokenizer,
+    SetWeights,
     SwapLayers,
     Ungroup,
 )
@@ -215,7 +216,19 @@ EDITS: dict[str, tuple[Any, ...]] = {
         AddSize("width", "=hidden_size // 2"),
         AddConfig("note", {"of": ["the", 1]}),
     ),
+    "weights of its own": (SetWeights(f"{LAYER}.0.mlp.up_proj", "=zeros"),),
     "a node less": (Bypass(f"{LAYER}.mlp.act_fn", "x"),),
 }
-PRESERVING = {"a group", "an input less", "all but the graph"}
-"""Those after which the model still computes what it did."""
+PRESERVING = {
+    "a size of the model",
+    "depth",
+    "a bias",
+    "a bias in one place",
+    "a name",
+    "a layer more",
+    "a group",
+    "a group undone",
+    "an input less",
+    "all but the graph",
+}
+"""Those after which the model still computes what it did, with the weights that it had."""

@@ -242,7 +242,7 @@ class SetWeights(_Edit):
     path: Path
     """The node, or the use of a block."""
 
-    weights: Weights
+    weights: Weights = ""
     """Keys of the origin beside it, `=zeros`, `=ones`, `=identity` or `=initialise`; empty: those of its own key."""
 
 

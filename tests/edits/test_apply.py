@@ -39,6 +39,7 @@ from canvas_rt.edits import (
     SetOutput,
     SetSize,
     SetTokenizer,
+    SetWeights,
     SwapLayers,
     Ungroup,
     apply,
@@ -179,6 +180,8 @@ class Drawing:
         return Connect(path, port, self.value(block))
 
 
+WEIGHTS = ("=zeros", "=initialise", "q_proj", "a.b[0:4] + c", "")
+
 MAKERS: dict[str, Callable[[Drawing], Edit]] = {
     "set_size": lambda d: SetSize(
         d.one_of(["", "model.layers", d.layers(), d.path(Use)]),
@@ -202,6 +205,7 @@ MAKERS: dict[str, Callable[[Drawing], Edit]] = {
     "connect": Drawing.connected,
     "disconnect": lambda d: Disconnect(*d.wire()[:2]),
     "rename_node": lambda d: RenameNode(d.path(Node, Use), d.new_id()),
+    "set_weights": lambda d: SetWeights(d.path(Node, Use), d.one_of(WEIGHTS)),
     "bypass": lambda d: Bypass(d.path(Node, Use), d.one_of([None, "a"])),
     "insert_layer": lambda d: InsertLayer("model.layers", d.one_of([None, 0, d.count]), d.one_of([None, 0])),
     "delete_layers": lambda d: DeleteLayers(d.layers()),

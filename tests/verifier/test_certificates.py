@@ -76,8 +76,8 @@ def test_a_factor_of_one_preserves_the_function(small_llama: Document) -> None:
             "structure",
         ),
         (
-            "x[:, :, None].expand(batch, heads, groups, seq, width)",
-            "x[:, None].expand(batch, groups, heads, seq, width)",
+            "key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1)",
+            "key = key.unsqueeze(1).expand(-1, groups, -1, -1, -1)",
             "logits",
         ),
         ("class CanvasLlamaModel(", "class CanvasLlamaModels(", "structure"),

@@ -759,7 +759,7 @@ export type SetWeights = {
   /** The node, or the use of a block. */
   path: string;
   /** Keys of the origin beside it, `=zeros`, `=ones`, `=identity` or `=initialise`; empty: those of its own key. */
-  weights: string;
+  weights?: string;
 };
 
 export type Shape = {
