@@ -23,7 +23,7 @@ BATCH, SEQUENCE = 2, 24
 TOLERANCE = 1e-4
 """Relative: the program may fuse what the model computes in steps."""
 
-NEVER_SENT = (".*", "__pycache__", "*.pyc", "*.partial")
+NEVER_SENT = (".*", "*/.*", "__pycache__", "*.pyc", "*.partial")
 
 
 def export(
@@ -185,5 +185,6 @@ def push(folder: str | Path, repository: str, *, private: bool = True, message: 
     except HfHubHTTPError as error:
         raise CanvasError(f"the hub refused: {str(error)[:300]}", path=repository) from error
     except Exception as error:  # of the network: its library is another from version to version
-        raise CanvasError(f"the hub cannot be reached: {str(error)[:200]}", path=repository) from error
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise CanvasError(f"nothing was sent to the hub: {said}", path=repository) from error
     return str(made.pr_url)

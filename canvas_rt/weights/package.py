@@ -6,7 +6,8 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from canvas_rt.codegen.cards import CardNotes
@@ -16,7 +17,7 @@ from canvas_rt.errors import CanvasError, CheckpointError
 from canvas_rt.importer.checkpoint import INDEX
 from canvas_rt.importer.source import EMITTED
 from canvas_rt.ir.document import Document, Item, Origin, Stack
-from canvas_rt.ir.files import dumps, load, read_json
+from canvas_rt.ir.files import dumps, load
 from canvas_rt.ir.frozen import FrozenMap, thaw
 from canvas_rt.weights.held import DTYPES, Held, copy_bytes, write_all
 from canvas_rt.weights.make import make_slabs
@@ -70,8 +71,7 @@ def transplant(
     if place.is_dir() and any(place.glob("*.safetensors")):
         raise CanvasError("holds weights already", path=str(place), hint="Choose another folder, or remove this one.")
     source.check_replaceable(place)
-    partial = _partial(document, origin, place, shard_bytes, target)
-    _require_room(partial, shards)
+    partial = place.parent / f".{place.name}.partial"
     by_key = {recipe.key: recipe for recipe in plan.recipes}
     total = sum(shard.bytes for shard in shards)
 
@@ -85,22 +85,25 @@ def transplant(
                 _write(slab, into)
 
     try:
-        write_shards(partial, shards, append, lambda done: progress(done, total))
-        report = WeightReport(
-            tuple(
-                (recipe, tensor.bytes)
-                for shard in shards
-                for tensor in shard.tensors
-                for recipe in [by_key[tensor.key]]
-            ),
-            _dropped(plan, origin),
-            tuple(shard.name for shard in shards) + ((INDEX,) if len(shards) > 1 else ()),
-            _bring(Path(weights), partial),
-        )
-        notes = CardNotes(
-            str(report), _front(document, Path(weights)), certificate, "tokenizer_config.json" in report.brought
-        )
-        _finish(emit(document, target=target, notes=notes), report, partial, place)
+        with _alone(partial):
+            _begin(partial, _digest(document, origin, shard_bytes, target))
+            _require_room(partial, shards)
+            write_shards(partial, shards, append, lambda done: progress(done, total))
+            report = WeightReport(
+                tuple(
+                    (recipe, tensor.bytes)
+                    for shard in shards
+                    for tensor in shard.tensors
+                    for recipe in [by_key[tensor.key]]
+                ),
+                _dropped(plan, origin),
+                tuple(shard.name for shard in shards) + ((INDEX,) if len(shards) > 1 else ()),
+                _bring(Path(weights), partial),
+            )
+            notes = CardNotes(
+                str(report), _front(document, origin), certificate, "tokenizer_config.json" in report.brought
+            )
+            _finish(emit(document, target=target, notes=notes), report, partial, place)
     except OSError as error:
         raise CanvasError(
             f"cannot be written: {error.strerror}",
@@ -171,24 +174,40 @@ def _dropped(plan: WeightPlan, origin: Held) -> Mapping[str, int]:
     return {**own, **{key: origin.entries[key].bytes for key in origin.unread}}
 
 
-def _partial(document: Document, origin: Held, place: Path, shard_bytes: int, target: Target) -> Path:
-    """The folder in which all is written first: an earlier one, if it is of the same document and the same weights."""
+@contextmanager
+def _alone(partial: Path) -> Iterator[None]:
+    """Nobody else may write into the folder meanwhile; a process that dies lets go of it."""
+    import fcntl
+
+    if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
+        raise CanvasError("is in the way", path=str(partial), hint="Move it elsewhere.")
+    partial.mkdir(parents=True, exist_ok=True)
+    handle = os.open(partial, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            hint = "Wait for it, or choose another folder."
+            raise CanvasError("is being written by another process", path=str(partial), hint=hint) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _digest(document: Document, origin: Held, shard_bytes: int, target: Target) -> str:
+    """Of all that decides what is written."""
     files = sorted({entry.file for entry in origin.entries.values()})
     states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    told = json.dumps([dumps(document), states, shard_bytes, target])
-    digest = hashlib.sha256(told.encode()).hexdigest()
-    partial = place.parent / f".{place.name}.partial"
+    return hashlib.sha256(json.dumps([dumps(document), states, shard_bytes, target]).encode()).hexdigest()
+
+
+def _begin(partial: Path, digest: str) -> None:
+    """Keep what an earlier call for the same has written, and nothing else."""
     note = partial / "plan"
-    try:
-        if partial.is_symlink() or (partial.exists() and not partial.is_dir()):
-            raise CanvasError("is in the way", path=str(partial), hint="Move it elsewhere.")
-        if partial.exists() and not (note.is_file() and note.read_text() == digest):
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True, exist_ok=True)
+    if not (note.is_file() and note.read_text() == digest):
+        for path in partial.iterdir():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         note.write_text(digest)
-    except OSError as error:
-        raise CanvasError(f"cannot be written: {error.strerror}", path=str(place)) from error
-    return partial
 
 
 def _require_room(partial: Path, shards: tuple[Shard, ...]) -> None:
@@ -217,22 +236,21 @@ def _bring(folder: Path, partial: Path) -> tuple[str, ...]:
 
 
 FRONT = re.compile(
-    r"^(license|license_name|license_link|language|pipeline_tag): ([\w.:/ -]{1,200})$", re.MULTILINE | re.ASCII
+    r"^(license|license_name|license_link|language|pipeline_tag): ((?:https?://)?[\w./ -]{1,200})$",
+    re.MULTILINE | re.ASCII,
 )
 """What a derived model's card says as its original's does."""
 
 HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 
 
-def _front(document: Document, folder: Path) -> str:
+def _front(document: Document, origin: Held) -> str:
     """Lines for the head of the model card: the license, and what the model was made of."""
-    card = folder / "README.md"
+    card = origin.folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace")[:20_000] if card.is_file() else ""
     head = text.split("\n---", 1)[0] if text.startswith("---\n") else ""
     lines = [f"{name}: {value}" for name, value in FRONT.findall(head)]
-    config = folder / "config.json"
-    named = read_json(config).get("_name_or_path") if config.is_file() else None
-    for name in (document.origin.source, named):
+    for name in (document.origin.source, origin.config.get("_name_or_path")):
         if isinstance(name, str) and HUB_ID.fullmatch(name):
             return "\n".join([*lines, f"base_model: {name}"])
     return "\n".join(lines)

@@ -1,9 +1,11 @@
 """What was carried over, made and dropped when weights were transplanted, by name and bytes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from canvas_rt.ir.files import shown
 from canvas_rt.weights.plan import Recipe
 
 FEW = 6
@@ -72,7 +74,7 @@ class WeightReport:
 
 def _line(word: str, keys: Mapping[str, int], many: bool) -> str:
     size = sum(keys.values())
-    names = list(keys)
+    names = [key if re.fullmatch(r"[\w.]+", key) else shown(key) for key in keys]
     listed = (
         "" if many else ": " + ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
     )

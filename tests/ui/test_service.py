@@ -508,3 +508,27 @@ def test_a_model_with_an_encoder_takes_what_is_read_and_what_is_made(service: Se
     read, made = seen["input_ids"], seen["decoder_input_ids"]
     assert (read["title"], made["title"]) == ("Text input", "Decoder input")
     assert [node["outputs"][0]["shape"]["symbolic"] for node in (read, made)] == [["batch", "source"], ["batch", "seq"]]
+
+
+def test_what_is_taken_home_is_of_the_last_document_whoever_comes_first(service: Service, browser: Browser) -> None:
+    made: list[int] = []
+    begun, overtaken = threading.Event(), threading.Event()
+
+    def write(document: Any) -> int:
+        layers = int(document.environment["num_hidden_layers"])
+        if layers == 16:  # the first is slow
+            begun.set()
+            overtaken.wait(1)
+        else:
+            overtaken.set()
+        made.append(layers)
+        return layers
+
+    first = threading.Thread(target=service.written, args=(browser.name, write))
+    first.start()
+    assert begun.wait(5)
+    browser.ask(type="edit", edits=[{"kind": "set_size", "path": "", "name": "num_hidden_layers", "value": 2}])
+    assert service.written(browser.name, write) == 2
+    first.join()
+    assert service.written(browser.name, write) == 2
+    assert made == [16, 2]

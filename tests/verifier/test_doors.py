@@ -157,6 +157,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, Any]]]:
 def test_a_folder_is_offered_as_a_pull_request(tmp_path: Path, hub: list[tuple[str, Any]]) -> None:
     emit(open_zoo("smollm-135m")).write(tmp_path / "in")
     (tmp_path / "in" / ".secret").write_text("hf_secret")
+    (tmp_path / "in" / "notes").mkdir()
+    (tmp_path / "in" / "notes" / ".secret").write_text("hf_secret")
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/me/model/discussions/7", push(tmp_path / "in", "me/model"))
     by_path = dict(hub)
     asked = json.loads(by_path["/api/repos/create"])
@@ -174,7 +176,7 @@ def test_a_hub_that_cannot_be_reached_is_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with pytest.raises(CanvasError, match="me/model: the hub cannot be reached"):
+    with pytest.raises(CanvasError, match="me/model: nothing was sent to the hub: ConnectError"):
         push(tmp_path / "in", "me/model")
     with pytest.raises(CanvasError, match="is no name of a repository"):
         push(tmp_path / "in", "a b/c/d")

@@ -242,3 +242,40 @@ def test_a_folder_of_others_is_left_alone(origin: tuple[Path, Document], tmp_pat
     with pytest.raises(CanvasError, match=r"holds notes\.txt, which Canvas did not write"):
         transplant(origin[1], origin[0], tmp_path / "out")
     assert os.listdir(tmp_path / "out") == ["notes.txt"]
+
+
+def test_two_at_once_do_not_write_into_one_another(origin: tuple[Path, Document], tmp_path: Path) -> None:
+    import fcntl
+
+    folder, document = origin
+    partial = tmp_path / ".out.partial"
+    partial.mkdir()
+    (partial / "theirs").write_text("kept")
+    handle = os.open(partial, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(CanvasError, match="is being written by another process"):
+        transplant(document, folder, tmp_path / "out")
+    assert (partial / "theirs").read_text() == "kept"
+    os.close(handle)
+    transplant(document, folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "theirs").exists()
+
+
+def test_a_card_says_of_the_original_what_is_yaml_and_no_more(origin: tuple[Path, Document], tmp_path: Path) -> None:
+    folder = shutil.copytree(origin[0], tmp_path / "in")
+    head = "license: apache-2.0\nlicense_name: a: b\nlicense_link: https://x.org/l\nlibrary_name: other"
+    (folder / "README.md").write_text(f"---\n{head}\n---\nlanguage: en\n")
+    for file in folder.glob("model*"):
+        file.unlink()
+    LlamaForCausalLM(LlamaConfig(**SIZES)).save_pretrained(folder)  # type: ignore[arg-type]
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "a`\n## b": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+    transplant(origin[1], folder, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.split("---")[1].strip().splitlines() == [
+        "library_name: transformers",
+        "tags: [canvas]",
+        "license: apache-2.0",
+        "license_link: https://x.org/l",
+    ]
+    assert "\n## b" not in card and "dropped" in card

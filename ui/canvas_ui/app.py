@@ -127,7 +127,8 @@ def build(service: Service) -> gr.Blocks:
                 if service.stale_proof(name)
                 else (gr.skip(), gr.skip())
             )
-            return (name, *_emitted(service.document(name), name, Path(shelf.name)), *told)
+            emitted = service.written(name, lambda document: _emitted(document, name, Path(shelf.name)))
+            return (name, *emitted, *told)
 
         shown = [session, state, model, config, package, contents, verdict, certificate]
         canvas.revised(revised, outputs=shown, queue=False, show_progress="hidden", api_visibility="private")

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 
@@ -38,6 +38,8 @@ from canvas_ui.views.levels import draw
 from canvas_ui.views.offers import offers
 from canvas_ui.views.problems import problems
 
+T = TypeVar("T")
+
 MOST_SESSIONS = 200
 IDLE_SECONDS = 6 * 3600
 """A session that nobody asked for so long is forgotten; its browser hands it back when it is wanted again."""
@@ -64,6 +66,9 @@ class Tab:
     inspected: str | None = None
     proven: Document | None = None
     """What the certificate on the page is of."""
+    writing: threading.Lock = field(default_factory=threading.Lock)
+    written: tuple[Document, Any] | None = None
+    """The document that was last made something of, and what."""
 
     shown: Shown = field(default_factory=Shown)
     answered: OrderedDict[int, m.Reply] = field(default_factory=OrderedDict)
@@ -167,6 +172,20 @@ class Service:
         """The document that a session has open, for the other parts of the page."""
         tab = self._tab(session)
         return None if tab is None else tab.session.document
+
+    def written(self, session: str, write: Callable[[Document | None], T]) -> T:
+        """What `write` makes of the document that a session has open: one at a time, so that the last has the latest.
+
+        Requests overtake one another. What was made of the document already is not made again.
+        """
+        tab = self._tab(session)
+        if tab is None:
+            return write(None)
+        with tab.writing:
+            document = tab.session.document
+            if tab.written is None or tab.written[0] is not document:
+                tab.written = document, write(document)
+            return cast(T, tab.written[1])
 
     def prove(self, session: str, document: Document) -> bool:
         """Note of what the page's certificate is. False where the session has gone on to another document meanwhile."""
