@@ -21,6 +21,8 @@ LADDER = [
     {"weights"},
     {"verifier"},
     {"sources"},
+    {"dryrun"},
+    {"training"},
     {""},
     {"cli"},
 ]
@@ -28,8 +30,8 @@ RUNG = {name: height for height, names in enumerate(LADDER) for name in names}
 
 # Third-party packages with a home: nowhere else in canvas_rt may they be imported, even inside a function.
 HOMES = {
-    "torch": {"ops", "importer", "physics", "codegen", "weights", "verifier"},
-    "transformers": {"ops", "importer", "weights", "verifier"},
+    "torch": {"ops", "importer", "physics", "codegen", "weights", "verifier", "dryrun", "training"},
+    "transformers": {"ops", "importer", "weights", "verifier", "dryrun", "training"},
     "gradio": set(),
     "plotly": set(),
     "canvas_ui": {"cli"},
