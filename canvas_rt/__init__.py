@@ -3,6 +3,7 @@
 One function for each arrow of the design; torch is imported only when one of them needs it.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from canvas_rt.physics import check, measure
     from canvas_rt.physics.hardware import hardware_names, load_hardware
     from canvas_rt.physics.scenario import Scenario
+    from canvas_rt.pictures import picture
     from canvas_rt.solving import solve
     from canvas_rt.sources import import_model
     from canvas_rt.verifier.certificate import Certificate
@@ -47,6 +49,7 @@ HOMES = {
     "open_source": "importer",
     "open_zoo": "importer",
     "parse_edits": "edits",
+    "picture": "pictures",
     "push": "verifier.doors",
     "save": "ir",
     "solve": "solving",
@@ -60,7 +63,10 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         raise AttributeError(f"canvas_rt has no public name '{name}'")
-    return getattr(import_module(f"canvas_rt.{HOMES[name]}"), name)
+    found = getattr(import_module(f"canvas_rt.{HOMES[name]}"), name)
+    if {"IPython", "marimo"} & sys.modules.keys():
+        import_module("canvas_rt.pictures")  # in a notebook a document shows itself as a picture
+    return found
 
 
 __all__ = [
@@ -84,6 +90,7 @@ __all__ = [
     "open_source",
     "open_zoo",
     "parse_edits",
+    "picture",
     "push",
     "save",
     "solve",

@@ -102,6 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     made = verb("show", show, "the graph as text, its layers folded")
     made.add_argument("source", help=SOURCE)
     made.add_argument("--unfold", action="store_true", help="every block with its nodes")
+    made.add_argument("--svg", metavar="FILE", help="write it as a picture instead")
     made = verb("edit", edit, "apply edits and write the edited document")
     made.add_argument("source", help=SOURCE)
     made.add_argument("-o", "--output", required=True, help="where to write the edited document (*.canvas.json)")
@@ -310,15 +311,20 @@ def assigned(document: Any, assignments: Sequence[str]) -> Any:
 
 def show(chosen: argparse.Namespace) -> int:
     from canvas_rt import text
-    from canvas_rt.ir.files import dumps
+    from canvas_rt.ir.files import dumps, write_whole
     from canvas_rt.ops.parameters import count_parameters
     from canvas_rt.physics import check as check_document
+    from canvas_rt.pictures import picture
 
     document = open_source(chosen.source)
-    if chosen.json:
+    if chosen.json and not chosen.svg:
         print(dumps(document), end="")
         return OK
     found = check_document(document)
+    if chosen.svg:
+        write_whole(Path(chosen.svg), picture(document, found.shapes))
+        say(f"{document.name} → {chosen.svg}")
+        return OK
     if found.ok:
         say(text.heading(document, count_parameters(document).total))
     else:  # a broken graph is shown for all that, but it has no cost

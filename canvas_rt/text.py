@@ -101,7 +101,9 @@ def detail(item: Node | Use | Stack, environment: Mapping[str, Any] | None = Non
             return f"{attrs['num_experts']} × {width}, {resolved(item, 'fn', environment)}"
         case "activation":
             return str(resolved(item, "fn", environment))
-    return ", ".join(f"{name} {value}" for name, value in attrs.items())
+    settings = OPS[item.op].settings
+    told = [name for name, value in complete(item).items() if name not in settings or value != settings[name].default]
+    return ", ".join(f"{name} {attrs[name]}" for name in told)
 
 
 def resolved(item: Node, name: str, environment: Mapping[str, Any] | None) -> Any:

@@ -16,7 +16,7 @@ LADDER = [
     {"ops"},
     {"importer", "edits", "physics"},
     {"diffing", "text", "gestures", "reporting", "solving", "options"},
-    {"session"},
+    {"session", "pictures"},
     {"codegen"},
     {"weights"},
     {"verifier"},

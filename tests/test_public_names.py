@@ -26,6 +26,7 @@ def test_the_public_names_are_these() -> None:
         "open_source",
         "open_zoo",
         "parse_edits",
+        "picture",
         "push",
         "save",
         "solve",

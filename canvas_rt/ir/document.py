@@ -2,9 +2,9 @@
 
 import keyword
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal, Self, cast
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -418,6 +418,19 @@ class Document(Model):
 
     log: tuple[Frozen, ...] = ()
     """The edits since the import, as data."""
+
+    drawing: ClassVar[Callable[["Document"], str] | None] = None
+    """Draws a document as SVG. What knows the ops stands above this module, and puts itself here when it is loaded."""
+
+    def _repr_svg_(self) -> str | None:
+        """What notebooks show."""
+        return None if Document.drawing is None else Document.drawing(self)
+
+    def __repr__(self) -> str:
+        edits = f", {len(self.log)} edits" if self.log else ""
+        return f"Document({self.name!r}, {self.root}, {len(self.blocks)} blocks{edits})"
+
+    __str__ = __repr__
 
     @model_validator(mode="after")
     def _hangs_together(self) -> "Document":
