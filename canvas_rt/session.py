@@ -15,7 +15,7 @@ from canvas_rt.physics import Check, Report, check, measure
 from canvas_rt.physics.scenario import Scenario
 
 MOST_STEPS = 200
-"""Steps of undo that are kept. Documents share what they have in common, so a step costs some kilobytes."""
+"""Steps of undo that a session keeps, if not told otherwise. Documents share what they have in common, so a step costs some kilobytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +101,12 @@ class Session:
 
     past: list[Step] = field(default_factory=list)
     future: list[Step] = field(default_factory=list)
+    most: int = MOST_STEPS
+    """Steps of undo that are kept."""
 
     @classmethod
-    def begin(cls, document: Document, setting: Setting | None = None) -> "Session":
-        return cls(State(document, setting or Setting()))
+    def begin(cls, document: Document, setting: Setting | None = None, *, most: int = MOST_STEPS) -> "Session":
+        return cls(State(document, setting or Setting()), most=most)
 
     @property
     def document(self) -> Document:
@@ -138,7 +140,7 @@ class Session:
         self._advance(document, f"open {document.name}", None)
 
     def _advance(self, after: Document, words: str, gesture: str | None) -> None:
-        self.past = [*self.past, Step(self.document, words, gesture)][-MOST_STEPS:]
+        self.past = [*self.past, Step(self.document, words, gesture)][-self.most :]
         self.future = []
         self._show(after)
 
@@ -179,11 +181,11 @@ class Session:
         """Take up a history that `way_back` gave, on top of what there is. Steps from the first that does not fit on are left out."""
         past: list[Step] = []
         document = self.document
-        for step in steps[:MOST_STEPS]:
+        for step in steps[: self.most]:
             try:
                 words, edit = str(step["words"])[:200], parse_edits(step["edit"])
                 document = apply(document, *edit)
             except (CanvasError, KeyError, TypeError):
                 break
             past.append(Step(document, words))
-        self.past = [*self.past, *past[::-1]][-MOST_STEPS:]
+        self.past = [*self.past, *past[::-1]][-self.most :]

@@ -11,7 +11,7 @@ from canvas_rt import importer
 from canvas_rt.importer.source import EMITTED, Importable, sort_of
 from canvas_rt.ir.document import Document
 from canvas_rt.ir.files import parse_document, read_json
-from canvas_rt.verifier.apart import run_apart
+from canvas_rt.verifier.apart import MOST_BYTES, run_apart
 from canvas_rt.verifier.emitted import import_emitted
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ AT_A_TIME = 2
 _free = threading.BoundedSemaphore(AT_A_TIME)
 
 
-def import_apart(config: Mapping[str, Any], name: str, timeout_s: float = 300) -> Document:
+def import_apart(
+    config: Mapping[str, Any], name: str, timeout_s: float = 300, memory_bytes: int = MOST_BYTES
+) -> Document:
     """The document of a config's fields, traced in a process of its own: for a server, whose users import side by side.
 
     A trace changes torch for its whole process, its default dtype among others. At most two run at a time, with bounded
@@ -49,7 +51,7 @@ def import_apart(config: Mapping[str, Any], name: str, timeout_s: float = 300) -
     """
     with _free, tempfile.TemporaryDirectory(prefix="canvas-") as folder:
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        answer = run_apart("import of a config", Path(folder), timeout_s=timeout_s)
+        answer = run_apart("import of a config", Path(folder), timeout_s=timeout_s, memory_bytes=memory_bytes)
     return parse_document(answer["document"], name)
 
 

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,6 +28,7 @@ def run_apart(
     *,
     request: Mapping[str, Any] = MappingProxyType({}),
     timeout_s: float = LONGEST_S,
+    memory_bytes: int = MOST_BYTES,
     progress: Callable[[str], None] = lambda name: None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def run_apart(
     """
     with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
         asked = [job, str(folder.resolve()), json.dumps(dict(request))]
-        return _in_child(asked, folder, Path(scratch), timeout_s, progress, stop or threading.Event())
+        return _in_child(asked, folder, Path(scratch), timeout_s, memory_bytes, progress, stop or threading.Event())
 
 
 def _in_child(
@@ -46,6 +48,7 @@ def _in_child(
     folder: Path,
     scratch: Path,
     timeout_s: float,
+    memory_bytes: int,
     progress: Callable[[str], None],
     stop: threading.Event,
 ) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def _in_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=_limits,
+        preexec_fn=partial(_limits, memory_bytes),
     ) as child:
         try:
             errors = _follow(child, job, timeout_s, progress, stop)
@@ -110,10 +113,10 @@ def _follow(
     return "".join(errors)
 
 
-def _limits() -> None:
+def _limits(memory_bytes: int) -> None:
     """In the child: no core files, bounded memory."""
     import resource
 
-    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, MOST_BYTES)):
+    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, memory_bytes)):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, value))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
-from canvas_rt.verifier.apart import LONGEST_S, run_apart
+from canvas_rt.verifier.apart import LONGEST_S, MOST_BYTES, run_apart
 from canvas_rt.verifier.certificate import Certificate
 from canvas_rt.verifier.emitted import is_native, is_plain
 
@@ -18,6 +18,7 @@ def verify(
     target: Document | str | Path,
     *,
     timeout_s: float = LONGEST_S,
+    memory_bytes: int = MOST_BYTES,
     progress: Callable[[str], None] = lambda name: None,
     stop: threading.Event | None = None,
 ) -> Certificate:
@@ -35,7 +36,7 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
             folder = Path(scratch) / "emitted"
             emit(target).write(folder)
-            return verify(folder, timeout_s=timeout_s, progress=progress, stop=stop)
+            return verify(folder, timeout_s=timeout_s, memory_bytes=memory_bytes, progress=progress, stop=stop)
     folder = Path(target)
     if is_plain(folder):
         hint = "Verify its document: that proves the same blocks, as code for transformers."
@@ -49,5 +50,7 @@ def verify(
             path=str(target),
             hint="Verify a folder that 'canvas-rt emit' wrote, or a document.",
         )
-    result = run_apart("verification", folder, timeout_s=timeout_s, progress=progress, stop=stop)
+    result = run_apart(
+        "verification", folder, timeout_s=timeout_s, memory_bytes=memory_bytes, progress=progress, stop=stop
+    )
     return Certificate.from_json({k: v for k, v in result["certificate"].items() if k != "passed"})

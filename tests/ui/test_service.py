@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from canvas_ui import service as module
+from canvas_ui.limits import Limits
 from canvas_ui.service import Service
 
 LAYERS = "model.layers.0-15"
@@ -185,8 +186,7 @@ def test_hello_again_goes_on_where_the_tab_was(browser: Browser) -> None:
 
 
 def test_sessions_are_bounded_in_number_and_age(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_SESSIONS", 3)
-    service = Service()
+    service = Service(limits=Limits(sessions=3))
     tabs = [Browser(service, f"tab-{index}-" + "x" * 16) for index in range(5)]
     for tab in tabs:
         tab.ask(type="hello")

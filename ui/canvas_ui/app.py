@@ -1,5 +1,6 @@
 """The Gradio app: the canvas, and the tabs that follow it: charts, code, proof and export."""
 
+import contextlib
 import hashlib
 import io
 import queue
@@ -26,8 +27,8 @@ from canvas_ui.service import Service
 
 CSS = (Path(__file__).parent / "app.css").read_text(encoding="utf-8")
 CHECKS = ("structure", "keys", "logits", "gradients", "decoding", "gpu")
-MOST_PROOFS = 2
-"""Verifications at a time: each is a process that runs a small model."""
+MOST_SHOWN = 8
+"""Proofs whose progress is shown at a time, those that wait for their turn among them."""
 
 EMPTY = "# Open the canvas first: the code of what it shows stands here."
 
@@ -127,7 +128,7 @@ def build(service: Service) -> gr.Blocks:
                 if service.stale_proof(name)
                 else (gr.skip(), gr.skip())
             )
-            emitted = service.written(name, lambda document: _emitted(document, name, Path(shelf.name)))
+            emitted = service.written(name, lambda document: _emitted(document, name, Path(shelf.name), service))
             return (name, *emitted, *told)
 
         shown = [session, state, model, config, package, contents, verdict, certificate]
@@ -140,7 +141,7 @@ def build(service: Service) -> gr.Blocks:
             run_proof,
             inputs=[session],
             outputs=[verdict, certificate],
-            concurrency_limit=MOST_PROOFS,
+            concurrency_limit=min(service.limits.jobs + service.limits.waiting, MOST_SHOWN),
             show_progress="hidden",
             api_visibility="private",
         )
@@ -148,7 +149,7 @@ def build(service: Service) -> gr.Blocks:
     return page
 
 
-def _emitted(document: Document | None, session: str, shelf: Path) -> tuple[str, str, str, Any, str]:
+def _emitted(document: Document | None, session: str, shelf: Path, service: Service) -> tuple[str, str, str, Any, str]:
     """What the other tabs show of a document: a word on its code, `model.py`, `config.json`, the zip, and what is in it."""
     nothing = gr.DownloadButton(interactive=False, value=None)
     if document is None:
@@ -162,6 +163,7 @@ def _emitted(document: Document | None, session: str, shelf: Path) -> tuple[str,
     said = f"{document.name}: model.py has {lines} lines."
     sizes = "\n".join(f"{name}  {len(text.encode()):,} bytes" for name, text in files.items())
     package = gr.DownloadButton(interactive=True, value=_shelved(document, files, session, shelf))
+    _clear(shelf, service.limits.sessions)
     return said, files["model.py"], files["config.json"], package, sizes
 
 
@@ -173,6 +175,16 @@ def _shelved(document: Document, files: Mapping[str, str], session: str, shelf: 
     target = own / f"{file_name(document)}.zip"
     target.write_bytes(zipped(files, file_name(document)))
     return str(target)
+
+
+def _clear(shelf: Path, most: int) -> None:
+    """Take away what sessions left that are long gone."""
+    aged = []
+    for folder in shelf.iterdir():
+        with contextlib.suppress(OSError):  # another request cleared it first
+            aged.append((folder.stat().st_mtime, folder))
+    for _, folder in sorted(aged, reverse=True)[most:]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def file_name(document: Document) -> str:
@@ -204,15 +216,18 @@ def proof(service: Service, session: str) -> Iterator[tuple[str, list[list[str]]
 
     def work() -> None:
         try:
-            said.put(verify(document, progress=said.put, stop=stop))
+            with service.line.turn(session, stop):
+                most, memory = service.limits.job_s, service.limits.job_bytes
+                said.put(verify(document, timeout_s=most, memory_bytes=memory, progress=said.put, stop=stop))
         except CanvasError as error:
             said.put(error)
         except Exception as error:  # a flaw of ours must end the wait, too
             said.put(CanvasError(f"{type(error).__name__}: {error}"))
 
+    waits = service.line.busy()
     threading.Thread(target=work, daemon=True).start()
     try:
-        yield "Emitting, and starting a process…", _rows(rows)
+        yield "Waiting for its turn…" if waits else "Emitting, and starting a process…", _rows(rows)
         while True:
             news = said.get()
             if isinstance(news, Certificate):

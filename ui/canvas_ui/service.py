@@ -5,7 +5,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, TypeVar, cast
@@ -28,6 +29,7 @@ from canvas_rt.physics.hardware import hardware_names, load_hardware
 from canvas_rt.session import Session, Setting
 from canvas_rt.sources import import_apart
 from canvas_ui import messages as m
+from canvas_ui.limits import ELSEWHERE, Limits, Line, TooLarge
 from canvas_ui.views import figures as drawn
 from canvas_ui.views.costs import Costs, modes_of, totals
 from canvas_ui.views.deltas import Shown, delta
@@ -40,7 +42,6 @@ from canvas_ui.views.problems import problems
 
 T = TypeVar("T")
 
-MOST_SESSIONS = 200
 IDLE_SECONDS = 6 * 3600
 """A session that nobody asked for so long is forgotten; its browser hands it back when it is wanted again."""
 
@@ -59,7 +60,12 @@ class Tab:
     """One browser tab: its session, and what it was last shown."""
 
     session: Session
+    name: str = ""
+    limits: Limits = field(default_factory=Limits)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    pending: int = 0
+    """Requests that have the lock or wait for it."""
+
     used: float = 0.0
     path: str = ""
     expanded: tuple[str, ...] | None = None
@@ -78,8 +84,10 @@ class Tab:
 class Service:
     """All open sessions, bounded in number and age."""
 
-    def __init__(self, first: Document | None = None) -> None:
+    def __init__(self, first: Document | None = None, limits: Limits | None = None) -> None:
         self.first = first or open_zoo("llama-3.2-1b")
+        self.limits = limits or Limits()
+        self.line = Line(self.limits)
         self.tabs: OrderedDict[str, Tab] = OrderedDict()
         self.lock = threading.Lock()
 
@@ -101,6 +109,7 @@ class Service:
         except RecursionError:
             return _failed(CanvasError("this request is nested too deeply"))
         try:
+            _refuse_long(parsed.request, self.limits.text)
             return _dumped(self._answer(parsed))
         except CanvasError as error:
             return _failed(error)
@@ -114,12 +123,15 @@ class Service:
             if not isinstance(request, m.Hello):
                 return m.Reply(ok=False, error=m.Failure(message="the server has started anew", lost=True))
             tab = self._begin(envelope.session, request)
-        with tab.lock:
+        with self._alone(tab):
             if envelope.serial in tab.answered:
                 return tab.answered[envelope.serial]
             kept = tab.session.snapshot()
             try:
                 reply = ANSWERS[type(request)](self, tab, request)
+            except TooLarge as error:  # told when the change was made
+                tab.session.restore(kept)
+                reply = m.Reply(ok=False, error=_failure(error))
             except CanvasError as error:
                 reply = m.Reply(ok=False, error=_failure(error))
             except Exception as error:  # a flaw of ours must not look like a lost connection, nor change anything
@@ -130,6 +142,20 @@ class Service:
             while len(tab.answered) > MOST_ANSWERS:
                 tab.answered.popitem(last=False)
             return reply
+
+    @contextmanager
+    def _alone(self, tab: Tab) -> Iterator[None]:
+        """One request of a session at a time; of those that wait, a bounded number."""
+        with self.lock:
+            if tab.pending > self.limits.pending:
+                raise CanvasError("too many requests at once", hint="Wait until the page has answered.")
+            tab.pending += 1
+        try:
+            with tab.lock:
+                yield
+        finally:
+            with self.lock:
+                tab.pending -= 1
 
     def _tab(self, name: str) -> Tab | None:
         now = time.monotonic()
@@ -143,29 +169,36 @@ class Service:
             return tab
 
     def _begin(self, name: str, hello: m.Hello) -> Tab:
-        session = Session.begin(self.first)
+        if len(hello.journal) > self.limits.journal:
+            raise CanvasError(f"a journal of more than {self.limits.journal} requests is not taken up", hint=ELSEWHERE)
+        session = Session.begin(self.first, most=self.limits.steps)
         if hello.autosave is not None:
             document = parse_document(parse_json(hello.autosave.document, "autosave"), "autosave")
-            session = Session.begin(document)
+            self.limits.admit(document)
+            session = Session.begin(document, most=self.limits.steps)
             session.retrace(hello.autosave.undo)
             session.revision = max(0, hello.autosave.revision)
         elif hello.source:
-            session = Session.begin(open_zoo(hello.source))
-        tab = Tab(session, used=time.monotonic())
+            session = Session.begin(open_zoo(hello.source), most=self.limits.steps)
+        tab = Tab(session, name, self.limits, used=time.monotonic())
         for request in hello.journal:
             self._repeat(tab, request)
         with self.lock:
             self.tabs[name] = tab
-            while len(self.tabs) > MOST_SESSIONS:
+            while len(self.tabs) > self.limits.sessions:
                 self.tabs.popitem(last=False)
         return tab
 
     def _repeat(self, tab: Tab, request: Any) -> None:
         """Carry out again what a session that is lost had carried out; what it had refused is refused again."""
+        kept = tab.session.snapshot()
         try:
             known = m.REQUEST.validate_python(request, strict=False)
+            _refuse_long(known, self.limits.text)
             ANSWERS[type(known)](self, tab, known)
-        except (CanvasError, ValidationError):
+        except (CanvasError, ValidationError) as error:
+            if isinstance(error, TooLarge):
+                tab.session.restore(kept)
             log.info("a request of a journal was refused")
 
     def document(self, session: str) -> Document | None:
@@ -207,6 +240,13 @@ class Service:
         return Setting() if tab is None else tab.session.state.setting
 
 
+def _refuse_long(request: m.Request, most: int) -> None:
+    """Raise `CanvasError` for a text that is longer than this server takes."""
+    match request:
+        case m.Hello(autosave=m.Autosave(document=text)) | m.Open(text=text) | m.Paste(clip=text) if len(text) > most:
+            raise CanvasError(f"is longer than {most // 1024:,} KiB, and this server takes no more", hint=ELSEWHERE)
+
+
 def _failure(error: CanvasError) -> m.Failure:
     return m.Failure(message=error.message, path=error.path, hint=error.hint)
 
@@ -243,6 +283,7 @@ def _readable(value: Any) -> Any:
 def update(tab: Tab, *, fresh: bool = False, select: Sequence[str] | None = None) -> m.Update:
     """All that the tab does not know yet; everything, if `fresh`."""
     session = tab.session
+    tab.limits.admit(session.document)
     offered = modes_of(session.document)
     if session.state.setting.mode not in offered:  # another sort of model was shown before
         session.run_as(replace(session.state.setting, mode="prefill"))
@@ -459,13 +500,13 @@ def search(service: Service, tab: Tab, request: m.Find) -> m.Reply:
 
 
 def open_document(service: Service, tab: Tab, request: m.Open) -> m.Reply:
-    tab.session.open(_opened(request))
+    tab.session.open(_opened(service, tab, request))
     tab.session.retrace(request.undo)
     tab.path, tab.expanded, tab.inspected = "", None, None
     return m.Reply(ok=True, update=update(tab, fresh=True))
 
 
-def _opened(request: m.Open) -> Document:
+def _opened(service: Service, tab: Tab, request: m.Open) -> Document:
     if request.source == "zoo":
         return open_zoo(request.name)
     if request.source == "blank":
@@ -477,7 +518,9 @@ def _opened(request: m.Open) -> Document:
     if isinstance(data, dict) and "schema_version" in data:
         return parse_document(data, name)
     check_config(data, name)  # at once, and by the name that its user gave it
-    document = import_apart(data, name)
+    with service.line.turn(tab.name):
+        limits = service.limits
+        document = import_apart(data, name, timeout_s=min(300, limits.job_s), memory_bytes=limits.job_bytes)
     return document.replace(name=name.rpartition("/")[2].removesuffix(".json")[:120] or document.name)
 
 
