@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-.PHONY: setup run tour check test slow golden zoo format types web web-check picture
+.PHONY: setup run tour check test slow golden zoo format types web web-check picture space
 setup: $(READY)
 
 run: $(READY)  ## open the editor
@@ -52,6 +52,9 @@ web-check: $(READY)  ## rebuild the bundle and compare it, byte for byte, with t
 	cd build/web && npm ci --silent && npm run --silent check && npx --no-install vite build --logLevel warn --outDir ../static --emptyOutDir
 	cmp build/static/canvas.js ui/canvas_ui/static/canvas.js
 	cmp build/static/canvas.css ui/canvas_ui/static/canvas.css
+
+space: $(READY)  ## put together the folder that deploys to Hugging Face Spaces
+	$(BIN)/python scripts/space.py
 
 format: $(READY)
 	$(BIN)/ruff format .
