@@ -42,7 +42,7 @@ _free = threading.BoundedSemaphore(AT_A_TIME)
 
 
 def import_apart(
-    config: Mapping[str, Any], name: str, timeout_s: float = 300, memory_bytes: int = MOST_BYTES
+    config: Mapping[str, Any], name: str, timeout_s: float = 300, most_bytes: int = MOST_BYTES
 ) -> Document:
     """The document of a config's fields, traced in a process of its own: for a server, whose users import side by side.
 
@@ -51,7 +51,7 @@ def import_apart(
     """
     with _free, tempfile.TemporaryDirectory(prefix="canvas-") as folder:
         Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        answer = run_apart("import of a config", Path(folder), timeout_s=timeout_s, memory_bytes=memory_bytes)
+        answer = run_apart("import of a config", Path(folder), timeout_s=timeout_s, most_bytes=most_bytes)
     return parse_document(answer["document"], name)
 
 

@@ -28,7 +28,7 @@ def run_apart(
     *,
     request: Mapping[str, Any] = MappingProxyType({}),
     timeout_s: float = LONGEST_S,
-    memory_bytes: int = MOST_BYTES,
+    most_bytes: int = MOST_BYTES,
     progress: Callable[[str], None] = lambda name: None,
     stop: threading.Event | None = None,
 ) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def run_apart(
     """
     with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
         asked = [job, str(folder.resolve()), json.dumps(dict(request))]
-        return _in_child(asked, folder, Path(scratch), timeout_s, memory_bytes, progress, stop or threading.Event())
+        return _in_child(asked, folder, Path(scratch), timeout_s, most_bytes, progress, stop or threading.Event())
 
 
 def _in_child(
@@ -48,7 +48,7 @@ def _in_child(
     folder: Path,
     scratch: Path,
     timeout_s: float,
-    memory_bytes: int,
+    most_bytes: int,
     progress: Callable[[str], None],
     stop: threading.Event,
 ) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _in_child(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(_limits, memory_bytes),
+        preexec_fn=partial(_limits, most_bytes),
     ) as child:
         try:
             errors = _follow(child, job, timeout_s, progress, stop)
@@ -113,10 +113,10 @@ def _follow(
     return "".join(errors)
 
 
-def _limits(memory_bytes: int) -> None:
+def _limits(most_bytes: int) -> None:
     """In the child: no core files, bounded memory."""
     import resource
 
-    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, memory_bytes)):
+    for limit, value in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, most_bytes)):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(limit, (value, value))

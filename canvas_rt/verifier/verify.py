@@ -18,14 +18,14 @@ def verify(
     target: Document | str | Path,
     *,
     timeout_s: float = LONGEST_S,
-    memory_bytes: int = MOST_BYTES,
+    most_bytes: int = MOST_BYTES,
     progress: Callable[[str], None] = lambda name: None,
     stop: threading.Event | None = None,
 ) -> Certificate:
     """The certificate of an emitted folder, or of the code that a document emits.
 
     Of a native folder, which holds a config alone, it is transformers' own class that is proven.
-    Runs `model.py`, in a child process with limits on time and memory: verify only what you would run. Setting `stop`
+    Runs `model.py`, in a child process of at most so many seconds and bytes: verify only what you would run. Setting `stop`
     ends it.
 
     Raises `CanvasError` where there is nothing to verify, the child died, or it was stopped.
@@ -36,7 +36,7 @@ def verify(
         with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
             folder = Path(scratch) / "emitted"
             emit(target).write(folder)
-            return verify(folder, timeout_s=timeout_s, memory_bytes=memory_bytes, progress=progress, stop=stop)
+            return verify(folder, timeout_s=timeout_s, most_bytes=most_bytes, progress=progress, stop=stop)
     folder = Path(target)
     if is_plain(folder):
         hint = "Verify its document: that proves the same blocks, as code for transformers."
@@ -50,7 +50,5 @@ def verify(
             path=str(target),
             hint="Verify a folder that 'canvas-rt emit' wrote, or a document.",
         )
-    result = run_apart(
-        "verification", folder, timeout_s=timeout_s, memory_bytes=memory_bytes, progress=progress, stop=stop
-    )
+    result = run_apart("verification", folder, timeout_s=timeout_s, most_bytes=most_bytes, progress=progress, stop=stop)
     return Certificate.from_json({k: v for k, v in result["certificate"].items() if k != "passed"})

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from canvas_rt.cli import main
 from canvas_rt.edits import SetSize, apply
 from canvas_rt.importer import open_zoo, zoo_models
 from canvas_rt.ir import Document
@@ -131,3 +132,11 @@ def test_the_readmes_picture_is_what_is_drawn_now() -> None:
     assert kept.read_text() == picture(document, check(document).shapes), (
         "run: canvas-rt show llama-3.1-8b --svg docs/llama.svg"
     )
+
+
+def test_show_writes_a_picture_and_says_where_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "llama-3.2-1b", "--svg", str(tmp_path / "llama.svg")]) == 0
+    assert "llama-3.2-1b → " in capsys.readouterr().out
+    assert "[batch, seq, vocab_size]" in texts((tmp_path / "llama.svg").read_text())
+    assert main(["show", "llama-3.2-1b", "--svg", str(tmp_path / "missing" / "llama.svg")]) == 1
+    assert "cannot be written" in capsys.readouterr().err

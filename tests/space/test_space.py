@@ -193,6 +193,23 @@ def test_the_space_runs_from_its_own_files_and_works_in_a_browser(folder: Path, 
         space.stop()
 
 
+def test_where_there_is_zerogpu_it_is_asked_for_seconds_before_torch_is_imported(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "spaces.py").write_text(
+        "import sys\n"
+        "assert not {'torch', 'gradio', 'transformers'} & sys.modules.keys()\n"
+        "def GPU(duration):\n"
+        "    assert duration == 15\n"
+        "    return lambda job: lambda *arguments: ('lent', job(*arguments))\n"
+    )
+    program = (
+        f"import sys, types; sys.path[:0] = ['.', {str(tmp_path)!r}];"
+        "sys.modules['canvas_ui.public'] = types.SimpleNamespace(launch=None);"
+        "import app; print(app.on_gpu(max, 1, 2))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "('lent', 2)"
+
+
 @pytest.mark.slow
 def test_the_space_runs_where_nothing_but_its_requirements_is_installed(
     folder: Path, chromium: Browser, tmp_path: Path

@@ -217,8 +217,8 @@ def proof(service: Service, session: str) -> Iterator[tuple[str, list[list[str]]
     def work() -> None:
         try:
             with service.line.turn(session, stop):
-                most, memory = service.limits.job_s, service.limits.job_bytes
-                said.put(verify(document, timeout_s=most, memory_bytes=memory, progress=said.put, stop=stop))
+                seconds, most = service.limits.job_s, service.limits.job_bytes
+                said.put(verify(document, timeout_s=seconds, most_bytes=most, progress=said.put, stop=stop))
         except CanvasError as error:
             said.put(error)
         except Exception as error:  # a flaw of ours must end the wait, too

@@ -520,7 +520,7 @@ def _opened(service: Service, tab: Tab, request: m.Open) -> Document:
     check_config(data, name)  # at once, and by the name that its user gave it
     with service.line.turn(tab.name):
         limits = service.limits
-        document = import_apart(data, name, timeout_s=min(300, limits.job_s), memory_bytes=limits.job_bytes)
+        document = import_apart(data, name, timeout_s=min(300, limits.job_s), most_bytes=limits.job_bytes)
     return document.replace(name=name.rpartition("/")[2].removesuffix(".json")[:120] or document.name)
 
 
