@@ -159,6 +159,15 @@ def test_only_the_exchange_can_be_called(stranger: Stranger, name: str) -> None:
     assert stranger.call({}, fn_name=name)[0] != 200
 
 
+def test_a_tab_is_for_everybody_only_once_somebody_has_bounded_what_it_does(stranger: Stranger) -> None:
+    components = json.loads(stranger.ask("GET", "/config")[1])["components"]
+    tabs = [c["props"]["label"] for c in components if c["type"] == "tabitem"]
+    assert tabs == ["Canvas", "Charts", "Code", "Proof and export"]
+    assert not {"file", "uploadbutton", "image", "audio", "video", "multimodaltextbox"} & {
+        c["type"] for c in components
+    }
+
+
 def test_a_giant_request_is_refused_before_it_is_read(stranger: Stranger) -> None:
     host, port = stranger.address.removeprefix("http://").split(":")
     head = b"POST /gradio_api/component_server HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
