@@ -18,6 +18,7 @@ from canvas_rt.training.settings import Setting, Settings, Wishes, choose
 from canvas_rt.training.tokens import Tokens, brought, has_tokenizer, trained
 from canvas_rt.weights.package import transplant
 
+NO_WISHES = Wishes()
 MODEL, DATA, SETTINGS = "model", "data", "settings.toml"
 
 
@@ -37,7 +38,7 @@ class Bundle:
             f"{self.folder}: {run['steps']} steps over {amount}, unigram entropy {self.tokens.entropy:.2f} nats a token\n"
             f"  a CPU       batch {cpu['batch']} × {cpu['sequence']} tokens\n"
             f"  {self.settings.cards} × GPU     batch {gpu['batch']} × {gpu['sequence']} tokens"
-            f"{', bfloat16 alone' if not gpu['mixed'] else ''}{', recomputing layers' if gpu['recompute'] else ''}\n"
+            f"{', bfloat16 alone' if gpu['dtype'] == 'bfloat16' else ''}{', recomputing layers' if gpu['recompute'] else ''}\n"
             f"  {SETTINGS} has the reasons; 'python train.py' in the folder trains"
         )
 
@@ -50,7 +51,7 @@ def training_bundle(
     column: str = "text",
     weights: str | Path | None = None,
     tokenizer: str | Path | None = None,
-    wishes: Wishes = Wishes(),
+    wishes: Wishes = NO_WISHES,
     progress: Callable[[str], None] = lambda words: None,
 ) -> Bundle:
     """Write what trains a document: whole, or not at all.
@@ -157,7 +158,9 @@ def _write(
     if weights is None:
         emit(document).write(folder / MODEL)
     else:
-        transplant(document, weights, folder / MODEL, progress=lambda done, total: progress(f"weights {done / total:.0%}"))
+        transplant(
+            document, weights, folder / MODEL, progress=lambda done, total: progress(f"weights {done / total:.0%}")
+        )
     tokens.write(folder / MODEL)
     progress("writing the bundle")
     names = data.copy(folder / DATA) if data.files else ()

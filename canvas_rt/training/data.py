@@ -181,7 +181,9 @@ def _cell(row: Any, column: str, where: str) -> str:
         raise CanvasError("is no object", path=where, hint='As in {"text": "…"}.')
     if column not in row:
         there = ", ".join(map(str, list(row)[:8])) or "none"
-        raise CanvasError(f"has no column '{column}'", path=where, hint=f"Name the one with the text; there are: {there}.")
+        raise CanvasError(
+            f"has no column '{column}'", path=where, hint=f"Name the one with the text; there are: {there}."
+        )
     if row[column] is None:
         return ""
     if not isinstance(row[column], str):

@@ -22,7 +22,7 @@ def files_of(document: Document, settings: Settings, tokenizer: str) -> Mapping[
         "train.py": (TEMPLATE / "train.py").read_text(encoding="utf-8"),
         "requirements.txt": "".join(f"{name}{_pin(name)}\n" for name in NEEDED),
         "accelerate/one_cpu.yaml": _accelerate("NO", use_cpu=True),
-        "accelerate/one_gpu.yaml": _accelerate("NO", mixed=settings.value("gpu", "mixed")),
+        "accelerate/one_gpu.yaml": _accelerate("NO", mixed=settings.value("gpu", "dtype") == "mixed"),
         "accelerate/fsdp2.yaml": _fsdp2(settings),
         "slurm.sh": _slurm(document, settings),
     }
@@ -59,7 +59,7 @@ def _fsdp2(settings: Settings) -> str:
   fsdp_activation_checkpointing: {str(settings.value("gpu", "recompute")).lower()}
 """
     processes = max(2, settings.cards)
-    return _accelerate("FSDP", mixed=settings.value("gpu", "mixed"), processes=processes, more=more)
+    return _accelerate("FSDP", mixed=settings.value("gpu", "dtype") == "mixed", processes=processes, more=more)
 
 
 def _slurm(document: Document, settings: Settings) -> str:

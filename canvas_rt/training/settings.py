@@ -40,6 +40,11 @@ CPU_BYTES, CPU_FLOPS = 2 * 2**30, 60e9
 WAYS = (("mixed", "none"), ("mixed", "full"), ("bf16", "none"), ("bf16", "full"))
 """Dtypes and recomputation, the best first: 32-bit weights learn best, and recomputing costs a third more time."""
 
+DTYPES = {
+    "mixed": "32-bit weights and moments, products in bfloat16: what learns best",
+    "bf16": "weights, moments and products: with 32-bit weights it would not fit",
+}
+
 MOST_CARDS = 1024
 
 Value = str | int | float | bool | tuple[str, ...]
@@ -110,7 +115,7 @@ def choose(document: Document, data: Data, tokens: Tokens, wishes: Wishes, *, we
     return Settings(
         {
             "": (Setting("seed", wishes.seed, "the same seed gives the same curve, on any number of processes"),),
-            "model": _model(weights, gpu),
+            "model": _model(weights),
             "data": _data(data, tokens, wishes, sequence),
             "run": (*run, every),
             "cpu": _cpu(document, on_cpu, max(1, step // on_cpu)),
@@ -155,12 +160,9 @@ def _power(number: int) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _model(weights: bool, gpu: tuple[Setting, ...]) -> tuple[Setting, ...]:
-    mixed = next(setting.value for setting in gpu if setting.name == "mixed")
+def _model(weights: bool) -> tuple[Setting, ...]:
     start = "goes on from the weights in model/" if weights else "begins with fresh weights, by the config's rule"
-    dtype = "float32" if mixed else "bfloat16"
-    why = "learned in 32 bits" if mixed else "32-bit weights with their moments would not fit the card"
-    return (Setting("weights", weights, start), Setting("dtype", dtype, why))
+    return (Setting("weights", weights, start),)
 
 
 def _data(data: Data, tokens: Tokens, wishes: Wishes, sequence: int) -> tuple[Setting, ...]:
@@ -184,9 +186,7 @@ def _data(data: Data, tokens: Tokens, wishes: Wishes, sequence: int) -> tuple[Se
     )
 
 
-def _run(
-    document: Document, tokens: Tokens, wishes: Wishes, step: int, weights: bool
-) -> tuple[Setting, ...]:
+def _run(document: Document, tokens: Tokens, wishes: Wishes, step: int, weights: bool) -> tuple[Setting, ...]:
     """Steps, and how fast to learn."""
     parameters = count_parameters(document).total
     ample = TOKENS_A_PARAMETER * parameters
@@ -230,7 +230,7 @@ def _cpu(document: Document, sequence: int, sequences: int) -> tuple[Setting, ..
         Setting("sequence", sequence, "short: a CPU is slow"),
         Setting("sequences_per_step", sequences, f"{sequence * sequences:,} tokens a step"),
         Setting("batch", batch, f"sequences at a time: {batch * flops / 1e9:,.0f} GFLOP, {_gib(peak)}"),
-        Setting("mixed", False, "in 32 bits: most CPUs multiply 16 bits no faster"),
+        Setting("dtype", "float32", "most CPUs multiply 16 bits no faster"),
         Setting("recompute", False, "nothing is computed again"),
         Setting("predicted_memory", peak, "bytes of tensors at the peak, as Canvas predicts"),
     )
@@ -249,15 +249,14 @@ def _flops(document: Document, sequence: int) -> int:
     return flops.forward + flops.backward
 
 
-def _gpu(
-    document: Document, wishes: Wishes, sequence: int, why: str, step: int
-) -> tuple[tuple[Setting, ...], int]:
+def _gpu(document: Document, wishes: Wishes, sequence: int, why: str, step: int) -> tuple[tuple[Setting, ...], int]:
     """The settings on the card that was named, and how many of it they take."""
     card = load_hardware(wishes.hardware, file=wishes.cards)
     sequences = max(1, step // sequence)
     way = _way(document, wishes, sequence)
-    sequences = max(sequences, way.data)
-    most = wishes.batch or _power(max(1, sequences // way.data))
+    at_once = way.data * way.batch
+    sequences = -(-max(sequences, at_once) // at_once) * at_once
+    most = wishes.batch or _power(sequences // way.data)
     batch, report = way.batch, _measured(document, wishes, way)
     while batch * 2 <= most:
         larger = replace(way, batch=batch * 2)
@@ -266,12 +265,12 @@ def _gpu(
             break
         batch, way, report = batch * 2, larger, tried
     memory = f"{_gib(report.memory.device_total)} of {_gib(card.memory_bytes)} on {_named(card, way.data)}"
-    mixed, recompute = way.dtype == "mixed", way.recompute == "full"
+    recompute = way.recompute == "full"
     settings = (
         Setting("sequence", sequence, why),
         Setting("sequences_per_step", sequences, f"{sequence * sequences:,} tokens a step, on any number of GPUs"),
         Setting("batch", batch, f"sequences at a time on each GPU: {memory}"),
-        Setting("mixed", mixed, _why_mixed(mixed)),
+        Setting("dtype", "mixed" if way.dtype == "mixed" else "bfloat16", DTYPES[way.dtype]),
         Setting("recompute", recompute, _why_recompute(recompute, card)),
         Setting("predicted_memory", report.memory.peak_allocated, "bytes of tensors at the peak, as Canvas predicts"),
         Setting(
@@ -293,12 +292,21 @@ def _way(document: Document, wishes: Wishes, sequence: int) -> Scenario:
             if _measured(document, wishes, tried).fits:
                 return tried
     card = load_hardware(wishes.hardware, file=wishes.cards)
-    smaller = "a smaller --batch, " if batch > 1 else ""
+    largest = _largest(document, wishes, replace(first, dtype="mixed", recompute="full", data=MOST_CARDS))
+    smaller = f"a --batch of {largest}, " if largest else ""
     raise CanvasError(
-        f"{batch} × {sequence} tokens do not fit on {MOST_CARDS} × {card.name}, all layers recomputed",
-        path="--batch" if batch > 1 else "--sequence",
+        f"{batch} × {sequence} tokens do not fit, not even on {MOST_CARDS} × {card.name} with all layers recomputed",
+        path="--batch" if largest else "--sequence",
         hint=f"Try {smaller}a shorter --sequence, a larger card (--hardware), or a smaller model.",
     )
+
+
+def _largest(document: Document, wishes: Wishes, scenario: Scenario) -> int:
+    """The largest power of two below a batch that does not fit which does; 0 where none does."""
+    batch = _power(scenario.batch - 1) if scenario.batch > 1 else 0
+    while batch and not _measured(document, wishes, replace(scenario, batch=batch)).fits:
+        batch //= 2
+    return batch
 
 
 def _doubled(start: int, stop: int) -> Iterator[int]:
@@ -313,12 +321,6 @@ def _measured(document: Document, wishes: Wishes, scenario: Scenario) -> Report:
 
 def _named(card: Hardware, cards: int) -> str:
     return f"{cards} × {card.name}" if cards > 1 else card.name
-
-
-def _why_mixed(mixed: bool) -> str:
-    if mixed:
-        return "32-bit weights and moments, products in bfloat16: what learns best"
-    return "all in bfloat16: with 32-bit weights it would not fit"
 
 
 def _why_recompute(recompute: bool, card: Hardware) -> str:

@@ -73,9 +73,7 @@ def trained(data: Data, vocabulary: int) -> Tokens:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    teacher = trainers.BpeTrainer(
-        vocab_size=size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-    )
+    teacher = trainers.BpeTrainer(vocab_size=size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
     bpe.train_from_iterator(data.sample, teacher)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END)
     return _counted(None, tokenizer, data)
@@ -129,4 +127,3 @@ def _counted(folder: Path | None, tokenizer: Any, data: Data) -> Tokens:
         round(total * data.bytes / known),
         -sum(n / total * log(n / total) for n in counts.values()),
     )
-

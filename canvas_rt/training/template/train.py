@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data is read by one process, before training
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve one another on a busy CPU
+os.environ.setdefault(
+    "OMP_WAIT_POLICY", "PASSIVE"
+)  # threads that spin while they wait starve one another on a busy CPU
 
 import torch
 from accelerate import DistributedType
@@ -58,7 +60,7 @@ def main() -> None:
     data, held_out = sequences(settings["data"], tokenizer, place["sequence"], settings["seed"])
     progress = Progress(place["sequence"] * place["sequences_per_step"], on_gpu)
     trainer = Trainer(
-        model=load_model(settings["model"]),
+        model=load_model(settings["model"], place["dtype"]),
         args=arguments(settings["run"], place, settings["seed"], on_gpu, chosen.steps),
         train_dataset=data,
         eval_dataset=held_out,
@@ -126,9 +128,9 @@ def unigram_entropy(data: Any) -> float:
     return -sum(n / total * math.log(n / total) for n in counts.values())
 
 
-def load_model(settings: dict[str, Any]) -> Any:
-    """The model with the weights in model/, or with fresh ones. Weights are kept in 32 bits unless settings say otherwise."""
-    dtype = getattr(torch, settings["dtype"])
+def load_model(settings: dict[str, Any], numbers: str) -> Any:
+    """The model with the weights in model/, or with fresh ones: in 32 bits, unless all is to be in bfloat16."""
+    dtype = torch.bfloat16 if numbers == "bfloat16" else torch.float32
     if settings["weights"]:
         return AutoModelForCausalLM.from_pretrained(PACKAGE, trust_remote_code=True, dtype=dtype)
     config = AutoConfig.from_pretrained(PACKAGE, trust_remote_code=True)
@@ -139,6 +141,10 @@ def arguments(run: dict[str, Any], place: dict[str, Any], seed: int, on_gpu: boo
     """What Trainer is told. The sequences of a step are the same on any number of processes."""
     batch = min(place["batch"], max(1, place["sequences_per_step"] // WORLD))
     accumulation = max(1, place["sequences_per_step"] // (batch * WORLD))
+    if batch * WORLD * accumulation != place["sequences_per_step"]:
+        say(
+            f"steps of {batch * WORLD * accumulation} sequences: {WORLD} processes do not divide those of settings.toml"
+        )
     recompute = {"activation_checkpointing": True} if place["recompute"] else {}
     sharded = {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": True, **recompute}}
     made = TrainingArguments(
@@ -154,7 +160,7 @@ def arguments(run: dict[str, Any], place: dict[str, Any], seed: int, on_gpu: boo
         adam_beta2=run["beta2"],
         max_grad_norm=run["clip"],
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
-        bf16=on_gpu and place["mixed"],
+        bf16=place["dtype"] == "mixed",
         logging_steps=1,
         save_steps=run["save_every"],
         save_total_limit=2,

@@ -92,7 +92,13 @@ def launch(
     log = place / LOG
     if not resume:
         log.unlink(missing_ok=True)
-    command = [sys.executable, "-u", SCRIPT, *(["--resume"] if resume else []), *(["--steps", str(steps)] if steps else [])]
+    command = [
+        sys.executable,
+        "-u",
+        SCRIPT,
+        *(["--resume"] if resume else []),
+        *(["--steps", str(steps)] if steps else []),
+    ]
     begun = len(read_log(log))
     with subprocess.Popen(
         command,
