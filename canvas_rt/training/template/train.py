@@ -57,11 +57,13 @@ def main() -> None:
     set_seed(settings["seed"])
 
     tokenizer = AutoTokenizer.from_pretrained(PACKAGE, trust_remote_code=True)
-    data, held_out = sequences(settings["data"], tokenizer, place["sequence"], settings["seed"])
+    args = arguments(settings["run"], place, settings["seed"], on_gpu, chosen.steps)
+    with args.main_process_first():  # which writes the cache; the others read it
+        data, held_out = sequences(settings["data"], tokenizer, place["sequence"], settings["seed"])
     progress = Progress(place["sequence"] * place["sequences_per_step"], on_gpu)
     trainer = Trainer(
         model=load_model(settings["model"], place["dtype"]),
-        args=arguments(settings["run"], place, settings["seed"], on_gpu, chosen.steps),
+        args=args,
         train_dataset=data,
         eval_dataset=held_out,
         data_collator=default_data_collator,
