@@ -92,17 +92,14 @@ def launch(
     log = place / LOG
     if not resume:
         log.unlink(missing_ok=True)
-    command = [
-        sys.executable,
-        "-u",
-        SCRIPT,
-        *(["--resume"] if resume else []),
-        *(["--steps", str(steps)] if steps else []),
-    ]
+    words = [*(["--resume"] if resume else []), *(["--steps", str(steps)] if steps else [])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     begun = len(read_log(log))
     with subprocess.Popen(
-        command,
+        [sys.executable, "-u", "-m", "canvas_rt.training.watched", SCRIPT, *words],
         cwd=place,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.PIPE,  # it ends when this does: when we are killed, the run stops
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
