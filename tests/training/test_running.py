@@ -18,7 +18,7 @@ from canvas_rt.cli import main
 from canvas_rt.errors import CanvasError
 from canvas_rt.training import Run, Step, Wishes, launch, training_bundle
 
-STEPS = 10
+STEPS = 60
 
 
 @pytest.fixture(autouse=True)
@@ -30,10 +30,10 @@ def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
 def fresh(edited_llama: Document, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of short sequences that has not trained yet."""
     folder = tmp_path_factory.mktemp("fresh") / "bundle"
-    training_bundle(edited_llama, folder, data=[text_file], wishes=Wishes(sequence=32, steps=STEPS, learning_rate=5e-3))
+    training_bundle(edited_llama, folder, data=[text_file], wishes=Wishes(sequence=32, steps=STEPS, learning_rate=3e-3))
     settings = folder / "settings.toml"
     text = re.sub(r"save_every = \d+", "save_every = 4", settings.read_text())
-    settings.write_text(re.sub(r"sequences_per_step = \d+", "sequences_per_step = 4", text))
+    settings.write_text(re.sub(r"sequences_per_step = \d+", "sequences_per_step = 8", text))
     return folder
 
 
