@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from canvas_rt.pictures import picture
     from canvas_rt.solving import solve
     from canvas_rt.sources import import_model
+    from canvas_rt.training import launch, training_bundle
     from canvas_rt.verifier.certificate import Certificate
     from canvas_rt.verifier.doors import export, push
     from canvas_rt.verifier.verify import verify
@@ -43,6 +44,7 @@ HOMES = {
     "hardware_names": "physics.hardware",
     "import_model": "sources",
     "inverse": "edits",
+    "launch": "training",
     "load": "ir",
     "load_hardware": "physics.hardware",
     "measure": "physics",
@@ -53,6 +55,7 @@ HOMES = {
     "push": "verifier.doors",
     "save": "ir",
     "solve": "solving",
+    "training_bundle": "training",
     "transplant": "weights",
     "verify": "verifier",
     "zoo_models": "importer",
@@ -84,6 +87,7 @@ __all__ = [
     "hardware_names",
     "import_model",
     "inverse",
+    "launch",
     "load",
     "load_hardware",
     "measure",
@@ -94,6 +98,7 @@ __all__ = [
     "push",
     "save",
     "solve",
+    "training_bundle",
     "transplant",
     "verify",
     "zoo_models",

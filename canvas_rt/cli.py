@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import canvas_rt
-from canvas_rt import options
+from canvas_rt import options, train_verb
 from canvas_rt.errors import CanvasError
 from canvas_rt.options import add_scenario
+from canvas_rt.terminal import done, print_json, printable, progress, say
 
 OK, AT_FAULT, USAGE = 0, 1, 2
 
@@ -62,15 +63,6 @@ def report_error(error: CanvasError, as_json: bool) -> None:
         print(json.dumps({"error": error.message, "path": error.path, "hint": error.hint}))
     else:
         print(f"canvas-rt: {printable(str(error))}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Text from a file, without the control characters by which it could steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
-
-
-def say(text: object) -> None:
-    print(printable(str(text)))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -173,6 +165,9 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("folder", help="a folder that emit wrote")
     made.add_argument("repository", help="OWNER/NAME on the hub; it is made, private, if there is none")
     made.add_argument("--public", action="store_true", help="make it public, if it is made")
+    train_verb.add_options(
+        verb("train", train, "write what trains a model, with settings that fit; with --launch, train")
+    )
     made = verb("diff", diff, "what tells two documents apart, and what that costs")
     made.add_argument("a", help=SOURCE)
     made.add_argument("b", help=SOURCE)
@@ -206,17 +201,6 @@ def byte_count(text: str) -> int:
     return int(found[1]) * int(1000 ** " kMGT".index(found[2]))
 
 
-def progress(name: str) -> None:
-    """Tell a person at a terminal what is going on."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{name} …", end="", file=sys.stderr, flush=True)
-
-
-def done() -> None:
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
 def open_source(name: str) -> Any:
     from canvas_rt.importer import open_source as opened
 
@@ -225,10 +209,6 @@ def open_source(name: str) -> Any:
         return opened(name)
     finally:
         done()
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
 
 
 def ui(chosen: argparse.Namespace) -> int:
@@ -602,6 +582,10 @@ def push(chosen: argparse.Namespace) -> int:
     address = pushed(chosen.folder, chosen.repository, private=not chosen.public)
     print_json({"pull_request": address}) if chosen.json else say(address)
     return OK
+
+
+def train(chosen: argparse.Namespace) -> int:
+    return OK if train_verb.run(chosen) else AT_FAULT
 
 
 def diff(chosen: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ LADDER = [
     {"ir"},
     {"ops"},
     {"importer", "edits", "physics"},
-    {"diffing", "text", "gestures", "reporting", "solving", "options"},
+    {"diffing", "text", "gestures", "reporting", "solving", "options", "terminal"},
     {"session", "pictures"},
     {"codegen"},
     {"weights"},
@@ -24,6 +24,7 @@ LADDER = [
     {"dryrun"},
     {"training"},
     {""},
+    {"train_verb"},
     {"cli"},
 ]
 RUNG = {name: height for height, names in enumerate(LADDER) for name in names}

@@ -1,14 +1,11 @@
-"""The Gradio app: the canvas, and the tabs that follow it: charts, code, proof and export."""
+"""The Gradio app: the canvas, and the tabs that follow it: charts, code, proof and export, training."""
 
 import contextlib
 import hashlib
-import io
 import queue
-import re
 import shutil
 import tempfile
 import threading
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +18,11 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.verifier.certificate import Certificate
 from canvas_rt.verifier.verify import verify
+from canvas_ui.archive import file_name, zipped
 from canvas_ui.host import canvas_component, charts_component
 from canvas_ui.server import workspace
 from canvas_ui.service import Service
+from canvas_ui.training_tab import training_tab
 
 CSS = (Path(__file__).parent / "app.css").read_text(encoding="utf-8")
 CHECKS = ("structure", "keys", "logits", "gradients", "decoding", "gpu")
@@ -121,6 +120,8 @@ def build(service: Service) -> gr.Blocks:
                     )
                     contents = gr.Textbox(label="Contents", interactive=False, lines=6, elem_id="contents")
 
+            training_tab(service, session)
+
         def revised(event: gr.EventData) -> Any:
             name = str(event._data.get("session", ""))[:64]
             told = (
@@ -185,23 +186,6 @@ def _clear(shelf: Path, most: int) -> None:
             aged.append((folder.stat().st_mtime, folder))
     for _, folder in sorted(aged, reverse=True)[most:]:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def file_name(document: Document) -> str:
-    """A document's name as a file's."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", document.name).strip("-.")[:80] or "model"
-
-
-def zipped(files: Mapping[str, str], folder: str) -> bytes:
-    """Files as a zip with one folder. The same files give the same bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            entry = zipfile.ZipInfo(f"{folder}/{name}")  # its date is a constant
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, text)
-    return buffer.getvalue()
 
 
 def proof(service: Service, session: str) -> Iterator[tuple[str, list[list[str]]]]:

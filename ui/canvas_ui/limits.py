@@ -30,6 +30,9 @@ class TooLarge(CanvasError):
 class Limits:
     """What visitors may ask for. The defaults are those of an editor on one's own machine."""
 
+    at_home: bool = True
+    """Whether visitors may use this machine as their own: give it data, and train on it."""
+
     sessions: int = 200
     """Sessions that are kept; a browser whose session is gone hands it back."""
 

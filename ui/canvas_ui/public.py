@@ -12,6 +12,7 @@ from canvas_ui.limits import Limits
 from canvas_ui.service import Service
 
 PUBLIC = Limits(
+    at_home=False,
     sessions=40,
     text=2**19,
     nodes=6000,

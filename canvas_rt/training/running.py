@@ -1,0 +1,233 @@
+"""Train a bundle on this machine, in a process of its own that can be watched, stopped and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from canvas_rt.errors import CanvasError
+from canvas_rt.training.bundle import SETTINGS
+
+SCRIPT, LOG = "train.py", "log.jsonl"
+LOOK_S = 0.2
+GRACE_S = 60
+"""How long a run that is to stop may take for its last step and checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A line of a run's log."""
+
+    step: int
+    of: int
+    loss: float
+    """Nats a token."""
+
+    learning_rate: float
+    tokens_per_s: float
+    memory: int
+    """Bytes: of tensors on a GPU; on a CPU, what the process grew by since before it made its model. The most so far."""
+
+    time: float
+
+
+Outcome = Literal["finished", "stopped", "died"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of a run."""
+
+    outcome: Outcome
+    reason: str
+    steps: tuple[Step, ...]
+    """Of the whole curve, those before it was resumed among them."""
+
+    predicted_memory: int
+    """Bytes, as the bundle says."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        if not self.steps:
+            return f"{self.outcome}: {self.reason}"
+        first, last = self.steps[0], self.steps[-1]
+        return (
+            f"{self.outcome}{': ' + self.reason if self.reason else ''}\n"
+            f"loss {first.loss:.4f} → {last.loss:.4f} in {last.step} steps, {last.tokens_per_s:,.0f} tokens/s,"
+            f" {last.memory / 2**30:.2f} GiB (predicted: {self.predicted_memory / 2**30:.2f})"
+        )
+
+
+def launch(
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    steps: int | None = None,
+    say: Callable[[str], None] = lambda words: None,
+    watch: Callable[[Step], None] = lambda step: None,
+    stop: threading.Event | None = None,
+) -> Run:
+    """Run a bundle's `train.py` to its end, or until `stop` is set: then it writes a checkpoint first.
+
+    `say` is told what the script prints, `watch` every step. A run that dies is a result with its reason.
+
+    Raises `CanvasError` where the folder is no bundle, or what it takes is more than this machine has.
+    """
+    place = Path(folder)
+    settings = _settings(place)
+    here = _here(settings)
+    predicted = int(here.get("predicted_memory", 0))
+    _require_memory(predicted, here is settings.get("gpu"))
+    log = place / LOG
+    if not resume:
+        log.unlink(missing_ok=True)
+    words = [*(["--resume"] if resume else []), *(["--steps", str(steps)] if steps else [])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    begun = len(read_log(log))
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "canvas_rt.training.watched", SCRIPT, *words],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdin=subprocess.PIPE,  # it ends when this does: when we are killed, the run stops
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    ) as child:
+        errors = _Reader(child.stderr, lambda line: None)
+        output = _Reader(child.stdout, say)
+        try:
+            asked = _follow(child, log, begun, watch, stop or threading.Event())
+        finally:
+            _end(child)
+        output.join()
+        errors.join()
+    return Run(*_outcome(child.returncode, asked, output.lines, errors.lines), tuple(read_log(log)), predicted)
+
+
+def _settings(folder: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        hint = "Name a folder that 'canvas-rt train' wrote."
+        raise CanvasError(f"is no bundle: {error}", path=str(folder), hint=hint) from error
+
+
+def _here(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The section that train.py takes on this machine."""
+    import torch
+
+    found: Mapping[str, Any] = settings.get("gpu" if torch.cuda.is_available() else "cpu", {})
+    return found
+
+
+def _require_memory(predicted: int, on_gpu: bool) -> None:
+    free = _free(on_gpu)
+    if free is not None and predicted > free:
+        where = "this GPU" if on_gpu else "this machine"
+        raise CanvasError(
+            f"takes {predicted / 2**30:,.1f} GiB, and {where} has {free / 2**30:,.1f} free",
+            path=SETTINGS,
+            hint="Make the model or the batch smaller, or take the bundle to a larger machine.",
+        )
+
+
+def _free(on_gpu: bool) -> int | None:
+    if on_gpu:
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+class _Reader:
+    """Reads a stream to its end in a thread, and hands on each line."""
+
+    def __init__(self, stream: Any, tell: Callable[[str], None]) -> None:
+        self.lines: list[str] = []
+
+        def read() -> None:
+            for line in stream:
+                text = line.rstrip().rpartition("\r")[2]  # of a progress bar, its last state
+                if text:
+                    self.lines.append(text)
+                    del self.lines[:-200]
+                    tell(text)
+
+        self.thread = threading.Thread(target=read, daemon=True)
+        self.thread.start()
+
+    def join(self) -> None:
+        self.thread.join(timeout=5)
+
+
+def _follow(
+    child: "subprocess.Popen[str]", log: Path, begun: int, watch: Callable[[Step], None], stop: threading.Event
+) -> bool:
+    """Hand on steps until the child ends; whether it was asked to."""
+    asked = 0.0
+    seen = begun
+    while True:
+        ended = child.poll() is not None
+        steps = read_log(log)
+        seen = min(seen, len(steps))  # a resumed run drops what came after its checkpoint
+        for step in steps[seen:]:
+            watch(step)
+        seen = len(steps)
+        if ended:
+            return bool(asked)
+        if not asked and stop.wait(LOOK_S):
+            asked = time.monotonic()
+            child.send_signal(signal.SIGTERM)
+        elif asked:
+            time.sleep(LOOK_S)
+            if time.monotonic() - asked > GRACE_S:
+                return True
+
+
+def _end(child: "subprocess.Popen[str]") -> None:
+    """Whatever ended the wait, nothing of the run stays."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def read_log(path: Path) -> list[Step]:
+    """The steps so far. A line that is being written is not one yet."""
+    return list(_steps(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+
+def _steps(text: str) -> Iterator[Step]:
+    for line in text.splitlines():
+        try:
+            yield Step(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+
+
+def _outcome(code: int, asked: bool, output: list[str], errors: list[str]) -> tuple[Outcome, str]:
+    if code == 0:
+        return ("stopped", output[-1] if output else "") if asked else ("finished", "")
+    if asked:
+        return "stopped", "before a step was done"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return "died", f"killed by {name}{', as where memory runs out' if code == -signal.SIGKILL else ''}"
+    last = next((line for line in reversed(errors) if not line.startswith(" ")), f"exit code {code}")
+    return "died", f"out of memory: {last[:300]}" if "memory" in last.lower() else last[:300]
