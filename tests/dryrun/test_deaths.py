@@ -184,5 +184,5 @@ def test_nothing_is_begun_without_a_place_for_temporary_files(
         raise FileNotFoundError(2, "No usable temporary directory found")
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", nowhere)
-    with pytest.raises(canvas_rt.CanvasError, match="no place for temporary files.*\nMake room, or set TMPDIR"):
+    with pytest.raises(canvas_rt.CanvasError, match=r"no place for temporary files.*\nMake room, or set TMPDIR"):
         canvas_rt.dry_run(small_llama, **SIZES)
