@@ -21,8 +21,9 @@ PROCESS_BYTES = 700 * 2**20
 MARGIN = 1.05
 """Kernels hold a little beside tensors."""
 
-FRESH_S = 1e-8
-"""Seconds that drawing one weight takes."""
+
+SLOW = "it takes about"
+"""How a reason begins that is one of time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +89,20 @@ def fitted(document: Document, scenario: Scenario, target: Target, room: Room) -
 
 def _most(make: Callable[[int], Cut | None], most: int, target: Target, room: Room) -> Cut | None:
     """The largest of 1 to `most` that fits."""
-    low, high, found = 1, most, None
+    low, high, found, more = 1, most, None, ""
     while low <= high:
         middle = (low + high) // 2
         tried = make(middle)
         if tried is None:
             return None
-        if _too_much(tried, target, room):
-            high = middle - 1
+        why = _too_much(tried, target, room)
+        if why:
+            high, more = middle - 1, why
         else:
             low, found = middle + 1, tried
-    return found
+    if found is None or not more or (SLOW in more) == (SLOW in found.why):
+        return found
+    return replace(found, why=f"{found.why}; of one layer more, {more}")
 
 
 def _too_much(cut: Cut, target: Target, room: Room) -> str:
@@ -108,7 +112,7 @@ def _too_much(cut: Cut, target: Target, room: Room) -> str:
         return f"it takes {shown_bytes(needed)}, and {shown_bytes(room.bytes)} are free"
     needs = _seconds(cut, target)
     if needs > room.seconds:
-        return f"it takes about {shown_seconds(needs)}, and may take {shown_seconds(room.seconds)}"
+        return f"{SLOW} {shown_seconds(needs)}, and may take {shown_seconds(room.seconds)}"
     return ""
 
 
@@ -120,7 +124,7 @@ def _seconds(cut: Cut, target: Target) -> float:
     """Of the steps whose memory is followed, and one that is timed."""
     report = target.report(cut.document, cut.scenario)
     at = speed(torch.bfloat16 if cut.scenario.dtype == "mixed" else DTYPES[cut.scenario.dtype])
-    return report.parameters.total * FRESH_S + (repeats(cut.scenario) + 1) * seconds_of(report, at)
+    return report.parameters.total / at.drawing + (repeats(cut.scenario) + 1) * seconds_of(report, at)
 
 
 def _stack(document: Document) -> tuple[str, int]:

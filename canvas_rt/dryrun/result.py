@@ -176,9 +176,9 @@ class DryRun:
         yield f"{how(self.scenario)}, on {self.device_name}: {self.extent}"
         yield self.verdict
         heads = ("measured", "predicted", "error", *([f"on {self.hardware}"] if self.hardware else []))
-        yield f"  {'':16}" + "".join(f"{head:>20}" for head in heads).rstrip()
+        yield f"  {'':16}" + "".join(f"  {head:>18}" for head in heads).rstrip()
         for figure in self.figures:
-            yield f"  {figure.label:16}" + "".join(f"{cell:>20}" for cell in figure.cells()[: len(heads)]).rstrip()
+            yield f"  {figure.label:16}" + "".join(f"  {cell:>18}" for cell in figure.cells()[: len(heads)]).rstrip()
         if len(self.steps_s) > 1:
             yield f"  steps took {', '.join(shown('time.total_s', step) for step in self.steps_s)}"
         if self.timeline:

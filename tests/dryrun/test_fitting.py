@@ -20,7 +20,7 @@ AMPLE = 2**40
 @pytest.fixture(autouse=True)
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU whose speed does not depend on who else uses it."""
-    monkeypatch.setattr(fitting, "speed", lambda dtype: Speed(1e9, 1e9))
+    monkeypatch.setattr(fitting, "speed", lambda dtype: Speed(1e9, 1e9, 1e8))
 
 
 def cut(document: Document, nbytes: int, seconds: float = 1e9, scenario: Scenario = SCENARIO) -> Cut:
@@ -104,4 +104,4 @@ def test_free_memory_is_what_the_system_and_the_control_group_leave(tmp_path: Pa
 
 def test_speed_is_tried() -> None:
     found = speed(torch.float32)
-    assert found.flops > 1e8 and found.bandwidth > 1e8 and usable_cores() >= 1
+    assert found.flops > 1e8 and found.bandwidth > 1e8 and found.drawing > 1e5 and usable_cores() >= 1
