@@ -167,7 +167,7 @@ def _run(
         "bytes": plan.bytes,
         "timed_s": timeout_s / 10,
     }
-    expandable = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if plan.asked.expandable else {}
+    segments = {"PYTORCH_CUDA_ALLOC_CONF": f"expandable_segments:{plan.asked.expandable}"}
     killed_before = killed_for_memory()
     try:
         answer = run_apart(
@@ -177,7 +177,7 @@ def _run(
             request=request,
             timeout_s=timeout_s,
             most_bytes=None,  # what it may have beside its libraries, it is told
-            environment={**QUIET, **expandable},
+            environment={**QUIET, **(segments if plan.device == "cuda" else {})},
             progress=lambda line: progress(line.removeprefix(MARK)) if line.startswith(MARK) else None,
             stop=stop,
         )
@@ -198,6 +198,10 @@ def _run(
 
 def _compared(plan: Plan, measured: Mapping[str, Any], reason: Reason, told: str) -> DryRun:
     found = _figures(plan, measured)
+    reached = ""
+    if "peak" not in measured and "allocated" in measured:
+        both = (shown_bytes(measured[name]) for name in ("allocated", "reserved"))
+        reached = "when it died, {} had been allocated at most and {} reserved".format(*both)
     figures = (
         Figure(name, found.get(name), plan.predicted.get(name), plan.target.get(name))
         for name in NAMES
@@ -216,7 +220,7 @@ def _compared(plan: Plan, measured: Mapping[str, Any], reason: Reason, told: str
         hardware=plan.hardware,
         steps_s=tuple(measured.get("steps_s", ())),
         timeline=tuple((when, nbytes) for when, nbytes in measured.get("timeline", ())),
-        notes=plan.notes,
+        notes=(*plan.notes, *([reached] if reached else [])),
     )
 
 
@@ -236,7 +240,9 @@ MEASURED: Mapping[str, str] = {
 
 
 def _figures(plan: Plan, measured: Mapping[str, Any]) -> Figures:
-    found: Figures = {name: measured[own] for name, own in MEASURED.items() if own in measured}
+    whole = "peak" in measured  # else it died, and its peaks are only how far it came
+    early = ("parameters", "weights", "flops_forward", "flops_backward")
+    found: Figures = {n: measured[own] for n, own in MEASURED.items() if own in measured and (whole or own in early)}
     kept = [f"memory.{name}" for name in ("weights", "gradients", "optimizer", "kv_cache")]
     if "memory.peak_allocated" in found and all(name in found for name in kept):
         found["memory.activations"] = found["memory.peak_allocated"] - sum(found[name] for name in kept)

@@ -85,6 +85,7 @@ def _environment(scratch: Path, more: Mapping[str, str]) -> dict[str, str]:
     return {
         **os.environ,
         "HF_MODULES_CACHE": str(scratch / "modules"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),  # made by whoever imports it
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join(paths),
         **more,
