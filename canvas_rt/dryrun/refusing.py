@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from canvas_rt.errors import CanvasError, suggest
-from canvas_rt.ir.document import Document
+from canvas_rt.ir.document import Document, Node
+from canvas_rt.ir.expressions import names_in
+from canvas_rt.ir.graph import walk
 from canvas_rt.physics.scenario import Scenario, require
 from canvas_rt.physics.shapes import check
 
@@ -25,6 +27,7 @@ def require_runnable(document: Document, scenario: Scenario, device: str) -> Non
     if errors:
         raise CanvasError("the graph cannot run:\n" + "\n".join(errors))
     flaws = [*_of_model(document, scenario), *_of_scenario(scenario), *_of_device(scenario, device)]
+    flaws += _of_positions(document, scenario) if device != "meta" else ()
     if flaws:
         (path, message, hint), *rest = flaws
         more = "".join(f"\nalso {name}: {text}. {way}" for name, text, way in rest)
@@ -37,6 +40,16 @@ def _of_model(document: Document, scenario: Scenario) -> Iterator[Flaw]:
         yield "model", f"is made of {task.words} yet", PREDICT
     elif scenario.mode == "decode" and not task.generates:
         yield "mode", f"decodes: {task.words} generates nothing", "Choose mode prefill or train."
+
+
+def _of_positions(document: Document, s: Scenario) -> Iterator[Flaw]:
+    """A table of positions has no row for a token beyond it: real numbers show that, meta does not."""
+    known = document.environment.get("max_position_embeddings")
+    last = s.sequence + (s.mode == "decode")
+    nodes = (visit.item for visit in walk(document) if isinstance(visit.item, Node))
+    table = any("max_position_embeddings" in names_in(n.attrs) for n in nodes if n.op != "rotary_embedding")
+    if table and isinstance(known, int) and last > known:
+        yield "sequence", f"reads {last} tokens where the model has {known} positions", f"Try sequence {known - 1}."
 
 
 def _of_scenario(scenario: Scenario) -> Iterator[Flaw]:

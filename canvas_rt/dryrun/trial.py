@@ -124,7 +124,7 @@ def _on_cpu(document: Document, s: Scenario, target: Target, scratch: Path, limi
     at = speed(DTYPES["bf16" if s.dtype == "mixed" else s.dtype])
     found = predicting.on_cpu(cut.document, cut.scenario, report, at)
     name = f"the CPU ({usable_cores()} cores)"
-    note = f"time predicted from a trial: {at.flops / 1e9:,.0f} GFLOP/s in products, {at.bandwidth / 1e9:,.0f} GB/s"
+    note = f"time predicted from a trial: {at.flops / 1e9:.3g} GFLOP/s in products, {at.bandwidth / 1e9:.3g} GB/s"
     return Plan("cpu", name, s, cut, found, room.bytes - PROCESS_BYTES, {}, "", (note,))
 
 

@@ -73,6 +73,14 @@ def test_a_model_of_two_halves() -> None:
         canvas_rt.dry_run(canvas_rt.open_zoo("t5-small"), sequence=32)
 
 
+def test_tokens_beyond_a_table_of_positions() -> None:
+    gpt2 = canvas_rt.open_zoo("gpt2")
+    with pytest.raises(
+        canvas_rt.CanvasError, match="reads 1025 tokens where the model has 1024 positions\nTry sequence 1023"
+    ):
+        canvas_rt.dry_run(gpt2, device="cpu", mode="decode", sequence=1024)
+
+
 def test_an_encoder_decodes_nothing() -> None:
     with pytest.raises(canvas_rt.CanvasError, match="generates nothing"):
         canvas_rt.dry_run(canvas_rt.open_zoo("bert-base-uncased"), sequence=32, mode="decode")
