@@ -186,7 +186,8 @@ def _parts(figures: dict[str, Any]) -> list[str]:
         f"On the CPU: small models of many families, {TOKENS['batch']} × {TOKENS['sequence']} tokens, run with random weights; "
         "measured are the bytes of PyTorch's own allocator, by its profiler, from the first weight on. "
         f"{exact['cpu']} of {len(figures['cpu'])} peaks are exact. In a prompt the emitted layer still names what attention "
-        "gave while its MLP runs: one hidden state more than predicted, which at these sizes shows. GPT-2 drops a share of its attention while it trains, for which "
+        "gave while its MLP runs: one hidden state more than predicted, which at these sizes shows. "
+        "GPT-2 drops a share of its attention while it trains, for which "
         "the CPU has no fused kernel: PyTorch takes its composite, the prediction does not.",
         told(figures["cpu"]),
         "On meta: whole models, every layer their own, against a prediction that traces one layer of each kind. FLOPs are "
