@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from canvas_rt.codegen import Source, emit
     from canvas_rt.diagnostics import Diagnostic
     from canvas_rt.diffing import diff
+    from canvas_rt.dryrun import DryRun, dry_run
     from canvas_rt.edits import apply, inverse, parse_edits
     from canvas_rt.errors import CanvasError
     from canvas_rt.importer import open_source, open_zoo, zoo_models
@@ -34,11 +35,13 @@ HOMES = {
     "Certificate": "verifier",
     "Diagnostic": "diagnostics",
     "Document": "ir",
+    "DryRun": "dryrun",
     "Scenario": "physics.scenario",
     "Source": "codegen",
     "apply": "edits",
     "check": "physics",
     "diff": "diffing",
+    "dry_run": "dryrun",
     "emit": "codegen",
     "export": "verifier.doors",
     "hardware_names": "physics.hardware",
@@ -77,11 +80,13 @@ __all__ = [
     "Certificate",
     "Diagnostic",
     "Document",
+    "DryRun",
     "Scenario",
     "Source",
     "apply",
     "check",
     "diff",
+    "dry_run",
     "emit",
     "export",
     "hardware_names",

@@ -119,6 +119,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--budget", metavar="vram=80GB", help="what it must fit, instead of the card's memory")
     add_scenario(made)
+    made = verb("dryrun", dryrun, "run the emitted model for real, in a process of its own, beside what was predicted")
+    made.add_argument("source", help=SOURCE)
+    made.add_argument("--device", default="meta", metavar="meta|cpu|cuda", help="where to run it (meta: no numbers)")
+    made.add_argument("--timeout", type=options.count, metavar="SECONDS", help="how long it may take (300)")
+    made.add_argument("--memory", type=byte_count, metavar="SIZE", help="what its tensors may take, such as 8GB")
+    add_scenario(made)
     made = verb("calibrate", calibrate, "measure once what a card reaches of its peaks, for better times")
     made.add_argument("-o", "--output", required=True, help="the file to write (*.json)")
     made.add_argument(
@@ -416,6 +422,24 @@ def solve(chosen: argparse.Namespace) -> int:
     say(f"{found.what} = {found.value}: {found.limit}")
     say(reporting.told(found.report, cards=chosen.cards))
     return OK
+
+
+def dryrun(chosen: argparse.Namespace) -> int:
+    document = open_source(chosen.source)
+    try:
+        found = canvas_rt.dry_run(
+            document,
+            device=chosen.device,
+            scenario=options.scenario_of(document, chosen),
+            timeout_s=chosen.timeout or 300,
+            memory_bytes=chosen.memory,
+            progress=progress,
+            **options.card_of(chosen),
+        )
+    finally:
+        done()
+    print_json(found.to_json()) if chosen.json else say(found)
+    return OK if found.ran else AT_FAULT
 
 
 def calibrate(chosen: argparse.Namespace) -> int:

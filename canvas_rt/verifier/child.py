@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,21 +53,30 @@ def progress(name: str) -> None:
     print(name, flush=True)
 
 
-def main() -> int:
+def main(jobs: Mapping[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = JOBS, *, threads: int = 1) -> int:
+    """Do the job that the arguments name. One thread has one order of summation."""
     job, folder, request, answer = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), Path(sys.argv[4])
     os.environ["HF_HUB_OFFLINE"] = "1"
+    threading.Thread(target=end_with_parent, daemon=True).start()
     import torch
 
-    torch.set_num_threads(1)  # one order of summation
+    torch.set_num_threads(threads)
     sys.setrecursionlimit(20_000)  # a block is read from its outputs backwards, as deep as its longest chain
     from canvas_rt.errors import CanvasError
 
     try:
-        result = JOBS[job](folder, request)
+        result = jobs[job](folder, request)
     except CanvasError as error:
         result = {"error": error.message, "path": error.path, "hint": error.hint}
     answer.write_text(json.dumps(result), encoding="utf-8")
     return 0
+
+
+def end_with_parent() -> None:
+    """Wait for the end of what the parent never writes: it ends when the parent does, even when that is killed."""
+    os.read(0, 1)
+    if os.getpgrp() == os.getpid():  # not so where somebody runs this by hand
+        os.killpg(0, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -349,3 +349,19 @@ def test_a_terminal_without_signs_gets_escapes(run: Any) -> None:
     shown = process("show", "d.canvas.json", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (shown.returncode, shown.stderr) == (0, "")
     assert r"num_hidden_layers \xd7 LlamaDecoderLayer" in shown.stdout
+
+
+def test_dryrun_gives_measured_beside_predicted(run: Any) -> None:
+    found = run("dryrun", "d.canvas.json", "--mode", "prefill", "--sequence", "32", "--json")
+    assert found.code == 0 and not found.made
+    told = found.json
+    assert {"device", "ran", "reason", "whole", "layers", "scenario", "figures", "steps_s", "timeline"} <= set(told)
+    assert told["figures"]["parameters.total"]["error"] == 0
+
+
+def test_a_dry_run_that_dies_or_cannot_begin_exits_with_1(run: Any) -> None:
+    dead = run("dryrun", "d.canvas.json", "--sequence", "32", "--timeout", "1")
+    assert dead.code == 1 and "died, too long: dry run took longer than 1 s" in dead.out
+    refused = run("dryrun", "d.canvas.json", "--sequence", "32", "--device", "cuda", "--lora", "8")
+    assert refused.code == 1 and "no dry run has adapters" in refused.err
+    assert run("dryrun", "d.canvas.json", "--memory", "much").code == 2

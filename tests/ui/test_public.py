@@ -162,7 +162,7 @@ def test_only_the_exchange_can_be_called(stranger: Stranger, name: str) -> None:
 def test_a_tab_is_for_everybody_only_once_somebody_has_bounded_what_it_does(stranger: Stranger) -> None:
     components = json.loads(stranger.ask("GET", "/config")[1])["components"]
     tabs = [c["props"]["label"] for c in components if c["type"] == "tabitem"]
-    assert tabs == ["Canvas", "Charts", "Code", "Proof and export", "Training"]
+    assert tabs == ["Canvas", "Charts", "Code", "Proof and export", "Dry run", "Training"]
     assert not {"file", "uploadbutton", "image", "audio", "video", "multimodaltextbox"} & {
         c["type"] for c in components
     }

@@ -19,6 +19,7 @@ from canvas_rt.ir.document import Document
 from canvas_rt.verifier.certificate import Certificate
 from canvas_rt.verifier.verify import verify
 from canvas_ui.archive import file_name, zipped
+from canvas_ui.dryrun_tab import dry_run_tab
 from canvas_ui.host import canvas_component, charts_component
 from canvas_ui.server import workspace
 from canvas_ui.service import Service
@@ -119,6 +120,7 @@ def build(service: Service) -> gr.Blocks:
                         "Download package (.zip)", interactive=False, variant="primary", elem_id="download"
                     )
                     contents = gr.Textbox(label="Contents", interactive=False, lines=6, elem_id="contents")
+            dry_run_tab(service, session)
 
             training_tab(service, session)
 

@@ -1,0 +1,122 @@
+"""Dry runs of small models: what is measured is what was predicted, to the byte, on the CPU and on meta."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import canvas_rt
+from canvas_rt.dryrun import DryRun, child, trial
+from canvas_rt.dryrun.result import NAMES
+from canvas_rt.edits import DeleteLayers, SetSize, apply
+from canvas_rt.ir import Document
+
+SIZES = {"batch": 2, "sequence": 40}
+
+
+@pytest.fixture(scope="module")
+def edited(small_llama: Document) -> Document:
+    """Layers that differ."""
+    return apply(
+        small_llama,
+        DeleteLayers("model.layers.3"),
+        SetSize("model.layers.1", "num_key_value_heads", 3),
+        SetSize("model.layers.0", "intermediate_size", 64),
+    )
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs are made in this process, which knows PyTorch already; those that die have a file of their own."""
+
+    def run(job: str, folder: Path, *, request: dict[str, Any], **others: Any) -> dict[str, Any]:
+        return child.run(folder, {**request, "bytes": None})
+
+    monkeypatch.setattr(trial, "run_apart", run)
+
+
+def inexact(found: DryRun) -> dict[str, float | None]:
+    """Figures that are not as predicted, but for times."""
+    return {
+        figure.name: figure.error
+        for figure in found.figures
+        if figure.measured is not None and figure.measured != figure.predicted and not figure.name.startswith("time.")
+    }
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        {"mode": "train", "dtype": "mixed", "accumulation": 2},
+        {"mode": "prefill", "dtype": "bf16", "attention": "eager"},
+        {"mode": "decode", "dtype": "fp32"},
+    ],
+    ids=lambda scenario: scenario["mode"],
+)
+def test_on_the_cpu_the_real_allocator_hands_out_the_bytes_that_were_predicted(
+    edited: Document, scenario: dict[str, Any]
+) -> None:
+    found = canvas_rt.dry_run(edited, device="cpu", **SIZES, **scenario)
+    assert found.ran and found.whole, found
+    assert inexact(found) == {}
+    measured = {figure.name for figure in found.figures if figure.measured is not None}
+    assert {"parameters.total", "memory.weights", "memory.peak_allocated", "time.total_s"} <= measured
+    assert found.steps_s and min(found.steps_s) > 0
+    highest = max(nbytes for _, nbytes in found.timeline)
+    assert highest == found.by_name["memory.peak_allocated"].measured
+    assert "to the byte" in str(found)
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        {"mode": "train", "dtype": "bf16", "recompute": "full"},
+        {"mode": "train", "dtype": "fp32", "optimizer": "sgd-momentum", "implementation": "foreach"},
+        {"mode": "decode", "dtype": "bf16"},
+    ],
+    ids=lambda scenario: scenario["mode"],
+)
+def test_on_meta_the_whole_model_takes_what_was_predicted_from_a_layer_of_each_kind(
+    edited: Document, scenario: dict[str, Any]
+) -> None:
+    found = canvas_rt.dry_run(edited, device="meta", **SIZES, **scenario)
+    assert found.ran, found
+    assert inexact(found) == {}
+    assert found.by_name["flops.forward"].measured
+
+
+def test_a_prompt_holds_one_hidden_state_more_than_predicted_where_attention_is_fused(edited: Document) -> None:
+    # The emitted layer still names what attention gave while its MLP runs; the prediction frees it after its last use.
+    found = canvas_rt.dry_run(edited, device="meta", mode="prefill", dtype="bf16", **SIZES)
+    peak = found.by_name["memory.peak_allocated"]
+    assert peak.measured is not None and peak.predicted is not None
+    hidden = 2 * 40 * 48 * 2
+    assert 0 <= peak.measured - peak.predicted <= hidden + 512
+    assert set(inexact(found)) <= {"memory.activations", "memory.peak_allocated"}
+
+
+def test_experts_are_counted_as_often_as_tokens_choose_them(small_config: Any) -> None:
+    mixture = canvas_rt.import_model(
+        small_config("mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
+    )[0]
+    found = canvas_rt.dry_run(mixture, mode="train", dtype="bf16", **SIZES)
+    assert found.ran, found
+    assert inexact(found) == {}
+
+
+def test_a_classifier_of_images_runs_too() -> None:
+    small = apply(canvas_rt.open_zoo("vit-base-patch16-224"), DeleteLayers("vit.layers.1-11"))
+    found = canvas_rt.dry_run(small, device="meta", mode="train", batch=2)
+    assert found.ran, found
+    assert inexact(found) == {}
+
+
+def test_a_result_says_as_json_all_that_it_says(edited: Document) -> None:
+    found = canvas_rt.dry_run(edited, mode="prefill", dtype="bf16", **SIZES)
+    told = json.loads(json.dumps(found.to_json()))
+    assert (told["device"], told["ran"], told["reason"], told["whole"]) == ("meta", True, "", True)
+    assert set(told["figures"]) <= set(NAMES)
+    assert set(told["figures"]["memory.weights"]) == {"measured", "predicted", "error", "target"}
+    assert told["layers"] == {"run": 3, "of": 3}
+    assert told["timeline"]["unit"] == "events" and told["timeline"]["points"]
