@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers whose threads spin while they wait starve one another
 
 from canvas_rt.importer import import_model
 from canvas_rt.ir import Document

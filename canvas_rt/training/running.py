@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from canvas_rt.dryrun.machine import free_bytes
 from canvas_rt.errors import CanvasError
 from canvas_rt.training.bundle import SETTINGS
 
@@ -134,26 +135,16 @@ def _here(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _require_memory(predicted: int, on_gpu: bool) -> None:
-    free = _free(on_gpu)
-    if free is not None and predicted > free:
+    import torch
+
+    free = int(torch.cuda.mem_get_info()[0]) if on_gpu else free_bytes()
+    if predicted > free:
         where = "this GPU" if on_gpu else "this machine"
         raise CanvasError(
             f"takes {predicted / 2**30:,.1f} GiB, and {where} has {free / 2**30:,.1f} free",
             path=SETTINGS,
             hint="Make the model or the batch smaller, or take the bundle to a larger machine.",
         )
-
-
-def _free(on_gpu: bool) -> int | None:
-    if on_gpu:
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0])
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return None
 
 
 class _Reader:

@@ -90,10 +90,21 @@ def generates(notebook: Any) -> None:
     assert "The quick brown fox" in text
 
 
+def trains(notebook: Any) -> None:
+    text, figures = printed(notebook), shown(notebook, "application/vnd.plotly.v1+json")
+    assert re.search(r"peak allocated .* exact", text)
+    assert len(figures) == 2
+    entropy = float(re.search(r"unigram entropy (\d\.\d+) nats", text)[1])  # type: ignore[index]
+    first, last = map(float, re.search(r"loss (\S+) → (\S+) in 60 steps", text).groups())  # type: ignore[union-attr]
+    assert first > 7 > entropy > last
+    assert "The value of" in text
+
+
 PROMISES = {
     "1_open_and_inspect": opens,
     "2_edit_check_cost": costs,
     "3_emit_verify_generate": generates,
+    "4_dry_run_and_train": trains,
 }
 
 
