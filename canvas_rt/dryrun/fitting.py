@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 
@@ -13,6 +14,7 @@ from canvas_rt.edits import DeleteLayers, apply
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document, Stack
 from canvas_rt.ir.graph import layer_count, walk
+from canvas_rt.ops.parameters import parameter_keys
 from canvas_rt.physics.scenario import Scenario
 
 PROCESS_BYTES = 700 * 2**20
@@ -117,7 +119,10 @@ def _too_much(cut: Cut, target: Target, room: Room) -> str:
 
 
 def _bytes(cut: Cut) -> int:
-    return int(memory_on_cpu(cut.document, cut.scenario).peak_allocated * MARGIN) + PROCESS_BYTES
+    """What the process takes: when the model runs, or when it is made, for what is tied is first made twice."""
+    peak = memory_on_cpu(cut.document, cut.scenario).peak_allocated
+    made = sum(prod(shape) for shape in parameter_keys(cut.document).values()) * DTYPES[cut.scenario.dtype].itemsize
+    return int(max(peak, made) * MARGIN) + PROCESS_BYTES
 
 
 def _seconds(cut: Cut, target: Target) -> float:

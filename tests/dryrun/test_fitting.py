@@ -52,6 +52,15 @@ def test_layers_go_first_and_as_few_as_must_be(small_llama: Document) -> None:
     assert cut(small_llama, room - 1).layers == 2
 
 
+def test_what_is_tied_must_fit_twice_while_the_model_is_made() -> None:
+    tied = canvas_rt.open_zoo("smollm-135m")
+    decoding = Scenario(mode="decode", sequence=64, dtype="bf16")
+    table = 49152 * 576 * 2
+    least = int((peak(tied, decoding) + table) * 1.0)
+    assert not cut(tied, PROCESS_BYTES + least, scenario=decoding).whole
+    assert cut(tied, PROCESS_BYTES + int(least * fitting.MARGIN) + 1, scenario=decoding).whole
+
+
 def test_then_the_sequence_is_halved_and_then_the_batch(small_llama: Document) -> None:
     one = cut(small_llama, 0 + PROCESS_BYTES + int(1.05 * 600_000))
     assert told(one)[:2] == (1, 4) and one.scenario.sequence < 64
