@@ -125,6 +125,7 @@ def _launch(chosen: argparse.Namespace) -> Any:
         return launch(
             chosen.output,
             resume=chosen.resume,
+            steps=chosen.steps if chosen.resume else None,  # a bundle that was just written has them in its settings
             say=(lambda words: print(words, file=sys.stderr)) if chosen.json else say,
             stop=stop,
         )

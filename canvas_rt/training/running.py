@@ -11,14 +11,17 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from canvas_rt.dryrun.here import card_at_hand
 from canvas_rt.dryrun.machine import free_bytes
 from canvas_rt.errors import CanvasError
 from canvas_rt.training.bundle import SETTINGS
+from canvas_rt.verifier.apart import scratch_folder
 
-SCRIPT, LOG = "train.py", "log.jsonl"
+SCRIPT, LOG, RUNS = "train.py", "log.jsonl", "runs"
 LOOK_S = 0.2
 GRACE_S = 60
 """How long a run that is to stop may take for its last step and checkpoint."""
@@ -87,9 +90,10 @@ def launch(
     """
     place = Path(folder)
     settings = _settings(place)
-    here = _here(settings)
-    predicted = int(here.get("predicted_memory", 0))
-    _require_memory(predicted, here is settings.get("gpu"))
+    _require_libraries()
+    if not resume and any((place / RUNS).glob("checkpoint-*")):
+        raise CanvasError("holds a run", path=str(place / RUNS), hint="Resume it, or move it away to begin anew.")
+    predicted = _require_memory(settings)
     log = place / LOG
     if not resume:
         log.unlink(missing_ok=True)
@@ -126,25 +130,33 @@ def _settings(folder: Path) -> Mapping[str, Any]:
         raise CanvasError(f"is no bundle: {error}", path=str(folder), hint=hint) from error
 
 
-def _here(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section that train.py takes on this machine."""
+def _require_libraries() -> None:
+    missing = [name for name in ("accelerate", "datasets") if find_spec(name) is None]
+    if missing:
+        hint = "pip install 'canvas-rt[train]'"
+        raise CanvasError(f"training takes {' and '.join(missing)}, which is not installed", hint=hint)
+
+
+def _require_memory(settings: Mapping[str, Any]) -> int:
+    """What the bundle will take of this machine, in bytes, which has that much."""
     import torch
 
-    found: Mapping[str, Any] = settings.get("gpu" if torch.cuda.is_available() else "cpu", {})
-    return found
-
-
-def _require_memory(predicted: int, on_gpu: bool) -> None:
-    import torch
-
-    free = int(torch.cuda.mem_get_info()[0]) if on_gpu else free_bytes()
+    on_gpu = torch.cuda.is_available()  # as train.py asks
+    predicted = int(settings.get("gpu" if on_gpu else "cpu", {}).get("predicted_memory", 0))
+    free = _card_bytes() if on_gpu else free_bytes()
     if predicted > free:
         where = "this GPU" if on_gpu else "this machine"
         raise CanvasError(
-            f"takes {predicted / 2**30:,.1f} GiB, and {where} has {free / 2**30:,.1f} free",
+            f"takes {predicted / 2**30:,.1f} GiB, and {where} has {free / 2**30:,.1f}",
             path=SETTINGS,
             hint="Make the model or the batch smaller, or take the bundle to a larger machine.",
         )
+    return predicted
+
+
+def _card_bytes() -> int:
+    with scratch_folder() as scratch:
+        return card_at_hand(scratch)[0].memory_bytes
 
 
 class _Reader:

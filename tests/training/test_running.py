@@ -158,6 +158,11 @@ def test_a_script_that_raises_is_a_result_with_its_reason(bundle: Path) -> None:
 def test_what_is_no_bundle_or_too_large_for_this_machine_is_said_at_once(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(CanvasError, match="is no bundle"):
         launch(tmp_path)
+    begun = bundle / "runs" / "checkpoint-5"
+    begun.mkdir(parents=True)
+    with pytest.raises(CanvasError, match="holds a run\nResume it"):
+        launch(bundle)
+    begun.rmdir()
     settings = bundle / "settings.toml"
     settings.write_text(re.sub(r"predicted_memory = \d+", f"predicted_memory = {2**50}", settings.read_text()))
     with pytest.raises(CanvasError, match=r"takes 1,048,576\.0 GiB, and this machine has"):

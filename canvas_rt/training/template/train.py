@@ -51,6 +51,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="train for so many steps, instead of those in settings.toml")
     parser.add_argument("--cpu", action="store_true", help="use no GPU")
     chosen = parser.parse_args()
+    if not chosen.resume and any(RUNS.glob("checkpoint-*")):
+        parser.error(f"{RUNS.name}/ holds a run: --resume goes on with it; move it away to begin anew")
     settings = tomllib.loads((HERE / "settings.toml").read_text(encoding="utf-8"))
     on_gpu = torch.cuda.is_available() and not chosen.cpu
     place = {**settings["gpu" if on_gpu else "cpu"]}
