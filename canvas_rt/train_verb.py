@@ -120,13 +120,20 @@ def _launch(chosen: argparse.Namespace) -> Any:
     from canvas_rt.training import launch
 
     stop = threading.Event()
+
+    def tell(words: str) -> None:
+        try:
+            print(words, file=sys.stderr) if chosen.json else say(words)
+        except BrokenPipeError:  # nobody reads on, as behind head
+            stop.set()
+
     before = signal.signal(signal.SIGINT, lambda number, frame: stop.set())
     try:
         return launch(
             chosen.output,
             resume=chosen.resume,
             steps=chosen.steps if chosen.resume else None,  # a bundle that was just written has them in its settings
-            say=(lambda words: print(words, file=sys.stderr)) if chosen.json else say,
+            say=tell,
             stop=stop,
         )
     finally:

@@ -22,6 +22,7 @@ from canvas_rt.training.bundle import SETTINGS
 from canvas_rt.verifier.apart import scratch_folder
 
 SCRIPT, LOG, RUNS = "train.py", "log.jsonl", "runs"
+WATCHED = Path(__file__).parent / "watched.py"  # by its path: the package would load PyTorch before train.py sets it up
 LOOK_S = 0.2
 GRACE_S = 60
 """How long a run that is to stop may take for its last step and checkpoint."""
@@ -98,12 +99,10 @@ def launch(
     if not resume:
         log.unlink(missing_ok=True)
     words = [*(["--resume"] if resume else []), *(["--steps", str(steps)] if steps else [])]
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     begun = len(read_log(log))
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "canvas_rt.training.watched", SCRIPT, *words],
+        [sys.executable, "-u", str(WATCHED), SCRIPT, *words],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.PIPE,  # it ends when this does: when we are killed, the run stops
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

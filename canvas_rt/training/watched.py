@@ -1,4 +1,4 @@
-"""Run a script that ends, as with Ctrl-C, when whoever started it has gone: `python -m canvas_rt.training.watched SCRIPT …`."""
+"""Run a script that ends, as with Ctrl-C, when whoever started it has gone: `python watched.py SCRIPT …`."""
 
 import os
 import runpy

@@ -83,6 +83,7 @@ def run_apart(
 def _environment(scratch: Path, more: Mapping[str, str]) -> dict[str, str]:
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve one another on a busy machine
         **os.environ,
         "HF_MODULES_CACHE": str(scratch / "modules"),
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),  # made by whoever imports it
