@@ -432,7 +432,7 @@ class BackboneWriter(BlockWriter):
             before += statements(
                 f"position_ids = {numbered}.unsqueeze(0)"
                 if self.part == "encoder"
-                else f"if position_ids is None:\n{told}    position_ids = {numbered}[None]{' + past' if told else ''}\n"
+                else f"if position_ids is None:\n{told}    position_ids = ({numbered}{' + past' if told else ''})[None]\n"
             )
         before += self.mask_statements(embedding is not None)
         before += self.read_sizes(graph)

@@ -216,7 +216,7 @@ class CanvasMptModel(CanvasMptPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
         kwargs.update(position_ids=position_ids, use_cache=use_cache)
         hidden_states = inputs_embeds

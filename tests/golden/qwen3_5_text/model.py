@@ -323,7 +323,7 @@ class CanvasQwen3_5TextModel(CanvasQwen3_5PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         recurrent_mask = create_recurrent_attention_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,

@@ -713,7 +713,7 @@ class CanvasT5DecoderStack(CanvasT5PreTrainedModel):
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + past
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         encoder_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
