@@ -22,8 +22,8 @@ def eager_attention(plan: Plan) -> str:
     return EAGER_ATTENTION.format(
         repeated=REPEATED if sharing == "repeated" else "",
         arguments=("    softcap: float | None = None,\n" if capped else "")
-        + ("    s_aux: torch.Tensor | None = None,\n" if sunk else "")
-        + ("    bias: torch.Tensor | None = None,\n" if biased else ""),
+        + ("    s_aux: Tensor | None = None,\n" if sunk else "")
+        + ("    bias: Tensor | None = None,\n" if biased else ""),
         wide="    query, key = query.float(), key.float()\n" if precision == "scores" else "",
         scores=SCORES[scaling].format(bias=added, rows=BIAS_ROWS if biased else NO_BIAS_ROWS),
         cap=CAP if capped else "",
@@ -109,14 +109,14 @@ REPEATED = """\
 EAGER_ATTENTION = """
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
 {arguments}    **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
 {repeated}{wide}{scores}{cap}    if attention_mask is not None:
         weights = weights + attention_mask
 {softmax}    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
@@ -143,10 +143,10 @@ def alibi_function(plan: Plan) -> str:
 
 
 ALIBI = '''
-def alibi_slopes(heads: int, device: torch.device) -> torch.Tensor:
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
 {slopes}
 
-def alibi(heads: int, keys: int, like: torch.Tensor) -> torch.Tensor:
+def alibi(heads: int, keys: int, like: Tensor) -> Tensor:
     """What each head adds to its scores, growing along the keys."""
     slopes = alibi_slopes(heads, like.device)
 {round}    places = torch.arange({first}, {first} + keys, device=like.device)
@@ -175,8 +175,8 @@ SLOPES = {
 
 RELATIVE_BIAS = '''
 def relative_bias(
-    table: nn.Embedding, position_ids: torch.Tensor, keys: int, farthest: int, both_ways: bool
-) -> torch.Tensor:
+    table: nn.Embedding, position_ids: Tensor, keys: int, farthest: int, both_ways: bool
+) -> Tensor:
     """What each head adds to its scores for how far a key is from a query: far ones share a bucket."""
     buckets = table.num_embeddings
     distance = torch.arange(keys, device=position_ids.device)[None, :] - position_ids[0][:, None]

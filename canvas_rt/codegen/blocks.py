@@ -515,24 +515,24 @@ class BlockWriter:
     def layout(self, graph: fx.Graph) -> Layout:
         stack = self.plan.stack_of_layers(self.name)
         handed = self.plan.handed_on(stack) if stack is not None else ()
-        tensors = {port: "torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.inputs}
+        tensors = {port: "Tensor | None" if port in handed else "Tensor" for port in self.inputs}
         arguments = [ast.arg(name, quote(tensors[port])) for port, name in self.arguments.items()]
         defaults: list[ast.expr] = []
         context: list[ast.keyword] = []
         if self.context:
-            mask = "dict[int | None, torch.Tensor | None] | None" if self.plan.masks else "torch.Tensor | None"
+            mask = "dict[int | None, Tensor | None] | None" if self.plan.masks else "Tensor | None"
             given = list(self.plan.wants(self.name))
             cache = "Cache | None" if self.plan.halves is None else "EncoderDecoderCache | None"
             arguments += [ast.arg(n, quote(cache if n == "past_key_values" else mask)) for n in given]
             defaults += [ast.Constant(None)] * len(given)
             if self.name in self.plan.stateful:
-                arguments.append(ast.arg("recurrent_mask", quote("torch.Tensor | None")))
+                arguments.append(ast.arg("recurrent_mask", quote("Tensor | None")))
                 defaults.append(ast.Constant(None))
                 given.append("recurrent_mask")
             context = [ast.keyword(n, ast.Name(n, ast.Load())) for n in given]
             context.append(ast.keyword(None, ast.Name("kwargs", ast.Load())))
         if self.name in self.plan.positioned:
-            arguments.append(ast.arg("position_ids", quote("torch.Tensor | None")))
+            arguments.append(ast.arg("position_ids", quote("Tensor | None")))
             defaults.append(ast.Constant(None))
             context.insert(0, ast.keyword("position_ids", ast.Name("position_ids", ast.Load())))
         signature = ast.arguments(
@@ -544,9 +544,9 @@ class BlockWriter:
             kwarg=ast.arg("kwargs", quote("Any")) if self.context else None,
         )
         before = self.read_sizes(graph)
-        gives = ["torch.Tensor | None" if port in handed else "torch.Tensor" for port in self.results()]
+        gives = ["Tensor | None" if port in handed else "Tensor" for port in self.results()]
         if self.plan.gives_weights(self.name):
-            gives.append("torch.Tensor | None")
+            gives.append("Tensor | None")
         returns = f"tuple[{', '.join(gives)}]" if len(gives) > 1 else gives[0]
         layout = Layout(signature, returns, before, self.arguments, context=context, comments=self.comments(graph))
         if self.plan.gives_weights(self.name):

@@ -75,6 +75,19 @@ def auto_map(plan: Plan) -> dict[str, str]:
     return {"AutoConfig": f"model.{names.config}", **backbone, plan.task.auto: f"model.{names.model}"}
 
 
+def auto_map_statements(plan: Plan) -> list[ast.stmt]:
+    """What puts that into a config: by what the classes' names have in common, where they have something."""
+    table, prefix = auto_map(plan), f"model.{plan.names.prefix}"
+    endings = {auto: name.removeprefix(prefix) for auto, name in table.items() if name.startswith(prefix)}
+    if len(endings) < len(table) or not all(endings.values()):
+        return statements("kwargs.setdefault('auto_map', table)", table=constant(table))
+    shared = unparse(ast.JoinedStr([ast.Constant(prefix), ast.FormattedValue(ast.Name("name", ast.Load()), -1)]))
+    return statements(
+        f"names = endings\nkwargs.setdefault('auto_map', {{auto: {shared} for auto, name in names.items()}})",
+        endings=constant(endings),
+    )
+
+
 EXPERTS_CALLED = ("num_experts", "num_local_experts", "n_routed_experts")
 """Fields that say how many experts there are: libraries ask for the first two."""
 
@@ -117,7 +130,7 @@ def config_class(plan: Plan) -> str:
                 kind=ast.Constant(tower.stack.kinds[0].block),
                 count=quote("self.num_hidden_layers") if main else setting(tower.stack.repeat, "self"),
             )
-    body += statements("kwargs.setdefault('auto_map', table)", table=constant(auto_map(plan)))
+    body += auto_map_statements(plan)
     body += statements("super().__post_init__(**kwargs)")
     lines += ["", "    def __post_init__(self, **kwargs: Any) -> None:", *indent(indent(unparse(body)))]
     return "\n".join(lines) + "\n"
@@ -131,7 +144,7 @@ def model_type(plan: Plan) -> str:
 
 
 PADDED_POSITIONS = """
-def padded_positions(ids: torch.Tensor, past: torch.Tensor, padding_idx: int) -> torch.Tensor:
+def padded_positions(ids: Tensor, past: Tensor, padding_idx: int) -> Tensor:
     real = ids.ne(padding_idx).int()  # [batch, seq]
     return ((real.cumsum(dim=1).type_as(real) + past) * real).long() + padding_idx
 """
@@ -167,7 +180,7 @@ HETEROGENEOUS = """    changed.allow_global_per_layer_attribute_access = True  #
 
 OWN_MASKS = """
 @staticmethod
-def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
     return attention_mask  # windows differ from layer to layer: forward makes the masks itself
 """
 
@@ -184,12 +197,18 @@ class {plan.names.pretrained}(PreTrainedModel):
     base_model_prefix = "{prefix}"{takes}
     supports_gradient_checkpointing = True
     _no_split_modules = {layers!r}
-{skipped}    _supports_flash_attn = {plan.supports("_supports_flash_attn")}
-    _supports_sdpa = {plan.supports("_supports_sdpa")}
-    _supports_flex_attn = {plan.supports("_supports_flex_attn")}
-    _supports_attention_backend = True
+{skipped}{supported(plan)}
     _can_compile_fullgraph = {not plan.stateful}
 {recorded}{init_weights(plan)}{REACHING if plan.whole else ""}'''
+
+
+def supported(plan: Plan) -> str:
+    """Which implementations of attention a model may be given."""
+    found = {name: plan.supports(name) for name in ("_supports_flash_attn", "_supports_sdpa", "_supports_flex_attn")}
+    found["_supports_attention_backend"] = True
+    if all(found.values()):
+        return f"    {' = '.join(found)} = True"
+    return "\n".join(f"    {name} = {value}" for name, value in found.items())
 
 
 def records(plan: Plan, blocks: Sequence[str]) -> str:
@@ -223,20 +242,20 @@ def backbone_use(plan: Plan) -> str:
 
 
 ARGUMENTS = """
-input_ids: torch.Tensor | None
-pixel_values: torch.Tensor | None
-attention_mask: torch.Tensor | None
-token_type_ids: torch.Tensor | None
-decoder_input_ids: torch.Tensor | None
-decoder_attention_mask: torch.Tensor | None
+input_ids: Tensor | None
+pixel_values: Tensor | None
+attention_mask: Tensor | None
+token_type_ids: Tensor | None
+decoder_input_ids: Tensor | None
+decoder_attention_mask: Tensor | None
 encoder_outputs: BaseModelOutput | tuple | None
-encoder_hidden_states: torch.Tensor | None
-encoder_attention_mask: torch.Tensor | None
-position_ids: torch.Tensor | None
+encoder_hidden_states: Tensor | None
+encoder_attention_mask: Tensor | None
+position_ids: Tensor | None
 past_key_values: Cache | None
-inputs_embeds: torch.Tensor | None
-decoder_inputs_embeds: torch.Tensor | None
-labels: torch.Tensor | None
+inputs_embeds: Tensor | None
+decoder_inputs_embeds: Tensor | None
+labels: Tensor | None
 use_cache: bool | None
 """
 """What a model is given, in the order in which transformers has it."""
@@ -296,7 +315,7 @@ def signature(plan: Plan, part: str = "", head: bool = False) -> ast.arguments:
     if head and balanced(plan) is not None:
         lines.append("output_router_logits: bool | None = None")
     if head and plan.task.generates and plan.halves is None:
-        lines.append("logits_to_keep: int | torch.Tensor = 0")
+        lines.append("logits_to_keep: int | Tensor = 0")
     (function,) = ast.parse(f"def forward(self, {', '.join(lines)}, **kwargs: Any): pass").body
     assert isinstance(function, ast.FunctionDef)
     return function.args
@@ -413,13 +432,14 @@ class BackboneWriter(BlockWriter):
             before += statements(
                 f"position_ids = {numbered}.unsqueeze(0)"
                 if self.part == "encoder"
-                else f"if position_ids is None:\n{told}"
-                f"    position_ids = {numbered}{' + past' if told else ''}\n"
-                "    position_ids = position_ids.unsqueeze(0)\n"
+                else f"if position_ids is None:\n{told}    position_ids = ({numbered}{' + past' if told else ''})[None]\n"
             )
         before += self.mask_statements(embedding is not None)
         before += self.read_sizes(graph)
         context = self.told_layers() if self.context else []
+        if {"position_ids", "use_cache"} <= {word.arg for word in context} and not self.plan.positioned:
+            before += statements("kwargs.update(position_ids=position_ids, use_cache=use_cache)")  # for all layers
+            context = [word for word in context if word.arg not in ("position_ids", "use_cache")]
         gives = "BaseModelOutputWithPast" if self.generates else "BaseModelOutput"
         gives += "AndCrossAttentions" if self.part == "decoder" else ""
         gives = "MoeModelOutputWithPast" if balanced(self.plan) is not None else gives
@@ -516,6 +536,7 @@ class BackboneWriter(BlockWriter):
                     f"mask |= {{('chunk', size): {self.own_mask(chunk=True)} for size in chunks}}"
                 )
             return windows
+        arguments = in_order(arguments)
         if self.plan.windows == {"None"}:
             return statements(f"mask = create_causal_mask({arguments})")
         (window,) = self.plan.windows
@@ -581,6 +602,13 @@ class BackboneWriter(BlockWriter):
             *indent(forward),
         ]
         return "\n".join(lines) + "\n"
+
+
+def in_order(arguments: str) -> str:
+    """What every causal mask is made of, by its place rather than its name."""
+    for name in ("config", "inputs_embeds", "attention_mask", "past_key_values", "position_ids"):
+        arguments = re.sub(rf"(?<!\w){name}=", "", arguments, count=1)
+    return arguments
 
 
 def as_table(arguments: str) -> str:

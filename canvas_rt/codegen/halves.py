@@ -77,9 +77,9 @@ class AcrossWriter(BlockWriter):
         attention = self.attending()
         graph.output(tuple(self.value(values, attention.inputs[port], port, self.name) for port in ("k", "v")))
         self.sizes_used = set()
-        arguments = [ast.arg("self"), *(ast.arg(self.arguments[name], quote("torch.Tensor")) for name in names)]
+        arguments = [ast.arg("self"), *(ast.arg(self.arguments[name], quote("Tensor")) for name in names)]
         signature = ast.arguments(posonlyargs=[], args=arguments, kwonlyargs=[], kw_defaults=[], defaults=[])
-        returns = "tuple[torch.Tensor, torch.Tensor]"
+        returns = "tuple[Tensor, Tensor]"
         bound = {name: self.arguments[name] for name in names}
         before = self.read_sizes(graph, names)
         comments = self.comments(graph)
@@ -172,7 +172,7 @@ HANDED_ON = """
 """The same, of a whole model that holds both in a class of their own."""
 
 DECODER_IDS = '''
-def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
     """What the decoder reads to give the labels: the token that it starts from, then every label but the last."""
     start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
     if start is None or padding is None:

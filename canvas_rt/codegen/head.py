@@ -55,7 +55,8 @@ class HeadWriter(BlockWriter):
 
     def layout(self, graph: fx.Graph) -> Layout:
         task, part = self.plan.task, "both" if self.plan.halves else ""
-        given = ", ".join(f"{name}={name}" for name in given_names(self.plan, part))
+        named = [name if name != "use_cache" else "use_cache=use_cache" for name in given_names(self.plan, part)]
+        given = ", ".join(named)  # in the order in which the backbone takes them
         before = statements(FROM_LABELS) if part else []
         gives, router = task.gives, balanced(self.plan)
         if router is not None:
@@ -68,17 +69,18 @@ class HeadWriter(BlockWriter):
             before += halves_run(self.plan)
         else:
             before += statements(f"outputs = self._name_({given}, **kwargs)", _name_=backbone_use(self.plan))
-        before += statements("hidden_states = outputs.last_hidden_state")
         if task.generates and not part:
             before += statements(
                 "kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep\n"
-                "hidden_states = hidden_states[:, kept, :]"
+                "hidden_states = outputs.last_hidden_state[:, kept, :]"
             )
+        else:
+            before += statements("hidden_states = outputs.last_hidden_state")
         cache = " past_key_values=outputs.past_key_values," if task.generates else ""
         more = f"{cache} hidden_states=outputs.hidden_states, attentions=outputs.attentions"
         if part:
             more = OF_BOTH if len(self.held_parts) > 1 else HANDED_ON
-        loss = "logits=logits, labels=labels, vocab_size=self.config.vocab_size"
+        loss = "logits, labels, self.config.vocab_size"
         if task.classifies:
             loss = "labels, logits, self.config"
         if part:  # the decoder reads them one place later: they stand where their scores do
@@ -87,13 +89,14 @@ class HeadWriter(BlockWriter):
         for dim, name in enumerate(("batch", "seq")):
             if name in self.sizes_used:  # of the tokens that logits are made for
                 before += statements("name = hidden_states.shape[dim]", name=name, dim=ast.Constant(dim))
-        ending = (
-            f"logits = value\nloss = None\nif labels is not None:\n    loss = self.loss_function({loss}, **kwargs)\n"
-        )
+        ending = f"logits = value\nloss = None if labels is None else self.loss_function({loss}, **kwargs)\n"
         if router is not None:
             ending += self.balance(router[1])
             more += ", aux_loss=aux_loss, router_logits=outputs.router_logits"
-        ending += f"return {gives}(loss=loss, logits=logits, {more})"
+        plain = "loss, logits, " + ", ".join(word.partition("=")[2] for word in more.split(","))
+        ending += (
+            f"return {gives}({plain if gives == task.gives and not part else f'loss=loss, logits=logits, {more}'})"
+        )
         return Layout(
             signature(self.plan, part, head=True),
             gives,

@@ -120,7 +120,7 @@ class {name}(nn.Module):
         super().__init__()
 {weight}        self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
 {body}"""
 
 RMS_BODIES = {
@@ -155,7 +155,7 @@ class {name}(nn.Module):
         self.eps = eps
 {group}        self.act_fn = ACT2FN[hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor, gate: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, gate: Tensor) -> Tensor:
 {body}
 """
 
@@ -192,7 +192,7 @@ class {name}(nn.Embedding):
         super().__init__(num_embeddings, embedding_dim, padding_idx)
         self.factor = factor
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: Tensor) -> Tensor:
         return super().forward(input_ids) * {factor}
 """
 
@@ -204,7 +204,7 @@ class {name}(nn.Embedding):
         super().__init__(num_embeddings, embedding_dim)
         self.offset = offset
 
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, position_ids: Tensor) -> Tensor:
         return super().forward(position_ids + self.offset)
 """
 
@@ -233,7 +233,7 @@ class {name}(nn.Module):
         self.offset = offset
 {kept}{dtype}
     @torch.no_grad()
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, position_ids: Tensor) -> Tensor:
 {frequencies}        places = (position_ids + self.offset)[..., None]
         angles = places.float() * frequencies
         return torch.cat([{parts}], dim=-1){hole}{cast}

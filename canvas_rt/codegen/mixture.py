@@ -32,7 +32,7 @@ class {name}(nn.Module):
         self.top_k = top_k
 {attributes}        self.weight = nn.Parameter(torch.empty(num_experts, size))
 {tensors}
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 {body}
 '''
 
@@ -66,8 +66,8 @@ EXPERTS = '''
         self.num_experts = num_experts
 {attributes}
     def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
+        self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
+    ) -> Tensor:
         out = torch.zeros_like(hidden_states{out})  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
 {apart}        for expert in top_k_index{held}.unique():
@@ -83,7 +83,7 @@ APART = """\
 """
 
 APPLY_GATE = """
-    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def _apply_gate(self, gate_up: Tensor) -> Tensor:
 {body}
 """
 
@@ -186,7 +186,7 @@ def router(name: str, variant: list[Attrs]) -> str:
         )
     body = "\n".join(f"        {line}" for line in _routing(variant))
     signature = ", ".join(arguments)
-    declared = "    e_score_correction_bias: torch.Tensor\n\n" if attrs["correction"] == "buffer" else ""
+    declared = "    e_score_correction_bias: Tensor\n\n" if attrs["correction"] == "buffer" else ""
     return ROUTER.format(
         name=name, declared=declared, signature=signature, attributes=attributes, tensors=tensors, body=body
     )

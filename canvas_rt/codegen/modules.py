@@ -127,7 +127,9 @@ def _call(name: str, arguments: list[ast.expr], **keywords: ast.expr) -> ast.exp
 def _linear(node: Node, attrs: Settings, classes: Classes) -> ast.expr:
     if complete(node)["transposed"]:
         return quote("Conv1D(o, i)", i=attrs["in_features"], o=attrs["out_features"])
-    return quote("nn.Linear(i, o, bias=b)", i=attrs["in_features"], o=attrs["out_features"], b=attrs["bias"])
+    told = isinstance(attrs["bias"], ast.Attribute) and "bias" in attrs["bias"].attr  # by the setting's own name
+    call = "nn.Linear(i, o, b)" if told else "nn.Linear(i, o, bias=b)"
+    return quote(call, i=attrs["in_features"], o=attrs["out_features"], b=attrs["bias"])
 
 
 def _embedding(node: Node, attrs: Settings, classes: Classes) -> ast.expr:

@@ -228,7 +228,7 @@ class PlainBackbone(PlainWriter, BackboneWriter):
             before += statements("position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]")
         before += self.read_sizes(graph)
         told = [ast.keyword("position_ids", quote("position_ids"))] if self.tells_positions else []
-        return Layout(_arguments(given), "torch.Tensor", before, bound, context=told, comments=self.comments(graph))
+        return Layout(_arguments(given), "Tensor", before, bound, context=told, comments=self.comments(graph))
 
     @property
     def tells_positions(self) -> bool:
@@ -272,7 +272,7 @@ class PlainHead(PlainWriter, HeadWriter):
         for dim, name in enumerate(("batch", "seq")):
             if name in self.sizes_used:
                 before += statements("name = hidden_states.shape[dim]", name=name, dim=ast.Constant(dim))
-        return Layout(_arguments(given), "torch.Tensor", before, {}, comments=self.comments(graph))
+        return Layout(_arguments(given), "Tensor", before, {}, comments=self.comments(graph))
 
     def source(self) -> str:
         graph = self.graph()
@@ -285,7 +285,7 @@ class PlainHead(PlainWriter, HeadWriter):
 
 GENERATE = '''\
 @torch.no_grad()
-def generate(self, input_ids: torch.Tensor, count: int) -> torch.Tensor:
+def generate(self, input_ids: Tensor, count: int) -> Tensor:
     """Go on with the likeliest token, `count` times; without a cache each costs as much as all before it."""
     for _ in range(count):
         input_ids = torch.cat((input_ids, self(input_ids)[:, -1:].argmax(-1)), dim=1)
@@ -295,7 +295,7 @@ def generate(self, input_ids: torch.Tensor, count: int) -> torch.Tensor:
 def _arguments(given: Sequence[str]) -> ast.arguments:
     """What a model is given; all but the first it can do without."""
     first, *others = given
-    lines = [f"{first}: torch.Tensor", *(f"{name}: torch.Tensor | None = None" for name in others)]
+    lines = [f"{first}: Tensor", *(f"{name}: Tensor | None = None" for name in others)]
     (function,) = ast.parse(f"def forward(self, {', '.join(lines)}): pass").body
     assert isinstance(function, ast.FunctionDef)
     return function.args
@@ -330,10 +330,11 @@ def plain_files(plan: PlainPlan) -> dict[str, str]:
 
 def abbreviated(text: str) -> str:
     """A file with the short names that people use, where nothing in it has these names for itself."""
-    brought = {"Tensor": "from torch import Tensor", "F": "import torch.nn.functional as F"}
-    for long, short in {r"\btorch\.Tensor\b": "Tensor", r"\b(torch\.)?nn\.functional\b": "F"}.items():
-        if not re.search(rf"(?<!torch\.)\b{short}\b", text):
-            text = re.sub(long, short, text).replace("import torch\n", f"import torch\n{brought[short]}\n", 1)
+    if re.search(r"\bTensor\b", text):
+        text = text.replace("import torch\n", "import torch\nfrom torch import Tensor\n", 1)
+    if not re.search(r"(?<!torch\.)\bF\b", text):
+        functional = "import torch\nimport torch.nn.functional as F\n"
+        text = re.sub(r"\b(torch\.)?nn\.functional\b", "F", text).replace("import torch\n", functional, 1)
     return text
 
 

@@ -8,8 +8,8 @@ from canvas_rt.ops.catalogue import complete
 
 GATED_DELTA_RULE = '''
 def gated_delta_rule(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, decay: torch.Tensor, beta: torch.Tensor, chunk: int = 64
-) -> torch.Tensor:
+    q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, chunk: int = 64
+) -> Tensor:
     """What a state gives that decays with each token, and is corrected for its key: chunk by chunk, decays in logarithms.
 
     Source: Yang et al. 2025, Gated Delta Networks.
@@ -66,7 +66,7 @@ class {name}(nn.Module):
         self.in_proj_b = nn.Linear(hidden_size, linear_num_value_heads, bias=False)
         self.in_proj_a = nn.Linear(hidden_size, linear_num_value_heads, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         mixed = self.conv1d(self.in_proj_qkv(hidden_states).transpose(1, 2))[..., : hidden_states.shape[1]]
         parts = self.act_fn(mixed).transpose(1, 2).split(self.parts, dim=-1)
         # [batch, heads, seq, width], in fp32

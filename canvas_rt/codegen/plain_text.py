@@ -96,14 +96,14 @@ class Conv1D(nn.Module):
         self.weight = nn.Parameter(torch.empty(in_features, out_features))
         self.bias = nn.Parameter(torch.zeros(out_features))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
 '''
 
 # masks and attention
 
 SEES = '''
-def sees(seq: int, device: torch.device{arguments}) -> torch.Tensor:
+def sees(seq: int, device: torch.device{arguments}) -> Tensor:
     """Which keys each query sees, [queries, keys]."""
     places = torch.arange(seq, device=device)
     distance = places[:, None] - places
@@ -129,12 +129,12 @@ def sees(text: str, causal: bool) -> str:
 
 ATTEND = '''
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
     scaling: float,
-{arguments}) -> torch.Tensor:
+{arguments}) -> Tensor:
     """Attention by hand: PyTorch's own function has no {what}."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -153,8 +153,8 @@ def attend(plan: Plan, dropout: bool) -> str:
     scaling, precision = (one_setting(used, name) for name in ("scaling", "precision"))
     arguments = {
         "softcap: float | None = None": capped,
-        "s_aux: torch.Tensor | None = None": sunk,
-        "bias: torch.Tensor | None = None": biased,
+        "s_aux: Tensor | None = None": sunk,
+        "bias: Tensor | None = None": biased,
         "dropout: float = 0.0": dropout,
     }
     known = {"soft cap": capped, "sinks": sunk, "bias for all queries": biased}
@@ -182,13 +182,13 @@ class {name}(nn.Module):
         self.head_dim = head_dim
         self.rope = rope
 {kept}
-    def frequencies(self, {seq}device: torch.device) -> tuple[torch.Tensor, float]:
+    def frequencies(self, {seq}device: torch.device) -> tuple[Tensor, float]:
         """How fast each pair of channels turns, and the factor on cosines and sines."""
         rope, width = self.rope, {width}
         powers = rope["rope_theta"] ** (torch.arange(0, width, 2, device=device).float() / width)
 {stretched}
     @torch.no_grad()
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         inv_freq, factor = self.frequencies({length}x.device)
         angles = position_ids[..., None].float() * inv_freq
 {layout}        cos, sin = angles.cos() * factor, angles.sin() * factor

@@ -148,12 +148,11 @@ class _Printer:
             returns=quote(self.layout.returns),
         )
         function.type_params = []  # type: ignore[attr-defined]  # Python 3.12 and later
-        lines = unparse(function).splitlines()[:-1]
-        for statement, comment in self.body:
-            if statement is None:
-                continue
-            if comment:  # on a line of its own: behind a long line it would make the formatter break that
+        lines, said = unparse(function).splitlines()[:-1], ""
+        for statement, comment in ending_returned([(one, words) for one, words in self.body if one is not None]):
+            if comment and comment != said:  # on a line of its own: behind a long line the formatter would break that
                 lines.append(f"    # {comment}")
+            said = comment or said
             whole = unparse([statement])
             if isinstance(statement, ast.Return) and isinstance(statement.value, ast.Tuple):
                 parts = [one.elts if isinstance(one, ast.Tuple) else [one] for one in statement.value.elts]
@@ -495,6 +494,8 @@ class _Printer:
             if port in given:
                 self.body += [(s, "") for s in statements("name = value", name=variable, value=given[port])]
             given[port] = ast.Name(variable, ast.Load())
+        if not handed and context and context[0].arg == "attention_mask":
+            given["attention_mask"] = context.pop(0).value  # what it takes next
         call = ast.Call(ast.Name("layer", ast.Load()), [*given.values()], context)
         targets: list[ast.expr] = [ast.Name(one, ast.Store()) for one in (name, *handed.values())]
         loop = statements(
@@ -510,3 +511,16 @@ class _Printer:
 
 def size_of(expression: ast.expr) -> int:
     return sum(1 for _ in ast.walk(expression))
+
+
+def ending_returned(body: Sequence[tuple[ast.stmt, str]]) -> Sequence[tuple[ast.stmt, str]]:
+    """The same, but what the last line but one names only for the last to return is returned there."""
+    if len(body) < 2:
+        return body
+    (made, comment), (last, _) = body[-2:]
+    if not (isinstance(made, ast.Assign) and isinstance(last, ast.Return) and isinstance(last.value, ast.Name)):
+        return body
+    target = made.targets[0] if len(made.targets) == 1 else None
+    if not (isinstance(target, ast.Name) and target.id == last.value.id):
+        return body
+    return [*body[:-2], (ast.Return(made.value), comment)]

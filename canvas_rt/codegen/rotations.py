@@ -17,13 +17,12 @@ Attrs = Mapping[str, Any]
 
 ROTARY = """
 class {name}(nn.Module):
-    inv_freq: torch.Tensor
+    inv_freq: Tensor
 
     def __init__(self, config: {config}{argument}) -> None:
         super().__init__()
 {chosen}        self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = init(config)
@@ -31,13 +30,13 @@ class {name}(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: {config}, **kwargs: Any) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: {config}, **kwargs: Any) -> tuple[Tensor, float]:
 {exponents}
         return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
 {layout}        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return {result}
@@ -63,28 +62,28 @@ LAYOUTS = {
 }
 
 ROTATE_HALF = """
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
+def rotate_half(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 """
 
 ROTATE_PAIRS = """
-def rotate_pairs(x: torch.Tensor) -> torch.Tensor:
+def rotate_pairs(x: Tensor) -> Tensor:
     return torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
 """
 
 APPLY_ROTARY = """
 def apply_rotary(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 """
 
 APPLY_EITHER = """
 def apply_rotary{suffix}(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+    q: Tensor, k: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
     return rotate{suffix}(q, cos, sin), rotate{suffix}(k, cos, sin)
 """
 
@@ -165,7 +164,7 @@ def rotate_function(suffix: str, attrs: Attrs, part: bool) -> str:
     if part:
         lines.append(f"turned = {result}")
         result = f"torch.cat(({'rest, turned' if attrs['tail'] else 'turned, rest'}), dim=-1)"
-    head = f"def rotate{suffix}(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:"
+    head = f"def rotate{suffix}(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:"
     return "\n" + "\n    ".join([head, *lines, f"return {result}"]) + "\n"
 
 

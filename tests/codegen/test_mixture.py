@@ -41,7 +41,7 @@ def test_a_block_of_router_and_experts_reads_as_people_write_it(small_llama: Doc
             config, config.hidden_size, config.moe_intermediate_size, config.num_experts, config.hidden_act
         )
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         _, weights, indices = self.gate(hidden_states)
         tokens = self.experts(hidden_states.flatten(0, -2), indices.flatten(0, -2), weights.flatten(0, -2))
         return tokens.view_as(hidden_states)
@@ -123,7 +123,7 @@ def test_a_block_does_not_take_the_name_of_the_experts_class(small_llama: Docume
 def test_a_router_in_a_block_of_its_own_gives_shares_and_experts(small_llama: Document, load: Load) -> None:
     grouped = (*mixture(), GroupNodes("model.layers.mlp", ("gate",), "Choice", "choice"))
     text = source(apply(small_llama, *grouped)).partition("class CanvasChoice")[2]
-    assert "-> tuple[torch.Tensor, torch.Tensor]:" in text and "return indices, weights" in text
+    assert "-> tuple[Tensor, Tensor]:" in text and "return indices, weights" in text
     own = load(*grouped).eval()
     logits, weights = own(input_ids=IDS).logits, own.state_dict()
     plain = load(*mixture()).eval()

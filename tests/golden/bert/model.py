@@ -4,13 +4,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import GradientCheckpointingLayer, PretrainedConfig
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PretrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import can_return_tuple
@@ -49,27 +48,21 @@ class CanvasBertConfig(PretrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasBertConfig",
-                "AutoModel": "model.CanvasBertModel",
-                "AutoModelForMaskedLM": "model.CanvasBertForMaskedLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForMaskedLM": "ForMaskedLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasBert{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -87,9 +80,7 @@ class CanvasBertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=True)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(
-        self, input_ids: torch.Tensor, token_type_ids: torch.Tensor, position_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
         hidden_states = self.word_embeddings(input_ids) + self.token_type_embeddings(token_type_ids)
         hidden_states = hidden_states + self.position_embeddings(position_ids)
         return self.dropout(self.LayerNorm(hidden_states))
@@ -110,14 +101,12 @@ class CanvasBertSelfAttention(nn.Module):
         self.value = nn.Linear(config.hidden_size, config.hidden_size, bias=True)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         query_heads = self.query(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         key_heads = self.key(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         value_heads = self.value(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
@@ -134,7 +123,7 @@ class CanvasBertSelfOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=True)
 
-    def forward(self, hidden_states: torch.Tensor, hidden_states_1: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, hidden_states_1: Tensor) -> Tensor:
         hidden_states_2 = self.dropout(self.dense(hidden_states_1)) + hidden_states
         return self.LayerNorm(hidden_states_2)
 
@@ -145,9 +134,7 @@ class CanvasBertAttention(nn.Module):
         self.self = CanvasBertSelfAttention(config, layer_idx)
         self.output = CanvasBertSelfOutput(config)
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         self_1, _ = self.self(hidden_states, attention_mask, **kwargs)
         return self.output(hidden_states, self_1)
 
@@ -158,7 +145,7 @@ class CanvasBertIntermediate(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.intermediate_size, bias=True)
         self.intermediate_act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.intermediate_act_fn(self.dense(hidden_states))
 
 
@@ -169,7 +156,7 @@ class CanvasBertOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=True)
 
-    def forward(self, hidden_states: torch.Tensor, hidden_states_1: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, hidden_states_1: Tensor) -> Tensor:
         hidden_states_2 = self.dropout(self.dense(hidden_states_1)) + hidden_states
         return self.LayerNorm(hidden_states_2)
 
@@ -181,9 +168,7 @@ class CanvasBertLayer(GradientCheckpointingLayer):
         self.intermediate = CanvasBertIntermediate(config)
         self.output = CanvasBertOutput(config)
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         attention_1 = self.attention(hidden_states, attention_mask, **kwargs)
         return self.output(attention_1, self.intermediate(attention_1))
 
@@ -194,11 +179,9 @@ class CanvasBertEncoder(nn.Module):
         self.config = config
         self.layer = nn.ModuleList(CanvasBertLayer(config, index) for index in range(config.num_hidden_layers))
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         for layer in self.layer[: self.config.num_hidden_layers]:
-            hidden_states = layer(hidden_states, attention_mask=attention_mask, **kwargs)
+            hidden_states = layer(hidden_states, attention_mask, **kwargs)
         return hidden_states
 
 
@@ -207,10 +190,7 @@ class CanvasBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = "bert"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CanvasBertLayer"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": CanvasBertLayer, "attentions": CanvasBertSelfAttention}
 
@@ -233,11 +213,11 @@ class CanvasBertModel(CanvasBertPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         if input_ids is None or inputs_embeds is not None:
@@ -245,8 +225,7 @@ class CanvasBertModel(CanvasBertPreTrainedModel):
         if token_type_ids is None:
             token_type_ids = torch.zeros_like(input_ids, dtype=torch.long)
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device),
@@ -269,7 +248,7 @@ class CanvasBertPredictionHeadTransform(nn.Module):
         self.transform_act_fn = ACT2FN[config.hidden_act]
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=True)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.LayerNorm(self.transform_act_fn(self.dense(hidden_states)))
 
 
@@ -279,7 +258,7 @@ class CanvasBertLMPredictionHead(nn.Module):
         self.transform = CanvasBertPredictionHeadTransform(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=True)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.decoder(self.transform(hidden_states))
 
 
@@ -288,7 +267,7 @@ class CanvasBertOnlyMLMHead(nn.Module):
         super().__init__()
         self.predictions = CanvasBertLMPredictionHead(config)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.predictions(hidden_states)
 
 
@@ -310,30 +289,19 @@ class CanvasBertForMaskedLM(CanvasBertPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        outputs = self.bert(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        outputs = self.bert(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         hidden_states = outputs.last_hidden_state
         logits = self.cls(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)
 
 
 # What shares a tensor in the original may lie in its checkpoint under the other's name.

@@ -5,12 +5,9 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.bloom.modeling_bloom import BloomGelu
@@ -49,28 +46,22 @@ class CanvasBloomConfig(PretrainedConfig):
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasBloomConfig",
-                "AutoModel": "model.CanvasBloomModel",
-                "AutoModelForCausalLM": "model.CanvasBloomForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasBloom{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    bias: torch.Tensor | None = None,
+    bias: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -86,7 +77,7 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def alibi_slopes(heads: int, device: torch.device) -> torch.Tensor:
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
     closest = 2 ** math.floor(math.log2(heads))
     base = torch.full((), 2 ** (-8.0 / closest), dtype=torch.float32, device=device)
     slopes = torch.pow(base, torch.arange(1, 1 + closest, dtype=torch.int32, device=device))
@@ -98,7 +89,7 @@ def alibi_slopes(heads: int, device: torch.device) -> torch.Tensor:
     return torch.cat([slopes, between])
 
 
-def alibi(heads: int, keys: int, like: torch.Tensor) -> torch.Tensor:
+def alibi(heads: int, keys: int, like: Tensor) -> Tensor:
     """What each head adds to its scores, growing along the keys."""
     slopes = alibi_slopes(heads, like.device)
     places = torch.arange(0, 0 + keys, device=like.device)
@@ -120,12 +111,12 @@ class CanvasBloomAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        hidden_states_1: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        hidden_states_1: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         qkv_view = self.query_key_value(hidden_states_1).view(
             batch, seq, self.num_attention_heads, 3, self.qkv_view_size
@@ -160,9 +151,8 @@ class CanvasBloomMLP(nn.Module):
         self.gelu_impl = BloomGelu()
         self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size, bias=True)
 
-    def forward(self, hidden_states: torch.Tensor, hidden_states_1: torch.Tensor) -> torch.Tensor:
-        hidden_states = hidden_states + self.dense_4h_to_h(self.gelu_impl(self.dense_h_to_4h(hidden_states_1)))
-        return hidden_states
+    def forward(self, hidden_states: Tensor, hidden_states_1: Tensor) -> Tensor:
+        return hidden_states + self.dense_4h_to_h(self.gelu_impl(self.dense_h_to_4h(hidden_states_1)))
 
 
 class CanvasBloomBlock(GradientCheckpointingLayer):
@@ -175,11 +165,11 @@ class CanvasBloomBlock(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         self_attention, _ = self.self_attention(
             hidden_states,
             self.input_layernorm(hidden_states),
@@ -224,11 +214,11 @@ class CanvasBloomModel(CanvasBloomPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -240,25 +230,12 @@ class CanvasBloomModel(CanvasBloomPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         hidden_states = self.word_embeddings_layernorm(inputs_embeds)
         for layer in self.h[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, mask, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.ln_f(hidden_states), past_key_values=past_key_values)
 
 
@@ -276,36 +253,21 @@ class CanvasBloomForCausalLM(CanvasBloomPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)

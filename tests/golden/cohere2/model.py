@@ -4,13 +4,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -66,14 +63,8 @@ class CanvasCohere2Config(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["Cohere2SlidingDecoderLayer"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasCohere2Config",
-                "AutoModel": "model.CanvasCohere2Model",
-                "AutoModelForCausalLM": "model.CanvasCohere2ForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasCohere2{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -83,7 +74,7 @@ class CanvasCohere2ManualLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         mean = wide.mean(-1, keepdim=True)
         variance = (wide - mean).pow(2).mean(-1, keepdim=True)
@@ -92,13 +83,12 @@ class CanvasCohere2ManualLayerNorm(nn.Module):
 
 
 class CanvasCohere2InterleavedRotaryEmbedding(nn.Module):
-    inv_freq: torch.Tensor
+    inv_freq: Tensor
 
     def __init__(self, config: CanvasCohere2Config) -> None:
         super().__init__()
         self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = init(config)
@@ -106,45 +96,43 @@ class CanvasCohere2InterleavedRotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: CanvasCohere2Config, **kwargs: Any) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: CanvasCohere2Config, **kwargs: Any) -> tuple[Tensor, float]:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
         angles = torch.repeat_interleave(angles, 2, dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate_pairs(x: torch.Tensor) -> torch.Tensor:
+def rotate_pairs(x: Tensor) -> Tensor:
     return torch.stack((-x[..., 1::2], x[..., 0::2]), dim=-1).flatten(-2)
 
 
-def rotate_interleaved_wide(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate_interleaved_wide(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
     wide = x.float()
     return (wide * cos + rotate_pairs(wide) * sin).to(x.dtype)
 
 
-def apply_rotary_interleaved_wide(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def apply_rotary_interleaved_wide(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return rotate_interleaved_wide(q, cos, sin), rotate_interleaved_wide(k, cos, sin)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -167,34 +155,25 @@ class CanvasCohere2SlidingAttention(nn.Module):
         self.sliding_window = config.sliding_window
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.q_proj = nn.Linear(
-            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.o_proj = nn.Linear(
-            config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.attention_bias
-        )
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, config.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         q, k = apply_rotary_interleaved_wide(q, k, cos, sin)
         if past_key_values is not None:
@@ -223,7 +202,7 @@ class CanvasCohere2MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -236,19 +215,18 @@ class CanvasCohere2SlidingDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         input_layernorm = self.input_layernorm(hidden_states)
         attn, _ = self.self_attn(input_layernorm, cos, sin, attention_mask, past_key_values=past_key_values, **kwargs)
         mlp = self.mlp(input_layernorm)
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + mlp
-        return hidden_states
+        return hidden_states + mlp
 
 
 class CanvasCohere2FullAttention(nn.Module):
@@ -262,32 +240,23 @@ class CanvasCohere2FullAttention(nn.Module):
         self.sliding_window = None
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.q_proj = nn.Linear(
-            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.o_proj = nn.Linear(
-            config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.attention_bias
-        )
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, config.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
@@ -308,19 +277,18 @@ class CanvasCohere2FullDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         input_layernorm = self.input_layernorm(hidden_states)
         attn, _ = self.self_attn(input_layernorm, attention_mask, past_key_values=past_key_values, **kwargs)
         mlp = self.mlp(input_layernorm)
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + mlp
-        return hidden_states
+        return hidden_states + mlp
 
 
 class CanvasCohere2PreTrainedModel(PreTrainedModel):
@@ -329,10 +297,7 @@ class CanvasCohere2PreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["CanvasCohere2SlidingDecoderLayer", "CanvasCohere2FullDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": [CanvasCohere2SlidingDecoderLayer, CanvasCohere2FullDecoderLayer],
@@ -358,11 +323,11 @@ class CanvasCohere2Model(CanvasCohere2PreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -374,8 +339,7 @@ class CanvasCohere2Model(CanvasCohere2PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": inputs_embeds,
@@ -390,19 +354,11 @@ class CanvasCohere2Model(CanvasCohere2PreTrainedModel):
             else create_sliding_window_causal_mask(**mask_arguments)
             for window in windows
         }
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         cos, sin = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                cos,
-                sin,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, cos, sin, mask, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
@@ -420,42 +376,27 @@ class CanvasCohere2ForCausalLM(CanvasCohere2PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         return attention_mask  # windows differ from layer to layer: forward makes the masks itself
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states) * self.logit_scale
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)

@@ -4,15 +4,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -90,14 +87,8 @@ class CanvasDeepseekV2Config(PretrainedConfig):
             self.head_dim = self.qk_rope_head_dim
         if self.layer_kinds is None:
             self.layer_kinds = ["DeepseekV2SparseDecoderLayer"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasDeepseekV2Config",
-                "AutoModel": "model.CanvasDeepseekV2Model",
-                "AutoModelForCausalLM": "model.CanvasDeepseekV2ForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasDeepseekV2{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -107,7 +98,7 @@ class CanvasDeepseekV2RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden_states.dtype)
@@ -115,14 +106,14 @@ class CanvasDeepseekV2RMSNorm(nn.Module):
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -144,7 +135,7 @@ class CanvasDeepseekV2ScaledWidePreciseUnsortedRouter(nn.Module):
         self.factor = factor
         self.weight = nn.Parameter(torch.empty(num_experts, size))
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = nn.functional.linear(hidden_states.float(), self.weight.float())  # [batch, seq, experts]
         scores = logits.softmax(dim=-1, dtype=torch.float)
         weights, indices = scores.topk(self.top_k, dim=-1, sorted=False)  # [batch, seq, top_k]
@@ -169,9 +160,7 @@ class CanvasDeepseekV2Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_dim, intermediate_dim))
         self.act_fn = ACT2FN[hidden_act]
 
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         out = torch.zeros_like(hidden_states)  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
         # Under expert parallelism, experts that another device holds go by the number `num_experts`.
@@ -205,7 +194,7 @@ class CanvasDeepseekV2Attention(nn.Module):
             bias=False,
         )
         self.kv_a_proj_with_mqa = nn.Linear(
-            config.hidden_size, config.head_dim + config.kv_lora_rank, bias=config.attention_bias
+            config.hidden_size, config.head_dim + config.kv_lora_rank, config.attention_bias
         )
         self.kv_a_layernorm = CanvasDeepseekV2RMSNorm(config.kv_lora_rank, eps=1e-06)
         self.kv_b_proj = nn.Linear(
@@ -214,17 +203,17 @@ class CanvasDeepseekV2Attention(nn.Module):
             bias=False,
         )
         self.o_proj = nn.Linear(
-            config.num_attention_heads * config.v_head_dim, config.hidden_size, bias=config.attention_bias
+            config.num_attention_heads * config.v_head_dim, config.hidden_size, config.attention_bias
         )
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim + qk_nope_head_dim]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.q_head_dim).transpose(1, 2)
@@ -258,17 +247,17 @@ class CanvasDeepseekV2SharedExpertsMLP(nn.Module):
     def __init__(self, config: CanvasDeepseekV2Config) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(
-            config.hidden_size, config.n_shared_experts * config.moe_intermediate_size, bias=config.mlp_bias
+            config.hidden_size, config.n_shared_experts * config.moe_intermediate_size, config.mlp_bias
         )
         self.act_fn = ACT2FN[config.hidden_act]
         self.up_proj = nn.Linear(
-            config.hidden_size, config.n_shared_experts * config.moe_intermediate_size, bias=config.mlp_bias
+            config.hidden_size, config.n_shared_experts * config.moe_intermediate_size, config.mlp_bias
         )
         self.down_proj = nn.Linear(
-            config.n_shared_experts * config.moe_intermediate_size, config.hidden_size, bias=config.mlp_bias
+            config.n_shared_experts * config.moe_intermediate_size, config.hidden_size, config.mlp_bias
         )
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -287,11 +276,10 @@ class CanvasDeepseekV2Moe(nn.Module):
         )
         self.shared_experts = CanvasDeepseekV2SharedExpertsMLP(config)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         _, weights, indices = self.gate(hidden_states)
         tokens = self.experts(hidden_states.flatten(0, -2), indices.flatten(0, -2), weights.flatten(0, -2))
-        hidden_states_1 = tokens.view_as(hidden_states) + self.shared_experts(hidden_states)
-        return hidden_states_1
+        return tokens.view_as(hidden_states) + self.shared_experts(hidden_states)
 
 
 class CanvasDeepseekV2SparseDecoderLayer(GradientCheckpointingLayer):
@@ -304,29 +292,28 @@ class CanvasDeepseekV2SparseDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 class CanvasDeepseekV2MLP(nn.Module):
     def __init__(self, config: CanvasDeepseekV2Config) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -340,18 +327,17 @@ class CanvasDeepseekV2DenseDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 class CanvasDeepseekV2PreTrainedModel(PreTrainedModel):
@@ -360,10 +346,7 @@ class CanvasDeepseekV2PreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["CanvasDeepseekV2SparseDecoderLayer", "CanvasDeepseekV2DenseDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": [CanvasDeepseekV2SparseDecoderLayer, CanvasDeepseekV2DenseDecoderLayer],
@@ -407,11 +390,11 @@ class CanvasDeepseekV2Model(CanvasDeepseekV2PreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -423,27 +406,13 @@ class CanvasDeepseekV2Model(CanvasDeepseekV2PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         rotary_emb = self.rotary_emb(x=inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                rotary_emb,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, rotary_emb, mask, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
@@ -461,36 +430,21 @@ class CanvasDeepseekV2ForCausalLM(CanvasDeepseekV2PreTrainedModel, GenerationMix
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)

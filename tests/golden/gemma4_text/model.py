@@ -5,15 +5,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -90,14 +87,8 @@ class CanvasGemma4Config(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["Gemma4SlidingTextDecoderLayer"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasGemma4Config",
-                "AutoModel": "model.CanvasGemma4TextModel",
-                "AutoModelForCausalLM": "model.CanvasGemma4ForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "TextModel", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasGemma4{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -116,7 +107,7 @@ class CanvasGemma4PowerWideRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * (wide.pow(2).mean(-1, keepdim=True) + self.eps).pow(-0.5)
         return (self.weight * wide).to(hidden_states.dtype)
@@ -127,7 +118,7 @@ class CanvasGemma4UnweightedPowerRMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * (wide.pow(2).mean(-1, keepdim=True) + self.eps).pow(-0.5)
         return wide.to(hidden_states.dtype)
@@ -138,14 +129,14 @@ class CanvasGemma4RoundedScaledEmbedding(nn.Embedding):
         super().__init__(num_embeddings, embedding_dim, padding_idx)
         self.factor = factor
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: Tensor) -> Tensor:
         return super().forward(input_ids) * torch.full(
             (), self.factor, dtype=self.weight.dtype, device=self.weight.device
         )
 
 
 class CanvasGemma4LayerRotaryEmbedding(nn.Module):
-    inv_freq: torch.Tensor
+    inv_freq: Tensor
 
     def __init__(self, config: CanvasGemma4Config, layer_type: str) -> None:
         super().__init__()
@@ -153,8 +144,7 @@ class CanvasGemma4LayerRotaryEmbedding(nn.Module):
         self.rope_parameters = config.rope_parameters  # of all types of layer
         config = with_values(config, rope_parameters=config.rope_parameters[layer_type])
         self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = init(config)
@@ -162,46 +152,44 @@ class CanvasGemma4LayerRotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: CanvasGemma4Config, **kwargs: Any) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: CanvasGemma4Config, **kwargs: Any) -> tuple[Tensor, float]:
         width = int(config.head_dim * config.rope_parameters.get("partial_rotary_factor", 1.0))
         exponents = torch.arange(0, width, 2, dtype=torch.float) / width
         return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
+def rotate_half(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def rotate_tokens_first(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate_tokens_first(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)  # one for all heads
     return x * cos + rotate_half(x) * sin
 
 
-def apply_rotary_tokens_first(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def apply_rotary_tokens_first(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return rotate_tokens_first(q, cos, sin), rotate_tokens_first(k, cos, sin)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -228,9 +216,7 @@ class CanvasGemma4Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_dim, intermediate_dim))
         self.act_fn = ACT2FN[hidden_act]
 
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         out = torch.zeros_like(hidden_states)  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
         # Under expert parallelism, experts that another device holds go by the number `num_experts`.
@@ -255,31 +241,23 @@ class CanvasGemma4SlidingTextAttention(nn.Module):
         self.sliding_window = layer.sliding_window
         self.num_key_value_groups = layer.num_attention_heads // layer.num_key_value_heads
         self.head_dim = layer.head_dim
-        self.q_proj = nn.Linear(
-            layer.hidden_size, layer.num_attention_heads * layer.head_dim, bias=layer.attention_bias
-        )
+        self.q_proj = nn.Linear(layer.hidden_size, layer.num_attention_heads * layer.head_dim, layer.attention_bias)
         self.q_norm = CanvasGemma4PowerWideRMSNorm(layer.head_dim, eps=layer.rms_norm_eps)
-        self.k_proj = nn.Linear(
-            layer.hidden_size, layer.num_key_value_heads * layer.head_dim, bias=layer.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            layer.hidden_size, layer.num_key_value_heads * layer.head_dim, bias=layer.attention_bias
-        )
+        self.k_proj = nn.Linear(layer.hidden_size, layer.num_key_value_heads * layer.head_dim, layer.attention_bias)
+        self.v_proj = nn.Linear(layer.hidden_size, layer.num_key_value_heads * layer.head_dim, layer.attention_bias)
         self.k_norm = CanvasGemma4PowerWideRMSNorm(layer.head_dim, eps=layer.rms_norm_eps)
         self.v_norm = CanvasGemma4UnweightedPowerRMSNorm(eps=layer.rms_norm_eps)
-        self.o_proj = nn.Linear(
-            layer.num_attention_heads * layer.head_dim, layer.hidden_size, bias=layer.attention_bias
-        )
+        self.o_proj = nn.Linear(layer.num_attention_heads * layer.head_dim, layer.hidden_size, layer.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         q_heads = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim)
         q_norm = self.q_norm(q_heads)
@@ -316,7 +294,7 @@ class CanvasGemma4TextMLP(nn.Module):
         self.up_proj = nn.Linear(layer.hidden_size, layer.intermediate_size, bias=False)
         self.down_proj = nn.Linear(layer.intermediate_size, layer.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -331,7 +309,7 @@ class CanvasGemma4TextRouter(nn.Module):
         self.norm = CanvasGemma4UnweightedPowerRMSNorm(eps=layer.rms_norm_eps)
         self.proj = nn.Linear(layer.hidden_size, layer.num_experts, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         values, indices = (
             self.proj(self.norm(hidden_states) * self.scale * self.scaled_factor)
             .softmax(dim=-1, dtype=torch.float32)
@@ -363,15 +341,15 @@ class CanvasGemma4SlidingTextDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cos_1: torch.Tensor,
-        sin_1: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cos_1: Tensor,
+        sin_1: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         batch, seq, _ = hidden_states.shape
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
@@ -402,22 +380,22 @@ class CanvasGemma4FullTextAttention(nn.Module):
         self.attention_dropout = layer.attention_dropout
         self.sliding_window = None
         self.num_key_value_groups = layer.num_attention_heads // 2
-        self.q_proj = nn.Linear(layer.hidden_size, 512 * layer.num_attention_heads, bias=layer.attention_bias)
+        self.q_proj = nn.Linear(layer.hidden_size, 512 * layer.num_attention_heads, layer.attention_bias)
         self.q_norm = CanvasGemma4PowerWideRMSNorm(512, eps=layer.rms_norm_eps)
-        self.k_proj = nn.Linear(layer.hidden_size, 1024, bias=layer.attention_bias)
+        self.k_proj = nn.Linear(layer.hidden_size, 1024, layer.attention_bias)
         self.k_norm = CanvasGemma4PowerWideRMSNorm(512, eps=layer.rms_norm_eps)
         self.v_norm = CanvasGemma4UnweightedPowerRMSNorm(eps=layer.rms_norm_eps)
-        self.o_proj = nn.Linear(512 * layer.num_attention_heads, layer.hidden_size, bias=layer.attention_bias)
+        self.o_proj = nn.Linear(512 * layer.num_attention_heads, layer.hidden_size, layer.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        hidden_states_1: torch.Tensor,
-        hidden_states_2: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        hidden_states_1: Tensor,
+        hidden_states_2: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states_2.shape
         q_heads = self.q_proj(hidden_states_2).view(batch, seq, -1, 512)
         q_norm = self.q_norm(q_heads)
@@ -458,15 +436,15 @@ class CanvasGemma4FullTextDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cos_1: torch.Tensor,
-        sin_1: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cos_1: Tensor,
+        sin_1: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         batch, seq, _ = hidden_states.shape
         attn, _ = self.self_attn(
             sin_1, cos_1, self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
@@ -492,10 +470,7 @@ class CanvasGemma4PreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["CanvasGemma4SlidingTextDecoderLayer", "CanvasGemma4FullTextDecoderLayer"]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": [CanvasGemma4SlidingTextDecoderLayer, CanvasGemma4FullTextDecoderLayer],
@@ -530,11 +505,11 @@ class CanvasGemma4TextModel(CanvasGemma4PreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -546,8 +521,7 @@ class CanvasGemma4TextModel(CanvasGemma4PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": inputs_embeds,
@@ -562,21 +536,13 @@ class CanvasGemma4TextModel(CanvasGemma4PreTrainedModel):
             else create_sliding_window_causal_mask(**mask_arguments)
             for window in windows
         }
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         cos, sin = self.rotary_emb(inputs_embeds, position_ids)
         cos_1, sin_1 = self.rotary_emb_1(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(
-                hidden_states,
-                cos,
-                sin,
-                cos_1,
-                sin_1,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
+                hidden_states, cos, sin, cos_1, sin_1, mask, past_key_values=past_key_values, **kwargs
             )
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
@@ -596,44 +562,29 @@ class CanvasGemma4ForCausalLM(CanvasGemma4PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         return attention_mask  # windows differ from layer to layer: forward makes the masks itself
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = (
             self.activation(self.lm_head(hidden_states) / self.final_logit_softcapping) * self.final_logit_softcapping
         )
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)

@@ -4,14 +4,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -72,14 +69,8 @@ class CanvasGptOssConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["GptOssSlidingDecoderLayer"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasGptOssConfig",
-                "AutoModel": "model.CanvasGptOssModel",
-                "AutoModelForCausalLM": "model.CanvasGptOssForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasGptOss{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -89,20 +80,19 @@ class CanvasGptOssWideRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (self.weight * wide).to(hidden_states.dtype)
 
 
 class CanvasGptOssSingleRotaryEmbedding(nn.Module):
-    inv_freq: torch.Tensor
+    inv_freq: Tensor
 
     def __init__(self, config: CanvasGptOssConfig) -> None:
         super().__init__()
         self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = init(config)
@@ -110,46 +100,44 @@ class CanvasGptOssSingleRotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: CanvasGptOssConfig, **kwargs: Any) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: CanvasGptOssConfig, **kwargs: Any) -> tuple[Tensor, float]:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
+def rotate_half(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def rotate_once(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate_once(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = (torch.cat((table, table), dim=-1) for table in (cos, sin))
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
     return x * cos + rotate_half(x) * sin
 
 
-def apply_rotary_once(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def apply_rotary_once(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return rotate_once(q, cos, sin), rotate_once(k, cos, sin)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    s_aux: torch.Tensor | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -175,7 +163,7 @@ class CanvasGptOssLateBiasedRouter(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_experts, size))
         self.bias = nn.Parameter(torch.zeros(num_experts))
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = nn.functional.linear(hidden_states, self.weight, self.bias)  # [batch, seq, experts]
         logits = logits.float()
         weights, indices = logits.topk(self.top_k, dim=-1)  # [batch, seq, top_k]
@@ -209,9 +197,7 @@ class CanvasGptOssClampedSwishBiasedTransposedInterleavedShiftedExperts(nn.Modul
         self.limit = limit
         self.alpha = alpha
 
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         out = torch.zeros_like(hidden_states)  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
         # Under expert parallelism, experts that another device holds go by the number `num_experts`.
@@ -223,7 +209,7 @@ class CanvasGptOssClampedSwishBiasedTransposedInterleavedShiftedExperts(nn.Modul
             out.index_add_(0, token, states.to(out.dtype))
         return out
 
-    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def _apply_gate(self, gate_up: Tensor) -> Tensor:
         gate, up = gate_up[..., ::2], gate_up[..., 1::2]
         gate, up = gate.clamp(max=self.limit), up.clamp(min=-self.limit, max=self.limit)
         return gate * torch.sigmoid(gate * self.alpha) * (up + 1)
@@ -241,34 +227,25 @@ class CanvasGptOssSlidingAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.head_dim = config.head_dim
         self.sinks = nn.Parameter(torch.zeros((config.num_attention_heads,)))
-        self.q_proj = nn.Linear(
-            config.hidden_size, config.head_dim * config.num_attention_heads, bias=config.attention_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, config.head_dim * config.num_key_value_heads, bias=config.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, config.head_dim * config.num_key_value_heads, bias=config.attention_bias
-        )
-        self.o_proj = nn.Linear(
-            config.head_dim * config.num_attention_heads, config.hidden_size, bias=config.attention_bias
-        )
+        self.q_proj = nn.Linear(config.hidden_size, config.head_dim * config.num_attention_heads, config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.head_dim * config.num_key_value_heads, config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.head_dim * config.num_key_value_heads, config.attention_bias)
+        self.o_proj = nn.Linear(config.head_dim * config.num_attention_heads, config.hidden_size, config.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         q, k = apply_rotary_once(q, k, cos, sin)
         if past_key_values is not None:
@@ -305,7 +282,7 @@ class CanvasGptOssMLP(nn.Module):
             alpha=config.swiglu_alpha,
         )
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         _, weights, indices = self.router(hidden_states)
         tokens = self.experts(hidden_states.flatten(0, -2), indices.flatten(0, -2), weights.flatten(0, -2))
         return tokens.view_as(hidden_states)
@@ -321,19 +298,18 @@ class CanvasGptOssSlidingDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 class CanvasGptOssFullAttention(nn.Module):
@@ -348,34 +324,25 @@ class CanvasGptOssFullAttention(nn.Module):
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.head_dim = config.head_dim
         self.sinks = nn.Parameter(torch.zeros((config.num_attention_heads,)))
-        self.q_proj = nn.Linear(
-            config.hidden_size, config.head_dim * config.num_attention_heads, bias=config.attention_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, config.head_dim * config.num_key_value_heads, bias=config.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, config.head_dim * config.num_key_value_heads, bias=config.attention_bias
-        )
-        self.o_proj = nn.Linear(
-            config.head_dim * config.num_attention_heads, config.hidden_size, bias=config.attention_bias
-        )
+        self.q_proj = nn.Linear(config.hidden_size, config.head_dim * config.num_attention_heads, config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.head_dim * config.num_key_value_heads, config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.head_dim * config.num_key_value_heads, config.attention_bias)
+        self.o_proj = nn.Linear(config.head_dim * config.num_attention_heads, config.hidden_size, config.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, head_dim]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_key_value_heads, seq, head_dim]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         q, k = apply_rotary_once(q, k, cos, sin)
         if past_key_values is not None:
@@ -406,19 +373,18 @@ class CanvasGptOssFullDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
 class CanvasGptOssPreTrainedModel(PreTrainedModel):
@@ -467,11 +433,11 @@ class CanvasGptOssModel(CanvasGptOssPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
@@ -483,8 +449,7 @@ class CanvasGptOssModel(CanvasGptOssPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": inputs_embeds,
@@ -499,19 +464,11 @@ class CanvasGptOssModel(CanvasGptOssPreTrainedModel):
             else create_sliding_window_causal_mask(**mask_arguments)
             for window in windows
         }
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         cos, sin = self.rotary_emb(inputs_embeds, position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                cos,
-                sin,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, cos, sin, mask, past_key_values=past_key_values, **kwargs)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
@@ -528,42 +485,39 @@ class CanvasGptOssForCausalLM(CanvasGptOssPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         return attention_mask  # windows differ from layer to layer: forward makes the masks itself
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
             use_cache=use_cache,
             output_router_logits=output_router_logits,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
         aux_loss = None
         if output_router_logits:
             aux_loss = load_balancing_loss_func(

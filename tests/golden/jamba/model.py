@@ -4,15 +4,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.masking_utils import create_causal_mask, create_recurrent_attention_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.jamba.configuration_jamba import JambaConfig
@@ -91,14 +88,8 @@ class CanvasJambaConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["JambaSparseMambaDecoderLayer"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasJambaConfig",
-                "AutoModel": "model.CanvasJambaModel",
-                "AutoModelForCausalLM": "model.CanvasJambaForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasJamba{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -108,7 +99,7 @@ class CanvasJambaRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden_states.dtype)
@@ -116,14 +107,14 @@ class CanvasJambaRMSNorm(nn.Module):
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -144,7 +135,7 @@ class CanvasJambaRouter(nn.Module):
         self.normalise = normalise
         self.weight = nn.Parameter(torch.empty(num_experts, size))
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def forward(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = nn.functional.linear(hidden_states, self.weight)  # [batch, seq, experts]
         scores = logits.softmax(dim=-1, dtype=torch.float)
         weights, indices = scores.topk(self.top_k, dim=-1)  # [batch, seq, top_k]
@@ -168,9 +159,7 @@ class CanvasJambaExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, hidden_dim, intermediate_dim))
         self.act_fn = ACT2FN[hidden_act]
 
-    def forward(
-        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         out = torch.zeros_like(hidden_states)  # [tokens, hidden_dim]
         chosen = top_k_index.T  # [top_k, tokens]
         # Under expert parallelism, experts that another device holds go by the number `num_experts`.
@@ -193,7 +182,7 @@ class CanvasJambaSparseMoeBlock(nn.Module):
             config, config.hidden_size, config.intermediate_size, config.num_experts, "silu"
         )
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         _, weights, indices = self.router(hidden_states)
         tokens = self.experts(hidden_states.flatten(0, -2), indices.flatten(0, -2), weights.flatten(0, -2))
         return tokens.view_as(hidden_states)
@@ -228,17 +217,16 @@ class CanvasJambaSparseMambaDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        recurrent_mask: torch.Tensor | None = None,
+        recurrent_mask: Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         hidden_states = hidden_states + self.mamba(
             self.input_layernorm(hidden_states), cache_params=past_key_values, attention_mask=recurrent_mask
         )
-        hidden_states = hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
 
 
 class CanvasJambaMLP(nn.Module):
@@ -249,7 +237,7 @@ class CanvasJambaMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -282,17 +270,16 @@ class CanvasJambaDenseMambaDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        recurrent_mask: torch.Tensor | None = None,
+        recurrent_mask: Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         hidden_states = hidden_states + self.mamba(
             self.input_layernorm(hidden_states), cache_params=past_key_values, attention_mask=recurrent_mask
         )
-        hidden_states = hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
 
 
 class CanvasJambaAttention(nn.Module):
@@ -320,17 +307,16 @@ class CanvasJambaAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         # [batch, num_key_value_heads, seq, hidden_size // num_attention_heads]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_key_value_heads, seq, hidden_size // num_attention_heads]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
@@ -350,17 +336,16 @@ class CanvasJambaAttentionDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
 
 
 class CanvasJambaPreTrainedModel(PreTrainedModel):
@@ -373,10 +358,7 @@ class CanvasJambaPreTrainedModel(PreTrainedModel):
         "CanvasJambaAttentionDecoderLayer",
     ]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = False
     _can_record_outputs = {
         "hidden_states": [
@@ -413,11 +395,11 @@ class CanvasJambaModel(CanvasJambaPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
@@ -429,8 +411,7 @@ class CanvasJambaModel(CanvasJambaPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         recurrent_mask = create_recurrent_attention_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
@@ -438,23 +419,12 @@ class CanvasJambaModel(CanvasJambaPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         hidden_states = inputs_embeds
         for layer in self.layers[: self.config.num_hidden_layers]:
             hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                recurrent_mask=recurrent_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
+                hidden_states, mask, recurrent_mask=recurrent_mask, past_key_values=past_key_values, **kwargs
             )
         return MoeModelOutputWithPast(
             last_hidden_state=self.final_layernorm(hidden_states), past_key_values=past_key_values
@@ -473,42 +443,39 @@ class CanvasJambaForCausalLM(CanvasJambaPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         return attention_mask  # windows differ from layer to layer: forward makes the masks itself
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_router_logits: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         if output_router_logits is None:
             output_router_logits = self.config.output_router_logits
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
             use_cache=use_cache,
             output_router_logits=output_router_logits,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
         aux_loss = None
         if output_router_logits:
             aux_loss = load_balancing_loss_func(

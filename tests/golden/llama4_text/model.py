@@ -4,14 +4,11 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask, create_chunked_causal_mask, sliding_window_overlay
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -77,14 +74,8 @@ class CanvasLlama4Config(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["Llama4TextDecoderLayer"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasLlama4Config",
-                "AutoModel": "model.CanvasLlama4TextModel",
-                "AutoModelForCausalLM": "model.CanvasLlama4ForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "TextModel", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasLlama4{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -94,7 +85,7 @@ class CanvasLlama4RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden_states.dtype)
@@ -102,14 +93,14 @@ class CanvasLlama4RMSNorm(nn.Module):
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -133,27 +124,19 @@ class CanvasLlama4ChunkedTextAttention(nn.Module):
         self.head_dim = config.head_dim
         self.num_attention_heads = config.num_attention_heads
         self.num_key_value_heads = config.num_key_value_heads
-        self.q_proj = nn.Linear(
-            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.o_proj = nn.Linear(
-            config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.attention_bias
-        )
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, config.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         q_heads = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim)
         k_heads = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim)
@@ -195,7 +178,7 @@ class CanvasLlama4FeedForwardTextMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size_mlp, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size_mlp, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.activation_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -209,18 +192,17 @@ class CanvasLlama4TextDecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states))
-        return hidden_states
+        return hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states))
 
 
 class CanvasLlama4RouterBlock(nn.Module):
@@ -229,7 +211,7 @@ class CanvasLlama4RouterBlock(nn.Module):
         self.weight = nn.Parameter(torch.zeros((config.num_local_experts, config.hidden_size)))
         self.activation = ACT2FN["sigmoid"]
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         linear_plain = nn.functional.linear(hidden_states, self.weight)
         values, indices = linear_plain.topk(1)
         return self.activation(
@@ -250,7 +232,7 @@ class CanvasLlama4TextExperts(nn.Module):
         )
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         out_0, out_1 = torch.bmm(
             hidden_states.view(self.num_local_experts, -1, self.hidden_size), self.gate_up_proj
         ).chunk(2, dim=-1)
@@ -265,7 +247,7 @@ class CanvasLlama4SharedExpertTextMLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.down_proj(self.activation_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
@@ -278,14 +260,11 @@ class CanvasLlama4TextMoe(nn.Module):
         self.experts = CanvasLlama4TextExperts(config)
         self.shared_expert = CanvasLlama4SharedExpertTextMLP(config)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         reshape = hidden_states.reshape(-1, self.hidden_size)
         router = self.router(reshape)
         experts = self.experts(reshape.repeat(self.num_local_experts, 1) * router.transpose(0, -1).reshape(-1, 1))
-        hidden_states_1 = self.shared_expert(reshape) + experts.reshape(
-            self.num_local_experts, -1, self.hidden_size
-        ).sum(dim=0)
-        return hidden_states_1
+        return self.shared_expert(reshape) + experts.reshape(self.num_local_experts, -1, self.hidden_size).sum(dim=0)
 
 
 class CanvasLlama4TextDecoderLayer2(GradientCheckpointingLayer):
@@ -299,21 +278,20 @@ class CanvasLlama4TextDecoderLayer2(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         batch, seq, _ = hidden_states.shape
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states)).view(
+        return hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states)).view(
             batch, seq, self.hidden_size
         )
-        return hidden_states
 
 
 class CanvasLlama4FullTextAttention(nn.Module):
@@ -327,26 +305,18 @@ class CanvasLlama4FullTextAttention(nn.Module):
         self.sliding_window = None
         self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
         self.head_dim = config.head_dim
-        self.q_proj = nn.Linear(
-            config.hidden_size, config.num_attention_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.k_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.v_proj = nn.Linear(
-            config.hidden_size, config.num_key_value_heads * config.head_dim, bias=config.attention_bias
-        )
-        self.o_proj = nn.Linear(
-            config.num_attention_heads * config.head_dim, config.hidden_size, bias=config.attention_bias
-        )
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * config.head_dim, config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.num_key_value_heads * config.head_dim, config.attention_bias)
+        self.o_proj = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, config.attention_bias)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         q_proj = self.q_proj(hidden_states)
         k_proj = self.k_proj(hidden_states)
@@ -377,21 +347,20 @@ class CanvasLlama4TextDecoderLayer3(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        phases: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        phases: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         batch, seq, _ = hidden_states.shape
         attn, _ = self.self_attn(
             self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states)).view(
+        return hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states)).view(
             batch, seq, self.hidden_size
         )
-        return hidden_states
 
 
 class CanvasLlama4PreTrainedModel(PreTrainedModel):
@@ -404,10 +373,7 @@ class CanvasLlama4PreTrainedModel(PreTrainedModel):
         "CanvasLlama4TextDecoderLayer3",
     ]
     _skip_keys_device_placement = ["past_key_values"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": [CanvasLlama4TextDecoderLayer, CanvasLlama4TextDecoderLayer2, CanvasLlama4TextDecoderLayer3],
@@ -454,11 +420,11 @@ class CanvasLlama4TextModel(CanvasLlama4PreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -470,8 +436,7 @@ class CanvasLlama4TextModel(CanvasLlama4PreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": inputs_embeds,
@@ -488,18 +453,11 @@ class CanvasLlama4TextModel(CanvasLlama4PreTrainedModel):
         }
         chunks = {m.attention_chunk_size for m in self.modules() if hasattr(m, "attention_chunk_size")}
         mask |= {("chunk", size): create_chunked_causal_mask(**mask_arguments) for size in chunks}
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         rotary_emb = self.rotary_emb(x=inputs_embeds, position_ids=position_ids)
         hidden_states = inputs_embeds
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                rotary_emb,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, rotary_emb, mask, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
@@ -515,42 +473,27 @@ class CanvasLlama4ForCausalLM(CanvasLlama4PreTrainedModel, GenerationMixin):
         self.post_init()
 
     @staticmethod
-    def create_masks_for_generate(attention_mask: torch.Tensor | None, **kwargs: Any) -> torch.Tensor | None:
+    def create_masks_for_generate(attention_mask: Tensor | None, **kwargs: Any) -> Tensor | None:
         return attention_mask  # windows differ from layer to layer: forward makes the masks itself
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)

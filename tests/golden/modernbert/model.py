@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import GradientCheckpointingLayer, PretrainedConfig
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PretrainedConfig
 from transformers.masking_utils import create_bidirectional_mask, sliding_window_bidirectional_overlay
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -63,14 +62,8 @@ class CanvasModernBertConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if self.layer_kinds is None:
             self.layer_kinds = ["ModernBertEncoderLayer2"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasModernBertConfig",
-                "AutoModel": "model.CanvasModernBertModel",
-                "AutoModelForMaskedLM": "model.CanvasModernBertForMaskedLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForMaskedLM": "ForMaskedLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasModernBert{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -83,7 +76,7 @@ def with_values(config: CanvasModernBertConfig, **values: Any) -> CanvasModernBe
 
 
 class CanvasModernBertLayerRotaryEmbedding(nn.Module):
-    inv_freq: torch.Tensor
+    inv_freq: Tensor
 
     def __init__(self, config: CanvasModernBertConfig, layer_type: str) -> None:
         super().__init__()
@@ -91,8 +84,7 @@ class CanvasModernBertLayerRotaryEmbedding(nn.Module):
         self.rope_parameters = config.rope_parameters  # of all types of layer
         config = with_values(config, rope_parameters=config.rope_parameters[layer_type])
         self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
         self.rope_type = config.rope_parameters["rope_type"]
         init = ROPE_INIT_FUNCTIONS.get(self.rope_type, self.compute_default_rope_parameters)
         inv_freq, self.attention_scaling = init(config)
@@ -100,46 +92,44 @@ class CanvasModernBertLayerRotaryEmbedding(nn.Module):
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
 
     @staticmethod
-    def compute_default_rope_parameters(config: CanvasModernBertConfig, **kwargs: Any) -> tuple[torch.Tensor, float]:
+    def compute_default_rope_parameters(config: CanvasModernBertConfig, **kwargs: Any) -> tuple[Tensor, float]:
         exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
         return 1.0 / (config.rope_parameters["rope_theta"] ** exponents), 1.0
 
     @torch.no_grad()
     @dynamic_rope_update
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
         angles = torch.cat((angles, angles), dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(x.dtype), sin.to(x.dtype)
 
 
-def rotate_half(x: torch.Tensor) -> torch.Tensor:
+def rotate_half(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
 
 
-def rotate_wide(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate_wide(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # one for all heads
     wide = x.float()
     return (wide * cos + rotate_half(wide) * sin).to(x.dtype)
 
 
-def apply_rotary_wide(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def apply_rotary_wide(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return rotate_wide(q, cos, sin), rotate_wide(k, cos, sin)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -155,7 +145,7 @@ class CanvasModernBertEmbeddings(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
         self.drop = nn.Dropout(config.embedding_dropout)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: Tensor) -> Tensor:
         return self.drop(self.norm(self.tok_embeddings(input_ids)))
 
 
@@ -170,18 +160,18 @@ class CanvasModernBertSlidingAttention(nn.Module):
         self.sliding_window = config.local_attention // 2 + 1
         self.num_key_value_groups = 1
         self.qkv_view_size = config.hidden_size // config.num_attention_heads
-        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
-        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, config.attention_bias)
+        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, config.attention_bias)
         self.out_drop = nn.Dropout(config.attention_dropout)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        hidden_states_1: torch.Tensor,
-        hidden_states_2: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        hidden_states_1: Tensor,
+        hidden_states_2: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states_2.shape
         out_0, out_1, out_2 = self.Wqkv(hidden_states_2).view(batch, seq, 3, -1, self.qkv_view_size).unbind(2)
         q = out_0.transpose(1, 2)
@@ -207,12 +197,12 @@ class CanvasModernBertSlidingAttention(nn.Module):
 class CanvasModernBertMLP(nn.Module):
     def __init__(self, config: CanvasModernBertConfig) -> None:
         super().__init__()
-        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=config.mlp_bias)
+        self.Wi = nn.Linear(config.hidden_size, 2 * config.intermediate_size, config.mlp_bias)
         self.act = ACT2FN[config.hidden_activation]
         self.drop = nn.Dropout(config.mlp_dropout)
-        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.Wo = nn.Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         out_0, out_1 = self.Wi(hidden_states).chunk(2, dim=-1)
         return self.Wo(self.drop(self.act(out_0) * out_1))
 
@@ -227,18 +217,17 @@ class CanvasModernBertEncoderLayer2(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cos_1: torch.Tensor,
-        sin_1: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cos_1: Tensor,
+        sin_1: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.attn(sin_1, cos_1, self.attn_norm(hidden_states), attention_mask, **kwargs)
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.mlp_norm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
 class CanvasModernBertFullAttention(nn.Module):
@@ -252,18 +241,18 @@ class CanvasModernBertFullAttention(nn.Module):
         self.sliding_window = None
         self.num_key_value_groups = 1
         self.qkv_view_size = config.hidden_size // config.num_attention_heads
-        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.attention_bias)
-        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=config.attention_bias)
+        self.Wqkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, config.attention_bias)
+        self.Wo = nn.Linear(config.hidden_size, config.hidden_size, config.attention_bias)
         self.out_drop = nn.Dropout(config.attention_dropout)
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         out_0, out_1, out_2 = self.Wqkv(hidden_states).view(batch, seq, 3, -1, self.qkv_view_size).unbind(2)
         q = out_0.transpose(1, 2)
@@ -288,18 +277,17 @@ class CanvasModernBertEncoderLayer3(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cos_1: torch.Tensor,
-        sin_1: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cos_1: Tensor,
+        sin_1: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.attn(self.attn_norm(hidden_states), cos, sin, attention_mask, **kwargs)
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.mlp_norm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
 class CanvasModernBertEncoderLayer(GradientCheckpointingLayer):
@@ -311,18 +299,17 @@ class CanvasModernBertEncoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        cos_1: torch.Tensor,
-        sin_1: torch.Tensor,
-        attention_mask: dict[int | None, torch.Tensor | None] | None = None,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cos_1: Tensor,
+        sin_1: Tensor,
+        attention_mask: dict[int | None, Tensor | None] | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.attn(hidden_states, cos, sin, attention_mask, **kwargs)
         hidden_states = hidden_states + attn
-        hidden_states = hidden_states + self.mlp(self.mlp_norm(hidden_states))
-        return hidden_states
+        return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
 class CanvasModernBertPreTrainedModel(PreTrainedModel):
@@ -334,10 +321,7 @@ class CanvasModernBertPreTrainedModel(PreTrainedModel):
         "CanvasModernBertEncoderLayer3",
         "CanvasModernBertEncoderLayer",
     ]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {
         "hidden_states": [CanvasModernBertEncoderLayer2, CanvasModernBertEncoderLayer3, CanvasModernBertEncoderLayer],
@@ -375,17 +359,16 @@ class CanvasModernBertModel(CanvasModernBertPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("give input_ids, and no inputs_embeds: the tokens are embedded within a block")
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         mask_arguments = {
             "config": self.config,
             "inputs_embeds": torch.empty(*input_ids.shape, 1, dtype=self.dtype, device=input_ids.device),
@@ -405,9 +388,7 @@ class CanvasModernBertModel(CanvasModernBertPreTrainedModel):
         cos_1, sin_1 = self.rotary_emb_1(embeddings, position_ids)
         hidden_states = embeddings
         for layer in self.layers[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states, cos, sin, cos_1, sin_1, attention_mask=mask, position_ids=position_ids, **kwargs
-            )
+            hidden_states = layer(hidden_states, cos, sin, cos_1, sin_1, mask, position_ids=position_ids, **kwargs)
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
 
 
@@ -418,7 +399,7 @@ class CanvasModernBertPredictionHead(nn.Module):
         self.act = ACT2FN["gelu"]
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps, bias=config.norm_bias)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.norm(self.act(self.dense(hidden_states)))
 
 
@@ -429,7 +410,7 @@ class CanvasModernBertForMaskedLM(CanvasModernBertPreTrainedModel):
         super().__init__(config)
         self.model = CanvasModernBertModel(config)
         self.head = CanvasModernBertPredictionHead(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, bias=config.decoder_bias)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size, config.decoder_bias)
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:
@@ -441,25 +422,15 @@ class CanvasModernBertForMaskedLM(CanvasModernBertPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            **kwargs,
-        )
+        outputs = self.model(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         hidden_states = outputs.last_hidden_state
         logits = self.decoder(self.head(hidden_states))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return MaskedLMOutput(loss, logits, outputs.hidden_states, outputs.attentions)

@@ -5,13 +5,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache
-from transformers.configuration_utils import PretrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import can_return_tuple
@@ -50,28 +47,22 @@ class CanvasMptConfig(PretrainedConfig):
     eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasMptConfig",
-                "AutoModel": "model.CanvasMptModel",
-                "AutoModelForCausalLM": "model.CanvasMptForCausalLM",
-            },
-        )
+        names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasMpt{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    bias: torch.Tensor | None = None,
+    bias: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     groups = module.num_key_value_groups  # of query heads that share a key/value head
     key = key.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
     value = value.unsqueeze(2).expand(-1, -1, groups, -1, -1).flatten(1, 2)
@@ -85,14 +76,14 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def alibi_slopes(heads: int, device: torch.device) -> torch.Tensor:
+def alibi_slopes(heads: int, device: torch.device) -> Tensor:
     count = 2 ** math.ceil(math.log2(heads))
     powers = torch.arange(1, count + 1, dtype=torch.int64, device=device).float() * (8.0 / count)
     slopes = 1.0 / torch.pow(2, powers)
     return slopes if count == heads else torch.cat([slopes[1::2], slopes[::2]])[:heads]
 
 
-def alibi(heads: int, keys: int, like: torch.Tensor) -> torch.Tensor:
+def alibi(heads: int, keys: int, like: Tensor) -> Tensor:
     """What each head adds to its scores, growing along the keys."""
     slopes = alibi_slopes(heads, like.device)
     places = torch.arange(1 - keys, 1 - keys + keys, device=like.device)
@@ -115,18 +106,16 @@ class CanvasMptAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         out_0, out_1, out_2 = self.Wqkv(hidden_states).chunk(3, dim=-1)
         # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         q = out_0.view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         k = out_1.view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, hidden_size // num_attention_heads]
         v = out_2.view(batch, seq, -1, self.head_dim).transpose(1, 2)
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
@@ -153,9 +142,8 @@ class CanvasMptMLP(nn.Module):
         self.act = ACT2FN["gelu"]
         self.down_proj = nn.Linear(4 * config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor, hidden_states_1: torch.Tensor) -> torch.Tensor:
-        hidden_states_2 = self.down_proj(self.act(self.up_proj(hidden_states_1))) + hidden_states
-        return hidden_states_2
+    def forward(self, hidden_states: Tensor, hidden_states_1: Tensor) -> Tensor:
+        return self.down_proj(self.act(self.up_proj(hidden_states_1))) + hidden_states
 
 
 class CanvasMptBlock(GradientCheckpointingLayer):
@@ -169,11 +157,11 @@ class CanvasMptBlock(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         attn, _ = self.attn(self.norm_1(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs)
         hidden_states_1 = self.resid_attn_dropout(attn) + hidden_states
         return self.ffn(hidden_states_1, self.norm_2(hidden_states_1))
@@ -212,11 +200,11 @@ class CanvasMptModel(CanvasMptPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
@@ -228,25 +216,12 @@ class CanvasMptModel(CanvasMptPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
+        kwargs.update(position_ids=position_ids, use_cache=use_cache)
         hidden_states = inputs_embeds
         for layer in self.blocks[: self.config.num_hidden_layers]:
-            hidden_states = layer(
-                hidden_states,
-                attention_mask=mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                use_cache=use_cache,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, mask, past_key_values=past_key_values, **kwargs)
         return BaseModelOutputWithPast(last_hidden_state=self.norm_f(hidden_states), past_key_values=past_key_values)
 
 
@@ -264,36 +239,21 @@ class CanvasMptForCausalLM(CanvasMptPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         outputs = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )
-        hidden_states = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        hidden_states = hidden_states[:, kept, :]
+        hidden_states = outputs.last_hidden_state[:, kept, :]
         logits = self.lm_head(hidden_states)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        loss = None if labels is None else self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(loss, logits, outputs.past_key_values, outputs.hidden_states, outputs.attentions)

@@ -5,15 +5,19 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import (
+    Cache,
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationMixin,
+    GradientCheckpointingLayer,
+    PretrainedConfig,
+)
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.configuration_utils import PretrainedConfig
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPastAndCrossAttentions,
@@ -59,10 +63,8 @@ class CanvasT5Config(PretrainedConfig):
             self.encoder_layer_kinds = ["T5EncoderTakingBlock"] * self.num_layers
         if self.layer_kinds is None:
             self.layer_kinds = ["T5DecoderTakingBlock"] * self.num_hidden_layers
-        kwargs.setdefault(
-            "auto_map",
-            {"AutoConfig": "model.CanvasT5Config", "AutoModelForSeq2SeqLM": "model.CanvasT5ForConditionalGeneration"},
-        )
+        names = {"AutoConfig": "Config", "AutoModelForSeq2SeqLM": "ForConditionalGeneration"}
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasT5{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
@@ -72,7 +74,7 @@ class CanvasT5RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         wide = hidden_states.to(torch.float32)
         wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return self.weight * wide.to(hidden_states.dtype)
@@ -80,15 +82,15 @@ class CanvasT5RMSNorm(nn.Module):
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
-    bias: torch.Tensor | None = None,
+    bias: Tensor | None = None,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if bias is not None:
         weights = weights + bias
@@ -99,9 +101,7 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
-def relative_bias(
-    table: nn.Embedding, position_ids: torch.Tensor, keys: int, farthest: int, both_ways: bool
-) -> torch.Tensor:
+def relative_bias(table: nn.Embedding, position_ids: Tensor, keys: int, farthest: int, both_ways: bool) -> Tensor:
     """What each head adds to its scores for how far a key is from a query: far ones share a bucket."""
     buckets = table.num_embeddings
     distance = torch.arange(keys, device=position_ids.device)[None, :] - position_ids[0][:, None]
@@ -136,17 +136,15 @@ class CanvasT5EncoderTakingAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor,
+        attention_mask: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, source, _ = hidden_states.shape
         # [batch, num_attention_heads, source, head_dim]
         q_heads = self.q(hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, source, head_dim]
         k_heads = self.k(hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, source, head_dim]
         v_heads = self.v(hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
@@ -173,16 +171,15 @@ class CanvasT5EncoderTakingLayerSelfAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor,
+        attention_mask: Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         self_attention, _ = self.SelfAttention(
             self.layer_norm(hidden_states), prev_relative_attention_bias, attention_mask, **kwargs
         )
-        hidden_states = hidden_states + self.dropout(self_attention)
-        return hidden_states
+        return hidden_states + self.dropout(self_attention)
 
 
 class CanvasT5DenseActDense(nn.Module):
@@ -193,7 +190,7 @@ class CanvasT5DenseActDense(nn.Module):
         self.dropout = nn.Dropout(config.dropout_rate)
         self.wo = nn.Linear(config.d_ff, config.hidden_size, bias=False)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.wo(self.dropout(self.act(self.wi(hidden_states))))
 
 
@@ -204,9 +201,8 @@ class CanvasT5LayerFF(nn.Module):
         self.DenseReluDense = CanvasT5DenseActDense(config)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        hidden_states = hidden_states + self.dropout(self.DenseReluDense(self.layer_norm(hidden_states)))
-        return hidden_states
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states + self.dropout(self.DenseReluDense(self.layer_norm(hidden_states)))
 
 
 class CanvasT5EncoderTakingBlock(GradientCheckpointingLayer):
@@ -218,11 +214,11 @@ class CanvasT5EncoderTakingBlock(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor | None,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor | None,
+        attention_mask: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         return self.layer[1](
             self.layer[0](hidden_states, prev_relative_attention_bias, attention_mask, **kwargs)
         ), prev_relative_attention_bias
@@ -247,17 +243,15 @@ class CanvasT5EncoderGivingAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         batch, source, _ = hidden_states.shape
         # [batch, num_attention_heads, source, head_dim]
         q_heads = self.q(hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, source, head_dim]
         k_heads = self.k(hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, source, head_dim]
         v_heads = self.v(hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
         bias = relative_bias(
             self.relative_attention_bias,
@@ -283,11 +277,11 @@ class CanvasT5EncoderGivingLayerSelfAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         out, out_1 = self.SelfAttention(
             self.layer_norm(hidden_states), position_ids=position_ids, attention_mask=attention_mask, **kwargs
         )[:2]
@@ -304,12 +298,12 @@ class CanvasT5EncoderGivingBlock(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor | None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor | None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         out, out_1 = self.layer[0](hidden_states, position_ids=position_ids, attention_mask=attention_mask, **kwargs)
         return self.layer[1](out_1), out
 
@@ -358,9 +352,9 @@ class CanvasT5EncoderStack(CanvasT5PreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         if (input_ids is None) == (inputs_embeds is None):
@@ -395,18 +389,16 @@ class CanvasT5DecoderTakingAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q_heads = self.q(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, head_dim]
         k_heads = self.k(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, head_dim]
         v_heads = self.v(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         if past_key_values is not None:
             k_heads, v_heads = past_key_values.self_attention_cache.update(k_heads, v_heads, self.layer_idx)
@@ -435,12 +427,12 @@ class CanvasT5DecoderTakingLayerSelfAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         self_attention, _ = self.SelfAttention(
             self.layer_norm(hidden_states),
             prev_relative_attention_bias,
@@ -448,8 +440,7 @@ class CanvasT5DecoderTakingLayerSelfAttention(nn.Module):
             past_key_values=past_key_values,
             **kwargs,
         )
-        hidden_states = hidden_states + self.dropout(self_attention)
-        return hidden_states
+        return hidden_states + self.dropout(self_attention)
 
 
 class CanvasT5CrossAttention(nn.Module):
@@ -469,12 +460,12 @@ class CanvasT5CrossAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q_heads = self.q(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
@@ -494,11 +485,10 @@ class CanvasT5CrossAttention(nn.Module):
         )
         return self.o(attn.reshape(batch, seq, -1)), attn_weights
 
-    def keys_and_values(self, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_and_values(self, encoder_hidden_states: Tensor) -> tuple[Tensor, Tensor]:
         batch, source, _ = encoder_hidden_states.shape
         # [batch, num_attention_heads, source, head_dim]
         k_heads = self.k(encoder_hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, source, head_dim]
         v_heads = self.v(encoder_hidden_states).view(batch, source, -1, self.head_dim).transpose(1, 2)
         return k_heads, v_heads
 
@@ -512,12 +502,12 @@ class CanvasT5LayerCrossAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        encoder_attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         enc_dec_attention, _ = self.EncDecAttention(
             self.layer_norm(hidden_states),
             encoder_hidden_states,
@@ -525,8 +515,7 @@ class CanvasT5LayerCrossAttention(nn.Module):
             past_key_values=past_key_values,
             **kwargs,
         )
-        hidden_states = hidden_states + self.dropout(enc_dec_attention)
-        return hidden_states
+        return hidden_states + self.dropout(enc_dec_attention)
 
 
 class CanvasT5DecoderTakingBlock(GradientCheckpointingLayer):
@@ -542,14 +531,14 @@ class CanvasT5DecoderTakingBlock(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor | None,
-        attention_mask: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor | None,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         return self.layer[2](
             self.layer[1](
                 self.layer[0](
@@ -586,18 +575,16 @@ class CanvasT5DecoderGivingAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        position_ids: torch.Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, seq, head_dim]
         q_heads = self.q(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, head_dim]
         k_heads = self.k(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, seq, head_dim]
         v_heads = self.v(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         if past_key_values is not None:
             k_heads, v_heads = past_key_values.self_attention_cache.update(k_heads, v_heads, self.layer_idx)
@@ -625,12 +612,12 @@ class CanvasT5DecoderGivingLayerSelfAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        position_ids: torch.Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         out, out_1 = self.SelfAttention(
             self.layer_norm(hidden_states),
             position_ids=position_ids,
@@ -655,15 +642,15 @@ class CanvasT5DecoderGivingBlock(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        prev_relative_attention_bias: torch.Tensor | None,
-        attention_mask: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        prev_relative_attention_bias: Tensor | None,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         past_key_values: EncoderDecoderCache | None = None,
-        position_ids: torch.Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         out, out_1 = self.layer[0](
             hidden_states,
             position_ids=position_ids,
@@ -708,13 +695,13 @@ class CanvasT5DecoderStack(CanvasT5PreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
@@ -726,21 +713,14 @@ class CanvasT5DecoderStack(CanvasT5PreTrainedModel):
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         if position_ids is None:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past
-            position_ids = position_ids.unsqueeze(0)
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past)[None]
         encoder_mask = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=encoder_attention_mask,
             encoder_hidden_states=encoder_hidden_states,
         )
-        mask = create_causal_mask(
-            config=self.config,
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+        mask = create_causal_mask(self.config, inputs_embeds, attention_mask, past_key_values, position_ids)
         hidden_states = self.dropout(inputs_embeds)
         prev_relative_attention_bias = None
         for layer in self.block[: self.config.num_hidden_layers]:
@@ -779,7 +759,7 @@ class CanvasT5ForConditionalGeneration(CanvasT5PreTrainedModel, GenerationMixin)
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.encoder.embed_tokens = value
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """What the decoder reads to give the labels: the token that it starts from, then every label but the last."""
         start, padding = self.config.decoder_start_token_id, self.config.pad_token_id
         if start is None or padding is None:
@@ -790,15 +770,15 @@ class CanvasT5ForConditionalGeneration(CanvasT5PreTrainedModel, GenerationMixin)
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -822,11 +802,11 @@ class CanvasT5ForConditionalGeneration(CanvasT5PreTrainedModel, GenerationMixin)
         )
         hidden_states = outputs.last_hidden_state
         logits = self.lm_head(hidden_states * self.scaled_factor)
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(
-                logits=logits, labels=labels, vocab_size=self.config.vocab_size, shift_labels=labels, **kwargs
-            )
+        loss = (
+            None
+            if labels is None
+            else self.loss_function(logits, labels, self.config.vocab_size, shift_labels=labels, **kwargs)
+        )
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,

@@ -4,11 +4,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.dataclasses import strict
-from torch import nn
+from torch import Tensor, nn
+from transformers import GradientCheckpointingLayer, PretrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PretrainedConfig
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import can_return_tuple
@@ -48,27 +47,25 @@ class CanvasViTConfig(PretrainedConfig):
     pooler_act: str = "tanh"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        kwargs.setdefault(
-            "auto_map",
-            {
-                "AutoConfig": "model.CanvasViTConfig",
-                "AutoModel": "model.CanvasViTModel",
-                "AutoModelForImageClassification": "model.CanvasViTForImageClassification",
-            },
-        )
+        names = {
+            "AutoConfig": "Config",
+            "AutoModel": "Model",
+            "AutoModelForImageClassification": "ForImageClassification",
+        }
+        kwargs.setdefault("auto_map", {auto: f"model.CanvasViT{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
 
 
 def eager_attention_forward(
     module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
         weights = weights + attention_mask
@@ -86,7 +83,7 @@ class CanvasConv2d(nn.Module):
         )
         self.bias = nn.Parameter(torch.zeros((config.hidden_size,)))
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: Tensor) -> Tensor:
         return nn.functional.conv2d(
             pixel_values, self.weight, self.bias, (self.patch_size, self.patch_size), (0, 0), (1, 1), 1
         )
@@ -97,7 +94,7 @@ class CanvasViTPatchEmbeddings(nn.Module):
         super().__init__()
         self.projection = CanvasConv2d(config)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: Tensor) -> Tensor:
         return self.projection(pixel_values).flatten(2, -1).transpose(1, -1)
 
 
@@ -111,7 +108,7 @@ class CanvasViTEmbeddings(nn.Module):
         self.patch_embeddings = CanvasViTPatchEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+    def forward(self, pixel_values: Tensor) -> Tensor:
         batch = pixel_values.shape[0]
         patch_embeddings = self.patch_embeddings(pixel_values)
         hidden_states = (
@@ -130,20 +127,18 @@ class CanvasViTAttention(nn.Module):
         self.attention_dropout = config.attention_probs_dropout_prob
         self.num_key_value_groups = 1
         self.head_dim = config.hidden_size // config.num_attention_heads
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.qkv_bias)
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size, config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size, config.qkv_bias)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=True)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
         batch, seq, _ = hidden_states.shape
         # [batch, num_attention_heads, 197, hidden_size // num_attention_heads]
         q = self.q_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, 197, hidden_size // num_attention_heads]
         k = self.k_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
-        # [batch, num_attention_heads, 197, hidden_size // num_attention_heads]
         v = self.v_proj(hidden_states).view(batch, seq, -1, self.head_dim).transpose(1, 2)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
@@ -158,7 +153,7 @@ class CanvasViTMLP(nn.Module):
         self.activation_fn = ACT2FN[config.hidden_act]
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=True)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
 
 
@@ -172,13 +167,10 @@ class CanvasViTLayer(GradientCheckpointingLayer):
         self.mlp = CanvasViTMLP(config)
         self.dropout_1 = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         attention_1, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         hidden_states_1 = self.dropout(attention_1) + hidden_states
-        hidden_states_2 = self.dropout_1(self.mlp(self.layernorm_after(hidden_states_1))) + hidden_states_1
-        return hidden_states_2
+        return self.dropout_1(self.mlp(self.layernorm_after(hidden_states_1))) + hidden_states_1
 
 
 class CanvasViTPreTrainedModel(PreTrainedModel):
@@ -187,10 +179,7 @@ class CanvasViTPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
     _no_split_modules = ["CanvasViTLayer"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
+    _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": CanvasViTLayer, "attentions": CanvasViTAttention}
 
@@ -214,7 +203,7 @@ class CanvasViTModel(CanvasViTPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, pixel_values: torch.Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
+    def forward(self, pixel_values: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
         if pixel_values is None:
             raise ValueError("give pixel_values")
         hidden_states = self.embeddings(pixel_values)
@@ -232,14 +221,10 @@ class CanvasViTForImageClassification(CanvasViTPreTrainedModel):
 
     @can_return_tuple
     def forward(
-        self, pixel_values: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs: Any
+        self, pixel_values: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> ImageClassifierOutput:
-        outputs = self.vit(pixel_values=pixel_values, **kwargs)
+        outputs = self.vit(pixel_values, **kwargs)
         hidden_states = outputs.last_hidden_state
         logits = self.classifier(hidden_states[:, 0])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(labels, logits, self.config, **kwargs)
-        return ImageClassifierOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **kwargs)
+        return ImageClassifierOutput(loss, logits, outputs.hidden_states, outputs.attentions)
