@@ -87,7 +87,11 @@ def transplant(
     try:
         with _alone(partial):
             _begin(partial, _digest(document, origin, shard_bytes, target))
-            _require_room(partial, shards)
+            try:
+                _require_room(partial, shards)
+            except CanvasError:
+                _leave(partial)
+                raise
             write_shards(partial, shards, append, lambda done: progress(done, total))
             report = WeightReport(
                 tuple(
@@ -208,6 +212,12 @@ def _begin(partial: Path, digest: str) -> None:
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         note.write_text(digest)
+
+
+def _leave(partial: Path) -> None:
+    """Take the folder away where nothing has been written into it yet."""
+    if {path.name for path in partial.iterdir()} == {"plan"}:
+        shutil.rmtree(partial)
 
 
 def _require_room(partial: Path, shards: tuple[Shard, ...]) -> None:

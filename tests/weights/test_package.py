@@ -199,6 +199,7 @@ def test_too_little_room_is_told_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))  # type: ignore[attr-defined]
     with pytest.raises(CanvasError, match=r"takes 2\d\d\.\d kB, and 1\.0 kB are free"):
         transplant(document, folder, tmp_path / "out")
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_weights_of_another_model_are_refused(origin: tuple[Path, Document], tmp_path: Path) -> None:
