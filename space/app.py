@@ -9,7 +9,7 @@ from canvas_ui.public import launch
 
 
 def on_gpu(job, *arguments):
-    """Run a job where a GPU is, if there is one."""
+    """Run a job where a GPU is, if there is one. A Space on ZeroGPU must offer such a function before it starts."""
     return job(*arguments)
 
 

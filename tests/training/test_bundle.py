@@ -1,5 +1,6 @@
 import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def test_a_bundle_is_whole_and_the_same_each_time(edited_llama: Document, text_f
     assert settings["data"]["files"] == ["data/text.txt"]
     for name in ("one_cpu", "one_gpu", "fsdp2"):
         assert yaml.safe_load(files[f"accelerate/{name}.yaml"])["main_training_function"] == "main"
+    assert subprocess.run(["bash", "-n", tmp_path / "a" / "slurm.sh"], check=False).returncode == 0
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
