@@ -12,6 +12,7 @@ from canvas_rt.dryrun import DryRun, Figure
 from canvas_rt.physics.scenario import Scenario
 from canvas_rt.session import Setting
 from canvas_ui import dryrun_tab
+from canvas_ui.limits import Limits, Line
 
 SCENARIO = Scenario(mode="decode", batch=2, sequence=32)
 FIGURES = (Figure("parameters.total", 100, 100, 100), Figure("memory.peak_allocated", 2**30, 2**29, 2**28))
@@ -39,6 +40,8 @@ class Open:
 
     def __init__(self, document: Any = "a document") -> None:
         self.open = document
+        self.limits = Limits()
+        self.line = Line(self.limits)
 
     def document(self, session: str) -> Any:
         return self.open
@@ -76,7 +79,7 @@ def test_who_leaves_the_page_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> No
         return result(reason="stopped", told="dry run was stopped")
 
     monkeypatch.setattr(dryrun_tab, "dry_run", run)
-    monkeypatch.setattr(dryrun_tab, "BEAT_S", 0.05)
+    monkeypatch.setattr("canvas_ui.jobs.BEAT_S", 0.05)
     stop = threading.Event()
     shown = running(Open(), stop)
     start = time.monotonic()

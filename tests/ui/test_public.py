@@ -396,7 +396,7 @@ def test_one_visitor_has_one_heavy_job_and_stopping_it_frees_the_place(monkeypat
     assert told["timeout_s"] == PUBLIC.job_s and told["most_bytes"] == PUBLIC.job_bytes
     second = app.proof(service, SESSION)
     next(second)
-    assert "a proof or an import of yours is still running" in next(second)[0]
+    assert "a proof, a run or an import of yours is still running" in next(second)[0]
     imported = Visitor(service)
     imported.serial = 5
     answer = imported.ask(type="open", source="text", name="x", text=json.dumps(CONFIG))

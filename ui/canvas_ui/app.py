@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import queue
 import shutil
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from canvas_rt.verifier.verify import verify
 from canvas_ui.archive import file_name, zipped
 from canvas_ui.dryrun_tab import dry_run_tab
 from canvas_ui.host import canvas_component, charts_component
+from canvas_ui.jobs import Tell, in_thread
 from canvas_ui.server import workspace
 from canvas_ui.service import Service
 from canvas_ui.training_tab import training_tab
@@ -190,45 +190,39 @@ def _clear(shelf: Path, most: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def proof(service: Service, session: str) -> Iterator[tuple[str, list[list[str]]]]:
+def proof(service: Service, session: str) -> Iterator[tuple[Any, Any]]:
     """A verdict and the certificate's rows, as they come."""
     document = service.document(session)
     rows = {name: ["", ""] for name in CHECKS}
     if document is None:
         yield "Nothing is open.", _rows(rows)
         return
-    said: queue.Queue[Any] = queue.Queue()
     stop = threading.Event()
 
-    def work() -> None:
-        try:
-            with service.line.turn(session, stop):
-                seconds, most = service.limits.job_s, service.limits.job_bytes
-                said.put(verify(document, timeout_s=seconds, most_bytes=most, progress=said.put, stop=stop))
-        except CanvasError as error:
-            said.put(error)
-        except Exception as error:  # a flaw of ours must end the wait, too
-            said.put(CanvasError(f"{type(error).__name__}: {error}"))
+    def work(tell: Tell) -> Certificate:
+        with service.line.turn(session, stop):
+            seconds, most = service.limits.job_s, service.limits.job_bytes
+            return verify(document, timeout_s=seconds, most_bytes=most, progress=tell, stop=stop)
 
     waits = service.line.busy()
-    threading.Thread(target=work, daemon=True).start()
+    going = in_thread(work)
     try:
         yield "Waiting for its turn…" if waits else "Emitting, and starting a process…", _rows(rows)
-        while True:
-            news = said.get()
-            if isinstance(news, Certificate):
+        for news in going:
+            if news is None:
+                yield gr.skip(), gr.skip()  # a page that was closed is noticed here
+            elif isinstance(news, Certificate):
                 for name, finding in news.findings.items():
                     rows[name] = [{True: "passed", False: "FAILED", None: "not run"}[finding.passed], finding.detail]
                 verdict = "Proved" if news.passed else "NOT proved"
                 later = "" if service.prove(session, document) else " This was before your latest change: verify again."
                 yield f"{verdict} against {news.reference}. {news.label}: {news.change}.{later}", _rows(rows)
-                return
-            if isinstance(news, CanvasError):
+            elif isinstance(news, CanvasError):
                 yield f"Cannot be verified. {news}", _rows(rows)
-                return
-            if news in rows:
-                rows[news] = ["running…", ""]
-            yield f"Comparing {news}…", _rows(rows)
+            else:
+                if news in rows:
+                    rows[news] = ["running…", ""]
+                yield f"Comparing {news}…", _rows(rows)
     finally:
         stop.set()  # the page was closed, or somebody pressed Stop
 

@@ -1,6 +1,5 @@
 """The tab that runs the open model for real: measured beside predicted, as it comes, and stopped at any time."""
 
-import queue
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from canvas_rt.dryrun.result import NAMES
 from canvas_rt.dryrun.sizes import GIB
 from canvas_rt.errors import CanvasError
 from canvas_rt.reporting import how
+from canvas_ui.jobs import Tell, in_thread
 from canvas_ui.service import Service
 
 MOST_RUNS = 1
@@ -21,9 +21,6 @@ MOST_RUNS = 1
 
 LONGEST_S = {"meta": 300, "cpu": 120, "cuda": 300}
 """Seconds of a run, by device."""
-
-BEAT_S = 1.0
-"""How often to look whether anybody still listens."""
 
 WORDS = {
     "meta": "meta: every layer, no numbers",
@@ -127,46 +124,34 @@ def running(service: Service, session: str, device: str, stop: threading.Event) 
         yield "Nothing is open.", gr.skip(), gr.skip()
         return
     setting = service.setting(session)
-    said: queue.Queue[Any] = queue.Queue()
-
     limits = service.limits
     memory = None if limits.at_home else limits.job_bytes  # at home as much as is free
 
-    def work() -> None:
-        try:
-            with service.line.turn(session, stop):
-                found = dry_run(
-                    document,
-                    device=device,
-                    scenario=setting.scenario,
-                    hardware=setting.hardware,
-                    timeout_s=min(LONGEST_S[device], limits.job_s),
-                    memory_bytes=memory,
-                    progress=said.put,
-                    stop=stop,
-                )
-            said.put(found)
-        except CanvasError as error:
-            said.put(error)
-        except Exception as error:  # a flaw of ours must end the wait, too
-            said.put(CanvasError(f"{type(error).__name__}: {error}"))
+    def work(tell: Tell) -> DryRun:
+        with service.line.turn(session, stop):
+            return dry_run(
+                document,
+                device=device,
+                scenario=setting.scenario,
+                hardware=setting.hardware,
+                timeout_s=min(LONGEST_S[device], limits.job_s),
+                memory_bytes=memory,
+                progress=tell,
+                stop=stop,
+            )
 
-    threading.Thread(target=work, daemon=True).start()
+    going = in_thread(work)
     try:
         yield f"{how(setting.scenario)}, on {device}…", table_of([]), gr.Plot(visible=False)
-        while True:
-            try:
-                news = said.get(timeout=BEAT_S)
-            except queue.Empty:
+        for news in going:
+            if news is None:
                 yield gr.skip(), gr.skip(), gr.skip()  # a page that was closed is noticed here
-                continue
-            if isinstance(news, DryRun):
+            elif isinstance(news, DryRun):
                 yield told(news), table_of(rows_of(news), news.hardware), plot_of(news)
-                return
-            if isinstance(news, CanvasError):
+            elif isinstance(news, CanvasError):
                 yield f"Cannot be run. {news}", gr.skip(), gr.skip()
-                return
-            yield f"{how(setting.scenario)}, on {device}\n{news}…", gr.skip(), gr.skip()
+            else:
+                yield f"{how(setting.scenario)}, on {device}\n{news}…", gr.skip(), gr.skip()
     finally:
         stop.set()  # the page was closed, or somebody pressed Stop
 

@@ -131,5 +131,5 @@ class Line:
                     return
             if time.monotonic() > end or stop.wait(LOOK_S):
                 raise CanvasError(
-                    "a proof or an import of yours is still running", hint="Wait until it is done, or stop it."
+                    "a proof, a run or an import of yours is still running", hint="Wait until it is done, or stop it."
                 )

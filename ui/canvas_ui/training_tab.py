@@ -1,11 +1,10 @@
 """The tab that takes the open model to training: a bundle to download, and a run on this machine that is watched live."""
 
-import queue
 import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -19,13 +18,11 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.training import Bundle, Run, Step, Wishes, launch, training_bundle
 from canvas_ui.archive import file_name, zipped
+from canvas_ui.jobs import Tell, in_thread
 from canvas_ui.service import Service
 
 MOST_RUNS = 1
 """At a time: one takes all cores."""
-
-BEAT_S = 1.0
-"""How often the curves are drawn anew, and it is noticed that a page was closed."""
 
 MOST_POINTS = 400
 
@@ -145,34 +142,6 @@ def whole(text: str, name: str) -> int | None:
     return int(text)
 
 
-def in_thread(work: Callable[[Callable[[Any], None]], Any], beat_s: float = BEAT_S) -> Iterator[Any]:
-    """What some work tells as it goes on, and last what it gives, or the `CanvasError` it ends with; None when nothing is new."""
-    said: queue.Queue[Any] = queue.Queue()
-    done = object()
-    result: list[Any] = []
-
-    def run() -> None:
-        try:
-            result.append(work(said.put))
-        except CanvasError as error:
-            result.append(error)
-        except Exception as error:  # a flaw of ours must end the wait, too
-            result.append(CanvasError(f"{type(error).__name__}: {error}"))
-        said.put(done)
-
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        try:
-            news = said.get(timeout=beat_s)
-        except queue.Empty:
-            yield None
-            continue
-        if news is done:
-            yield result[0]
-            return
-        yield news
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The bundle
 # ---------------------------------------------------------------------------------------------------------------------
@@ -201,11 +170,11 @@ def exporting(
     own = shelf / sha256(session.encode()).hexdigest()[:16]
     folder = own / file_name(document)
 
-    def make(tell: Callable[[Any], None]) -> Bundle:
+    def make(tell: Tell) -> Bundle:
         with service.line.turn(session):
             return written(tell)
 
-    def written(tell: Callable[[Any], None]) -> Bundle:
+    def written(tell: Tell) -> Bundle:
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
         sequence, batch, steps = map(whole, numbers, NUMBERS)
@@ -272,7 +241,7 @@ def running(service: Service, work: Work | None, session: str) -> Iterator[Shown
     steps: list[Step] = []
     said = "Starting a process…"
 
-    def train(tell: Callable[[Any], None]) -> Run:
+    def train(tell: Tell) -> Run:
         try:
             return launch(work.folder, resume=resume, say=tell, watch=tell, stop=work.stop)
         finally:
