@@ -83,6 +83,13 @@ class Tab:
         )
         self.page.wait_for_timeout(50)
 
+    def tab(self, name: str) -> None:
+        """Go to another tab of the page, which follows the canvas once it has said what it shows."""
+        self.page.wait_for_function(
+            "() => document.querySelector('#canvas-session :is(textarea, input)')?.value", timeout=60_000
+        )
+        self.page.get_by_role("tab", name=name).click()
+
     def state(self, expression: str) -> Any:
         """Part of what the page knows: `state('revision')`."""
         return self.page.evaluate(f"() => window.__canvas.useCanvas.getState().{expression}")

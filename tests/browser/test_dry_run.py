@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 @pytest.fixture
 def ready(tab: OpenTab) -> Tab:
     one = tab()
-    one.page.get_by_role("tab", name="Dry run").click()
+    one.tab("Dry run")
     return one
 
 

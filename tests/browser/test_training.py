@@ -30,7 +30,7 @@ def test_a_model_is_exported_and_trained_in_the_page(tab: OpenTab, tmp_path: Pat
     page = one.page
     page.evaluate(SHRINK, SIZES)
     one.settled()
-    page.get_by_role("tab", name="Training").click()
+    one.tab("Training")
     page.locator("#training-steps textarea").fill(str(STEPS))
     page.locator("#training-sequence textarea").fill("64")
     page.locator("#training-export").click()

@@ -195,7 +195,14 @@ def small(model_type: str, name: str) -> nn.Module:
 
 def emitted(node: Node) -> nn.Module:
     """The module of a node as an emitted model has it."""
-    names: dict[str, Any] = {"torch": torch, "nn": nn, "ACT2FN": ACT2FN, "Config": object, "config": PreTrainedConfig()}
+    names: dict[str, Any] = {
+        "torch": torch,
+        "Tensor": torch.Tensor,
+        "nn": nn,
+        "ACT2FN": ACT2FN,
+        "Config": object,
+        "config": PreTrainedConfig(),
+    }
     names["use_experts_implementation"] = use_experts_implementation
     attrs = complete(node)
     text = router(router_name("Emitted", attrs), [attrs]) if node.op == "router" else ""

@@ -66,7 +66,14 @@ def test_a_rotary_module_is_a_node_for_each_type_of_layer(
 
 def emitted(attrs: dict[str, Any], config: Any) -> nn.Module:
     settings = complete(Node(id="rotary_emb", op="rotary_embedding", attrs=freeze(attrs)))
-    names: dict[str, Any] = {"torch": torch, "nn": nn, "copy": copy, "Any": Any, "Config": object}
+    names: dict[str, Any] = {
+        "torch": torch,
+        "Tensor": torch.Tensor,
+        "nn": nn,
+        "copy": copy,
+        "Any": Any,
+        "Config": object,
+    }
     names |= {"ROPE_INIT_FUNCTIONS": ROPE_INIT_FUNCTIONS, "dynamic_rope_update": dynamic_rope_update}
     exec(WITH_VALUES.format(config="Config", heterogeneous=""), names)
     exec(rotary_class("RotaryEmbedding", "Config", settings, True), names)
@@ -160,7 +167,7 @@ def test_a_rotation_is_found_whatever_its_style(
 @pytest.mark.parametrize("part", [False, True])
 def test_an_emitted_rotation_is_the_same_to_the_last_bit(settings: dict[str, Any], part: bool) -> None:
     attrs = {**DEFAULTS, **settings}
-    names: dict[str, Any] = {"torch": torch}
+    names: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor}
     for text in (ROTATE_HALF, ROTATE_PAIRS, rotate_function(rotation_suffix(attrs), attrs, part)):
         exec(text, names)
     width = (8 if part else 16) // (2 if attrs["tables"] == "once" else 1)
@@ -171,7 +178,7 @@ def test_an_emitted_rotation_is_the_same_to_the_last_bit(settings: dict[str, Any
 
 def test_pairs_that_are_brought_into_halves_are_a_step_of_the_rotation() -> None:
     settings = {"style": "pairs_to_halves"}
-    names: dict[str, Any] = {"torch": torch}
+    names: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor}
     for text in (ROTATE_HALF, rotate_function("_pairs", {**DEFAULTS, **settings}, False)):
         exec(text, names)
 

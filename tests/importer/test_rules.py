@@ -40,7 +40,7 @@ def read(module: nn.Module) -> Leaf | None:
 
 def emitted(node: Node) -> nn.Module:
     """The module of a node as an emitted model has it."""
-    names: dict[str, Any] = {"torch": torch, "nn": nn, "ACT2FN": ACT2FN, "Conv1D": Conv1D}
+    names: dict[str, Any] = {"torch": torch, "Tensor": torch.Tensor, "nn": nn, "ACT2FN": ACT2FN, "Conv1D": Conv1D}
     for text in class_texts([node], Classes("Emitted")):
         exec(text, names)
     attrs = {name: setting(value) for name, value in complete(node).items()}

@@ -139,6 +139,7 @@ def test_checkpoints_equal_the_trainers_model_and_open_again(bundle: Path) -> No
         assert open_source(str(bundle / "again.canvas.json")) == document
 
 
+@pytest.mark.slow
 def test_streamed_rows_of_json_train_too(edited_llama: Document, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"body": f"row {n} " * 20}) + "\n" for n in range(80)))
