@@ -437,9 +437,11 @@ class BackboneWriter(BlockWriter):
         before += self.mask_statements(embedding is not None)
         before += self.read_sizes(graph)
         context = self.told_layers() if self.context else []
-        if {"position_ids", "use_cache"} <= {word.arg for word in context} and not self.plan.positioned:
+        shared = {"position_ids", "use_cache"}
+        wired = {port for name in self.plan.layer_blocks for port in self.plan.document.blocks[name].inputs}
+        if shared <= {word.arg for word in context} and not self.plan.positioned and not shared & wired:
             before += statements("kwargs.update(position_ids=position_ids, use_cache=use_cache)")  # for all layers
-            context = [word for word in context if word.arg not in ("position_ids", "use_cache")]
+            context = [word for word in context if word.arg not in shared]
         gives = "BaseModelOutputWithPast" if self.generates else "BaseModelOutput"
         gives += "AndCrossAttentions" if self.part == "decoder" else ""
         gives = "MoeModelOutputWithPast" if balanced(self.plan) is not None else gives

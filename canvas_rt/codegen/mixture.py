@@ -20,6 +20,7 @@ from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import names_in
 from canvas_rt.ops.catalogue import VARIANTS, complete
 from canvas_rt.ops.learned import MODULE, PARAMETER
+from canvas_rt.ops.modules import config_class, initialiser
 
 Attrs = Mapping[str, Any]
 
@@ -91,6 +92,21 @@ GIVEN = """\
         if isinstance(module, {kept}):
             init.copy_(module.{name}, {value})
 """
+
+KEPT = """\
+        if isinstance(module, {kept}):
+            initialise_as({owner}, {config}, module)
+"""
+
+INITIALISE_AS = '''
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
+'''
 
 INIT_WEIGHTS = """
     def _init_weights(self, module: nn.Module) -> None:
@@ -358,7 +374,7 @@ def init_weights(plan: Plan) -> str:
     zero_centred = {name(prefix, attrs) or "" for name, attrs in norms if attrs["zero_centred"]}
     if zero_centred:
         parts.append(ZERO_CENTRED.format(classes=_either(sorted(zero_centred))))
-    parts += drawn(plan, std) + given_buffers(plan)
+    parts += drawn(plan, std) + kept_weights(plan) + given_buffers(plan)
     return INIT_WEIGHTS + "".join(parts) if parts else ""
 
 
@@ -374,6 +390,17 @@ def drawn(plan: Plan, std: str) -> list[str]:
         ]
         draws = "".join(f"            init.normal_(module.{key}, mean=0.0, std={std})\n" for key in keys)
         parts += [DRAWN.format(name=plan.names.of(block), draws=draws)] if draws else []
+    return parts
+
+
+def kept_weights(plan: Plan) -> list[str]:
+    """What gives modules that are kept whole fresh weights: their own models do it, which are not there."""
+    fields, parts = {*plan.document.sizes, *plan.document.config}, []
+    for source in sorted({complete(node)["source"] for node in nodes(plan, MODULE)}):
+        owner, read = initialiser(source)
+        given = ", ".join(f"{name}=self.config.{name}" for name in read if name in fields)
+        config = f"{config_class(source).__name__}({given})"
+        parts += [KEPT.format(kept=source.partition(".")[2], owner=owner, config=config)] if owner else []
     return parts
 
 

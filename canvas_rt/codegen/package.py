@@ -41,7 +41,7 @@ from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.learned import MODULE
 from canvas_rt.ops.modules import config_class as config_of
-from canvas_rt.ops.modules import keeps_index
+from canvas_rt.ops.modules import initialiser, keeps_index
 from canvas_rt.ops.parameters import parameter_keys
 from canvas_rt.physics.shapes import ValueShape, check
 from canvas_rt.physics.structure import output_ports
@@ -306,6 +306,8 @@ def module_source(plan: Plan) -> str:
     small = leaves.class_texts(own, plan.names.classes) + rotations.texts(plan)
     if "attending_as(" in body:
         parts.append(ATTENDING_AS.format(config=plan.names.config))
+    if any("initialise_as(" in text for text in (body, *small)):
+        parts.append(mixture.INITIALISE_AS)
     if any("with_values(" in text for text in (body, *small)):
         parts.append(
             WITH_VALUES.format(
@@ -436,6 +438,8 @@ def module_imports(plan: Plan) -> list[str]:
         config = config_of(source)
         lines.append(f"{package}.configuration_{folder} import {config.__name__}")
         lines.append(f"{package}.modeling_{folder} import {name}")
+        if owner := initialiser(source)[0]:
+            lines.append(f"{package}.modeling_{folder} import {owner}")
     return lines
 
 

@@ -117,6 +117,25 @@ def config_class(source: str) -> Any:
 
 
 @lru_cache(maxsize=128)
+def initialiser(source: str) -> tuple[str, tuple[str, ...]]:
+    """The class that gives a module fresh weights, such as `Mamba2PreTrainedModel`, and what of a config it reads for that.
+
+    Empty where the model that the module is from does no more than any model does.
+    """
+    from transformers import PreTrainedModel
+
+    made_in = importlib.import_module(module_class(source).__module__)
+    for name, cls in vars(made_in).items():
+        own = isinstance(cls, type) and issubclass(cls, PreTrainedModel) and cls.__module__ == made_in.__name__
+        if own and "_init_weights" in vars(cls):
+            text = inspect.getsource(cls._init_weights)
+            read = re.findall(r"self\.config\.(\w+)|getattr\(self\.config, .(\w+)", text)
+            named = {"initializer_range", *(one or other for one, other in read)}
+            return name, tuple(sorted(named & _fields(config_class(source))))
+    return "", ()
+
+
+@lru_cache(maxsize=128)
 def cache_argument(source: str) -> str:
     """What a module calls the cache that it is given; empty where it takes none."""
     return next((name for name in CACHES if name in arguments_of(source)), "")

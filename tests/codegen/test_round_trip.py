@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from canvas_rt import emit, import_model
+from canvas_rt import emit, import_model, verify
 from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.factory import ClassFactory
+from canvas_rt.importer.small import small_config
 from canvas_rt.ops.compare import difference
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -141,3 +143,10 @@ def test_emitting_twice_gives_the_same_bytes(pair: Any) -> None:
     _, _, document, folder = pair
     files = emit(document).files
     assert {name: (folder / name).read_text() for name in files} == dict(files)
+
+
+def test_layers_that_take_positions_as_a_value_are_told_them_once(tmp_path: Path) -> None:
+    document = import_model(small_config("codegen"))[0]
+    emit(document).write(tmp_path / "out")
+    certificate = verify(tmp_path / "out")
+    assert certificate.passed, str(certificate)

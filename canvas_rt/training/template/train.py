@@ -166,6 +166,7 @@ def arguments(run: dict[str, Any], place: dict[str, Any], seed: int, on_gpu: boo
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
         bf16=place["dtype"] == "mixed",
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a run that has come apart shows it
         save_steps=run["save_every"],
         save_total_limit=2,
         seed=seed,

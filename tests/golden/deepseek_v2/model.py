@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
-from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2RotaryEmbedding
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2PreTrainedModel, DeepseekV2RotaryEmbedding
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -90,6 +90,15 @@ class CanvasDeepseekV2Config(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasDeepseekV2{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasDeepseekV2RMSNorm(nn.Module):
@@ -358,6 +367,10 @@ class CanvasDeepseekV2PreTrainedModel(PreTrainedModel):
         if isinstance(module, (CanvasDeepseekV2ScaledWidePreciseUnsortedRouter, CanvasDeepseekV2Experts)):
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, DeepseekV2RotaryEmbedding):
+            initialise_as(
+                DeepseekV2PreTrainedModel, DeepseekV2Config(initializer_range=self.config.initializer_range), module
+            )
 
 
 class CanvasDeepseekV2Model(CanvasDeepseekV2PreTrainedModel):

@@ -13,7 +13,7 @@ from transformers.masking_utils import create_causal_mask, create_recurrent_atte
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.jamba.configuration_jamba import JambaConfig
-from transformers.models.jamba.modeling_jamba import JambaMambaMixer
+from transformers.models.jamba.modeling_jamba import JambaMambaMixer, JambaPreTrainedModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -91,6 +91,15 @@ class CanvasJambaConfig(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasJamba{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasJambaRMSNorm(nn.Module):
@@ -375,6 +384,8 @@ class CanvasJambaPreTrainedModel(PreTrainedModel):
         if isinstance(module, (CanvasJambaRouter, CanvasJambaExperts)):
             for parameter in module.parameters(recurse=False):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, JambaMambaMixer):
+            initialise_as(JambaPreTrainedModel, JambaConfig(initializer_range=self.config.initializer_range), module)
 
 
 class CanvasJambaModel(CanvasJambaPreTrainedModel):

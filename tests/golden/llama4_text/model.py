@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import RopeParameters
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.llama4.configuration_llama4 import Llama4TextConfig
-from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding
+from transformers.models.llama4.modeling_llama4 import Llama4PreTrainedModel, Llama4TextRotaryEmbedding
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -77,6 +77,15 @@ class CanvasLlama4Config(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "TextModel", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasLlama4{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasLlama4RMSNorm(nn.Module):
@@ -387,6 +396,10 @@ class CanvasLlama4PreTrainedModel(PreTrainedModel):
         if isinstance(module, CanvasLlama4TextExperts):
             init.normal_(module.gate_up_proj, mean=0.0, std=self.config.initializer_range)
             init.normal_(module.down_proj, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, Llama4TextRotaryEmbedding):
+            initialise_as(
+                Llama4PreTrainedModel, Llama4TextConfig(initializer_range=self.config.initializer_range), module
+            )
 
 
 class CanvasLlama4TextModel(CanvasLlama4PreTrainedModel):

@@ -10,7 +10,7 @@ from transformers.masking_utils import create_recurrent_attention_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.models.mamba2.configuration_mamba2 import Mamba2Config
-from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer, Mamba2PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -59,6 +59,15 @@ class CanvasMamba2Config(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasMamba2{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasMamba2RMSNorm(nn.Module):
@@ -124,6 +133,19 @@ class CanvasMamba2PreTrainedModel(PreTrainedModel):
     _supports_flash_attn = _supports_sdpa = _supports_flex_attn = _supports_attention_backend = True
     _can_compile_fullgraph = False
     _can_record_outputs = {"hidden_states": CanvasMamba2Block}
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, Mamba2Mixer):
+            initialise_as(
+                Mamba2PreTrainedModel,
+                Mamba2Config(
+                    initializer_range=self.config.initializer_range,
+                    num_hidden_layers=self.config.num_hidden_layers,
+                    rescale_prenorm_residual=self.config.rescale_prenorm_residual,
+                ),
+                module,
+            )
 
 
 class CanvasMamba2Model(CanvasMamba2PreTrainedModel):

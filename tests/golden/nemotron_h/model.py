@@ -11,7 +11,7 @@ from transformers.masking_utils import create_causal_mask, create_recurrent_atte
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.nemotron_h.configuration_nemotron_h import NemotronHConfig
-from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mixer
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHMamba2Mixer, NemotronHPreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -101,6 +101,15 @@ class CanvasNemotronHConfig(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasNemotronH{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasNemotronHWideRMSNorm(nn.Module):
@@ -279,6 +288,22 @@ class CanvasNemotronHPreTrainedModel(PreTrainedModel):
         ],
         "attentions": CanvasNemotronHAttention,
     }
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, NemotronHMamba2Mixer):
+            initialise_as(
+                NemotronHPreTrainedModel,
+                NemotronHConfig(
+                    initializer_range=self.config.initializer_range,
+                    mamba_num_heads=self.config.mamba_num_heads,
+                    rescale_prenorm_residual=self.config.rescale_prenorm_residual,
+                    time_step_floor=self.config.time_step_floor,
+                    time_step_max=self.config.time_step_max,
+                    time_step_min=self.config.time_step_min,
+                ),
+                module,
+            )
 
 
 class CanvasNemotronHModel(CanvasNemotronHPreTrainedModel):

@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.models.qwen3_5_moe.configuration_qwen3_5_moe import Qwen3_5MoeTextConfig
-from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGatedDeltaNet
+from transformers.models.qwen3_5_moe.modeling_qwen3_5_moe import Qwen3_5MoeGatedDeltaNet, Qwen3_5MoePreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -84,6 +84,15 @@ class CanvasQwen3_5MoeConfig(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "TextModel", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasQwen3_5Moe{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasQwen3_5MoeZeroCentredWideRMSNorm(nn.Module):
@@ -377,6 +386,10 @@ class CanvasQwen3_5MoePreTrainedModel(PreTrainedModel):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
         if isinstance(module, CanvasQwen3_5MoeZeroCentredWideRMSNorm):
             init.zeros_(module.weight)
+        if isinstance(module, Qwen3_5MoeGatedDeltaNet):
+            initialise_as(
+                Qwen3_5MoePreTrainedModel, Qwen3_5MoeTextConfig(initializer_range=self.config.initializer_range), module
+            )
 
 
 class CanvasQwen3_5MoeTextModel(CanvasQwen3_5MoePreTrainedModel):

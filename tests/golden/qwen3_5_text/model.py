@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.qwen3_5.configuration_qwen3_5 import Qwen3_5TextConfig
-from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet
+from transformers.models.qwen3_5.modeling_qwen3_5 import Qwen3_5GatedDeltaNet, Qwen3_5PreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
@@ -68,6 +68,15 @@ class CanvasQwen3_5Config(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "TextModel", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasQwen3_5{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasQwen3_5ZeroCentredWideRMSNorm(nn.Module):
@@ -287,6 +296,10 @@ class CanvasQwen3_5PreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, CanvasQwen3_5ZeroCentredWideRMSNorm):
             init.zeros_(module.weight)
+        if isinstance(module, Qwen3_5GatedDeltaNet):
+            initialise_as(
+                Qwen3_5PreTrainedModel, Qwen3_5TextConfig(initializer_range=self.config.initializer_range), module
+            )
 
 
 class CanvasQwen3_5TextModel(CanvasQwen3_5PreTrainedModel):

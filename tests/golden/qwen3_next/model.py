@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.models.qwen3_next.configuration_qwen3_next import Qwen3NextConfig
-from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet, Qwen3NextPreTrainedModel
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -88,6 +88,15 @@ class CanvasQwen3NextConfig(PretrainedConfig):
         names = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
         kwargs.setdefault("auto_map", {auto: f"model.CanvasQwen3Next{name}" for auto, name in names.items()})
         super().__post_init__(**kwargs)
+
+
+def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
+    """Give a module of transformers fresh weights, as the model that it is from does."""
+    model = owner.__new__(owner)  # without layers
+    nn.Module.__init__(model)
+    model.config = config
+    for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
+        model._init_weights(module)
 
 
 class CanvasQwen3NextZeroCentredWideRMSNorm(nn.Module):
@@ -385,6 +394,10 @@ class CanvasQwen3NextPreTrainedModel(PreTrainedModel):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
         if isinstance(module, CanvasQwen3NextZeroCentredWideRMSNorm):
             init.zeros_(module.weight)
+        if isinstance(module, Qwen3NextGatedDeltaNet):
+            initialise_as(
+                Qwen3NextPreTrainedModel, Qwen3NextConfig(initializer_range=self.config.initializer_range), module
+            )
 
 
 class CanvasQwen3NextModel(CanvasQwen3NextPreTrainedModel):
