@@ -110,10 +110,12 @@ def read_hub(name: str, *, column: str = "text") -> Data:
         raise CanvasError("needs datasets", path=f"hub:{name}", hint="pip install 'canvas-rt[train]'") from error
     path, _, config = name.partition(":")
     sample: list[str] = []
+    seen = 0
     try:
         for row in load_dataset(path, config or None, split="train", streaming=True):
             sample.append(_cell(row, column, f"hub:{name}"))
-            if sum(map(len, sample[-256:])) > SAMPLE or len(sample) >= 4096:
+            seen += len(sample[-1])
+            if seen >= SAMPLE:
                 break
     except CanvasError:
         raise

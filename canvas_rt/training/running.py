@@ -85,7 +85,8 @@ def launch(
 ) -> Run:
     """Run a bundle's `train.py` to its end, or until `stop` is set: then it writes a checkpoint first.
 
-    `say` is told what the script prints, `watch` every step. A run that dies is a result with its reason.
+    `say` is told what the script prints, `watch` every step, of a resumed run those before it too. A run that dies is a
+    result with its reason.
 
     Raises `CanvasError` where the folder is no bundle, or what it takes is more than this machine has.
     """
@@ -99,7 +100,6 @@ def launch(
     if not resume:
         log.unlink(missing_ok=True)
     words = [*(["--resume"] if resume else []), *(["--steps", str(steps)] if steps else [])]
-    begun = len(read_log(log))
     with subprocess.Popen(
         [sys.executable, "-u", str(WATCHED), SCRIPT, *words],
         cwd=place,
@@ -113,7 +113,7 @@ def launch(
         errors = _Reader(child.stderr, lambda line: None)
         output = _Reader(child.stdout, say)
         try:
-            asked = _follow(child, log, begun, watch, stop or threading.Event())
+            asked = _follow(child, log, watch, stop or threading.Event())
         finally:
             _end(child)
         output.join()
@@ -179,19 +179,14 @@ class _Reader:
         self.thread.join(timeout=5)
 
 
-def _follow(
-    child: "subprocess.Popen[str]", log: Path, begun: int, watch: Callable[[Step], None], stop: threading.Event
-) -> bool:
+def _follow(child: "subprocess.Popen[str]", log: Path, watch: Callable[[Step], None], stop: threading.Event) -> bool:
     """Hand on steps until the child ends; whether it was asked to."""
-    asked = 0.0
-    seen = begun
+    asked, read = 0.0, 0
     while True:
         ended = child.poll() is not None
-        steps = read_log(log)
-        seen = min(seen, len(steps))  # a resumed run drops what came after its checkpoint
-        for step in steps[seen:]:
+        text, read = _appended(log, read)
+        for step in _steps(text):
             watch(step)
-        seen = len(steps)
         if ended:
             return bool(asked)
         if not asked and stop.wait(LOOK_S):
@@ -215,6 +210,17 @@ def read_log(path: Path) -> list[Step]:
     return list(_steps(path.read_text(encoding="utf-8"))) if path.exists() else []
 
 
+def _appended(path: Path, read: int) -> tuple[str, int]:
+    """Whole lines beyond so many bytes, and how many bytes that makes; from the beginning where the file was written anew."""
+    if not path.exists():
+        return "", 0
+    with path.open("rb") as file:
+        file.seek(read if path.stat().st_size >= read else 0)
+        start, found = file.tell(), file.read()
+    whole = found[: found.rfind(b"\n") + 1]
+    return whole.decode(), start + len(whole)
+
+
 def _steps(text: str) -> Iterator[Step]:
     for line in text.splitlines():
         try:
@@ -225,9 +231,10 @@ def _steps(text: str) -> Iterator[Step]:
 
 def _outcome(code: int, asked: bool, output: list[str], errors: list[str]) -> tuple[Outcome, str]:
     if code == 0:
-        return ("stopped", output[-1] if output else "") if asked else ("finished", "")
+        last = output[-1] if output else ""
+        return ("stopped", last.removeprefix("stopped ")) if last.startswith("stopped ") else ("finished", "")
     if asked:
-        return "stopped", "before a step was done"
+        return "stopped", f"without a checkpoint: the step at hand took longer than {GRACE_S} s, or there was none yet"
     if code < 0:
         name = signal.Signals(-code).name
         return "died", f"killed by {name}{', as where memory runs out' if code == -signal.SIGKILL else ''}"

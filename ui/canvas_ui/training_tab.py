@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
 from canvas_rt.training import Bundle, Run, Step, Wishes, launch, training_bundle
 from canvas_ui.archive import file_name, zipped
-from canvas_ui.jobs import Tell, in_thread
+from canvas_ui.jobs import BEAT_S, Tell, in_thread
 from canvas_ui.service import Service
 
 MOST_RUNS = 1
@@ -254,15 +255,17 @@ def running(service: Service, work: Work | None, session: str) -> Iterator[Shown
     )
     try:
         yield said, gr.Plot(visible=False) if not resume else gr.skip(), gr.Button(interactive=False)
-        drawn = 0
+        drawn, moment = 0, time.monotonic()
         for news in in_thread(train):
             if isinstance(news, Step):
-                steps = [step for step in steps if step.step < news.step]
+                while steps and steps[-1].step >= news.step:  # what came after the checkpoint was dropped
+                    steps.pop()
                 steps.append(news)
-                continue
+                if time.monotonic() - moment < BEAT_S:
+                    continue
             if isinstance(news, Run):
                 yield (
-                    f"{str(news).capitalize()}{later}",
+                    f"{_begun(str(news))}{later}",
                     curves_of(news.steps, work.bundle, news),
                     gr.Button(interactive=True),
                 )
@@ -271,9 +274,9 @@ def running(service: Service, work: Work | None, session: str) -> Iterator[Shown
                 work.begun = resume
                 yield f"Cannot be trained. {news}", gr.skip(), gr.Button(interactive=True)
                 return
-            said = str(news) if news is not None else said
+            said = news if isinstance(news, str) else said
             new = len(steps) != drawn
-            drawn = len(steps)
+            drawn, moment = len(steps), time.monotonic()
             yield _at(steps, said), curves_of(steps, work.bundle, None) if new else gr.skip(), gr.skip()
     finally:
         work.stop.set()

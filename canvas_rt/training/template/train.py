@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data is read by one process, before training
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # threads that spin while they wait starve one another on a busy CPU
+# Threads that spin while they wait starve one another on a busy CPU.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 from accelerate import DistributedType
@@ -266,6 +265,10 @@ class StopAfterThisStep(TrainerCallback):
         self.asked = True
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if WORLD > 1:  # the signal does not reach all processes within one step, and they must stop after the same
+            anybody = torch.tensor(float(self.asked), device=args.device)
+            torch.distributed.all_reduce(anybody, torch.distributed.ReduceOp.MAX)
+            self.asked = bool(anybody)
         if self.asked:
             control.should_save = control.should_training_stop = True
 
