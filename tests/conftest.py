@@ -1,8 +1,11 @@
 """Small models that tests share: real configs of transformers, a few thousand parameters."""
 
+from __future__ import annotations
+
 import os
-from collections.abc import Callable
-from typing import Any
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,6 +14,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers whose threads spi
 
 from canvas_rt.importer import import_model
 from canvas_rt.ir import Document
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SMALL = {
     "hidden_size": 48,
@@ -37,3 +43,17 @@ def small_config() -> Callable[..., dict[str, Any]]:
 def small_llama(small_config: Callable[..., dict[str, Any]]) -> Document:
     """A four-layer Llama as a document."""
     return import_model(small_config())[0]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium: one for a whole process, as Playwright's synchronous door opens once in each."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None and not os.environ.get("CI"):
+        pytest.skip("there is no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu", "--no-sandbox"])
+        yield browser
+        browser.close()
