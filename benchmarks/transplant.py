@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,9 @@ from canvas_rt.edits import DeleteLayers, SetSize, dump
 from canvas_rt.importer.checkpoint import checkpoint_entries
 from canvas_rt.weights.held import stock_model, write_all
 from canvas_rt.weights.shards import Written, shards_of, write_shards
+
+PAIRS = 5
+"""Times that a copy and a transplant follow one another: how fast the disk is changes from minute to minute."""
 
 EDITS = (DeleteLayers("model.layers.4-5"), SetSize("", "num_key_value_heads", 4), SetSize("", "vocab_size", 32256))
 """Layers fewer, half of the keys' heads, some tokens more."""
@@ -64,9 +68,10 @@ def make_checkpoint(folder: Path, gigabytes: float) -> dict[str, Any]:
     return config
 
 
-def run(source: Path, weights: Path, target: Path, kill_after: float | None = None) -> dict[str, Any]:
-    """`canvas-rt emit --weights` in a process of its own: seconds, and the most that was resident beyond the start."""
-    command = [sys.executable, "-m", "canvas_rt.cli", "emit", str(source), "-o", str(target), "--weights", str(weights)]
+def run(source: Path, weights: Path | None, target: Path, kill_after: float | None = None) -> dict[str, Any]:
+    """`canvas-rt emit`, with weights or without, in a process of its own: seconds, and the most that was resident."""
+    command = [sys.executable, "-m", "canvas_rt.cli", "emit", str(source), "-o", str(target)]
+    command += [] if weights is None else ["--weights", str(weights)]
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     peak = 0
@@ -131,9 +136,15 @@ def measured(scratch: Path, gigabytes: float, kills: int) -> dict[str, Any]:
     make_checkpoint(weights, gigabytes)
     canvas_rt.save(canvas_rt.apply(canvas_rt.import_model(str(weights))[0], *EDITS), document)
     size = sum(entry.bytes for entry in checkpoint_entries(weights).values())
-    copy_s = copied(weights, scratch / "copy")
-    shutil.rmtree(scratch / "copy")
-    first = run(document, weights, whole)
+    pairs = []
+    for _ in range(PAIRS):
+        copy_s = copied(weights, scratch / "copy")
+        shutil.rmtree(scratch / "copy")
+        shutil.rmtree(whole, ignore_errors=True)
+        bare_s = run(document, None, scratch / "bare")["seconds"]
+        shutil.rmtree(scratch / "bare")
+        first = run(document, weights, whole)
+        pairs.append({"copy": copy_s, "code_alone": bare_s, "with_weights": first["seconds"]})
     written = sum(entry.bytes for entry in checkpoint_entries(whole).values())
     draw = random.Random(1)
     outcomes = []
@@ -152,8 +163,7 @@ def measured(scratch: Path, gigabytes: float, kills: int) -> dict[str, Any]:
         "written_bytes": written,
         "edits": [dump(edit) for edit in EDITS],
         "peak_rss": first["peak_rss"],
-        "seconds": first["seconds"],
-        "copy_seconds": copy_s,
+        "seconds": pairs,
         "kills": {word: outcomes.count(word) for word in ("nothing", "whole", "broken")},
         "finished_after_kills": finished,
     }
@@ -161,7 +171,15 @@ def measured(scratch: Path, gigabytes: float, kills: int) -> dict[str, Any]:
 
 def record(found: dict[str, Any]) -> None:
     (RESULTS / "transplant.json").write_text(json.dumps(found, indent=1) + "\n")
-    rate = found["written_bytes"] / found["seconds"] / (found["checkpoint_bytes"] / found["copy_seconds"])
+    share = found["written_bytes"] / found["checkpoint_bytes"]
+
+    def rate(beyond: str | None) -> str:
+        """Bytes a second beside the copy before it: the median pair, and the range."""
+        rates = sorted(
+            share * pair["copy"] / (pair["with_weights"] - (pair[beyond] if beyond else 0)) for pair in found["seconds"]
+        )
+        return f"{statistics.median(rates):.2f} ({rates[0]:.2f} to {rates[-1]:.2f})"
+
     lines = [
         "# Transplanting a checkpoint",
         "",
@@ -173,7 +191,9 @@ def record(found: dict[str, Any]) -> None:
         f"| checkpoint | {found['checkpoint_bytes'] / 1e9:.2f} GB |",
         f"| written | {found['written_bytes'] / 1e9:.2f} GB |",
         f"| most resident, Python and torch included | {found['peak_rss'] / 1e9:.2f} GB |",
-        f"| bytes a second, beside `cp -r` with fsync (1 = as fast) | {rate:.2f} |",
+        f"| bytes a second, beside a copy with fsync: 1 = as fast; the median of {len(found['seconds'])} pairs | "
+        f"{rate(None)} |",
+        f"| the same, without the seconds of `emit` without weights | {rate('code_alone')} |",
         f"| killed at random moments | {sum(found['kills'].values())} |",
         f"| of these, left nothing / a whole result / a broken one | "
         f"{found['kills']['nothing']} / {found['kills']['whole']} / {found['kills']['broken']} |",

@@ -272,17 +272,16 @@ def read_tensor(entry: Entry | None) -> Tensor:
 
 def copy_bytes(entry: Entry, into: int) -> None:
     """Append a tensor's bytes to an open file, without holding them."""
-    source = os.open(entry.file, os.O_RDONLY)
-    try:
-        at = entry.start
-        while at < entry.stop:
-            data = os.pread(source, min(2**24, entry.stop - at), at)
-            if not data:
+    buffer = memoryview(bytearray(min(2**22, entry.bytes)))
+    with open(entry.file, "rb", buffering=0) as source:
+        source.seek(entry.start)
+        left = entry.bytes
+        while left:
+            count = source.readinto(buffer[:left])
+            if not count:
                 raise CheckpointError("is cut short", path=str(entry.file))
-            at += len(data)
-            _write(into, data)
-    finally:
-        os.close(source)
+            _write(into, buffer[:count])
+            left -= count
 
 
 def write_all(into: int, data: Sequence[Any] | memoryview) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -122,19 +123,29 @@ def _write(folder: Path, shard: Shard, append: Callable[[Written, int], None], p
         if kept is None:
             os.write(handle, header)
         written = flushed = sum(tensor.bytes for tensor in shard.tensors[: kept or 0])
-        for index in range(kept or 0, len(shard.tensors)):
-            append(shard.tensors[index], handle)
-            written += shard.tensors[index].bytes
-            progress(written)
-            if written - flushed >= FLUSHED:
-                os.fsync(handle)
-                _whole(note, str(index + 1).encode())
-                flushed = written
+        with ThreadPoolExecutor(1) as beside:  # the disk writes while the next tensors are made
+            flush: Future[None] | None = None
+            for index in range(kept or 0, len(shard.tensors)):
+                append(shard.tensors[index], handle)
+                written += shard.tensors[index].bytes
+                progress(written)
+                if written - flushed >= FLUSHED:
+                    if flush is not None:
+                        flush.result()
+                    flush, flushed = beside.submit(_flush, handle, note, index + 1), written
+            if flush is not None:
+                flush.result()
         os.fsync(handle)
     finally:
         os.close(handle)
     os.replace(part, folder / shard.name)
     note.unlink(missing_ok=True)
+
+
+def _flush(handle: int, note: Path, count: int) -> None:
+    """Have what was written on the disk, then note that so many tensors are."""
+    os.fsync(handle)
+    _whole(note, str(count).encode())
 
 
 def _kept(part: Path, note: Path, shard: Shard, header: int) -> int | None:
