@@ -21,7 +21,8 @@ from canvas_rt.importer.kinds import cut_to_kinds, layer_kinds, members_of, plac
 from canvas_rt.importer.links import around, followed, only_keeps, parts_of, reads_when_run, stands_for
 from canvas_rt.importer.padding import hides_padding, is_told_of_padding
 from canvas_rt.importer.probes import alternative, inputs_of, is_probed, probe_assignments, probe_override
-from canvas_rt.importer.recognise import Recogniser, Traced
+from canvas_rt.importer.recognition.recogniser import Recogniser
+from canvas_rt.importer.recognition.traced import Traced
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.stateful import own_cache, stray_state
 from canvas_rt.importer.steps import Run, attends_otherwise, gives_more, is_seen, others_alike, run_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from canvas_rt.importer.recognise import Traced
+from canvas_rt.importer.recognition.traced import Traced
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
 from canvas_rt.ops.catalogue import ALIASES
