@@ -11,7 +11,7 @@ from torch import nn
 from canvas_rt.importer.recognition.traced import Traced
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
-from canvas_rt.ops.catalogue import ALIASES
+from canvas_rt.ops.choices import ALIASES
 
 
 def followed(base: Traced, changed: Traced, own: Any, value: Any) -> list[tuple[str, str, str]] | None:
