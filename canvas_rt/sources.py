@@ -15,7 +15,7 @@ from canvas_rt.verifier.apart import MOST_BYTES, run_apart
 from canvas_rt.verifier.emitted import import_emitted
 
 if TYPE_CHECKING:
-    from canvas_rt.importer.architecture import ImportReport
+    from canvas_rt.importer.report import ImportReport
 
 
 def import_model(

@@ -24,7 +24,7 @@ LADDER = [
     {"dryrun"},
     {"training"},
     {""},
-    {"train_verb"},
+    {"commands"},
     {"cli"},
 ]
 RUNG = {name: height for height, names in enumerate(LADDER) for name in names}
@@ -35,7 +35,7 @@ HOMES = {
     "transformers": {"ops", "importer", "weights", "verifier", "dryrun", "training"},
     "gradio": set(),
     "plotly": set(),
-    "canvas_ui": {"cli"},
+    "canvas_ui": {"commands"},
 }
 
 

@@ -36,7 +36,9 @@ from canvas_rt.errors import EditError, suggest
 from canvas_rt.ir.document import LAYER, PASSED_THROUGH, Document, Node, Stack, Use, weight_parts
 from canvas_rt.ir.expressions import is_expression, names_in
 from canvas_rt.ir.graph import Item, blocks_of, head, key_of
-from canvas_rt.ops.catalogue import ALIASES, BY_LAYER, DTYPES, Setting, is_name, op_named
+from canvas_rt.ops.catalogue import BY_LAYER, is_name, op_named
+from canvas_rt.ops.choices import ALIASES, DTYPES
+from canvas_rt.ops.op import Setting
 from canvas_rt.ops.parameters import may_learn
 
 

@@ -16,8 +16,9 @@ from canvas_rt.ir.document import DEEPEST_USE, Block, Document, LayerKind, Node,
 from canvas_rt.ir.expressions import names_in
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, head, reachable_blocks
-from canvas_rt.ops.catalogue import OPS, Op
+from canvas_rt.ops.catalogue import OPS
 from canvas_rt.ops.functions import RUN_TIME
+from canvas_rt.ops.op import Op
 
 Shapes = Mapping[str, Any]
 """For each path, the shapes of its outputs, as `check` files them."""

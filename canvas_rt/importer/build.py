@@ -6,7 +6,8 @@ from types import MappingProxyType
 from typing import Any
 
 from canvas_rt.importer.names import Places, names_of_blocks, words_of_kinds
-from canvas_rt.importer.recognise import ENCODED, Traced
+from canvas_rt.importer.recognition.ports import ENCODED
+from canvas_rt.importer.recognition.traced import Traced
 from canvas_rt.importer.symbols import express
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import LAYER, Block, LayerKind, Node, Stack, Use, runs_of

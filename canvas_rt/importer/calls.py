@@ -1,6 +1,7 @@
 """Calls of plain functions in a traced graph: made free of mutation, and bound to the table of functions."""
 
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
@@ -301,4 +302,33 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-__all__ = ["DTYPES", "MODEL_DTYPE", "as_setting", "bind", "given", "inlined", "shape_of", "without_mutation"]
+def source_of(node: fx.Node) -> fx.Node:
+    """What a function of one value is applied to."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node), node
+    return source
+
+
+def takes_all(node: fx.Node) -> bool:
+    """`x[:, 0:]` and the like, which take all as it is."""
+    return tuple(source_of(node).meta["val"].shape) == tuple(node.meta["val"].shape)
+
+
+def is_one_of_several(node: fx.Node) -> bool:
+    """Whether a value is one of several that its source gives."""
+    return node.target is operator.getitem
+
+
+__all__ = [
+    "DTYPES",
+    "MODEL_DTYPE",
+    "as_setting",
+    "bind",
+    "given",
+    "inlined",
+    "is_one_of_several",
+    "shape_of",
+    "source_of",
+    "takes_all",
+    "without_mutation",
+]

@@ -11,7 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from canvas_rt.importer.proof import DTYPES, generator
-from canvas_rt.ops.catalogue import PRECISIONS, SCALINGS, SHARINGS, VARIANTS
+from canvas_rt.ops.catalogue import VARIANTS
+from canvas_rt.ops.choices import PRECISIONS, SCALINGS, SHARINGS
 from canvas_rt.ops.kernels import KERNELS, Context
 
 Form = tuple[str, str, str]

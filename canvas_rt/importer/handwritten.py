@@ -13,7 +13,8 @@ from canvas_rt.importer.calls import MODEL_DTYPE, shape_of
 from canvas_rt.importer.patterns import evaluate
 from canvas_rt.importer.proof import DTYPES, generator
 from canvas_rt.importer.seen import Visible, additive, kind_of, visible_in
-from canvas_rt.ops.catalogue import ORDERS, PRECISIONS, SCALINGS, VARIANTS
+from canvas_rt.ops.catalogue import VARIANTS
+from canvas_rt.ops.choices import ORDERS, PRECISIONS, SCALINGS
 from canvas_rt.ops.kernels import KERNELS, Context
 from canvas_rt.ops.scores import alibi
 

@@ -1,21 +1,19 @@
 """Read the layers of a stack as a trace calls them: what they carry, what all take, what each has of a table, what one hands on."""
 
-import operator
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
 
-from canvas_rt.importer.calls import shape_of
+from canvas_rt.importer.calls import is_one_of_several, shape_of
+from canvas_rt.importer.recognition.ports import stream_first
+from canvas_rt.importer.recognition.reader import Reader
+from canvas_rt.importer.recognition.traced import stand_in
 from canvas_rt.importer.trace import TraceError
 from canvas_rt.ir.document import Block, LayerKind, Node, Stack, Use
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import head
-
-if TYPE_CHECKING:
-    from canvas_rt.importer.recognise import Reader
 
 PART = torch.ops.aten.select.int
 """The function by which a layer has its own part of a table."""
@@ -27,7 +25,7 @@ TABLE, OWN = "layer_inputs", "layer_inputs_part"
 class Layers:
     """The layers of one stack, in a block that is being read."""
 
-    def __init__(self, reader: "Reader", container: str) -> None:
+    def __init__(self, reader: Reader, container: str) -> None:
         self.reader = reader
         self.container = container
         self.name = container.rpartition(".")[2]
@@ -54,15 +52,15 @@ class Layers:
         arguments = [arg for arg in node.args if isinstance(arg, fx.Node)]
         ports = self.ports(node, arguments)
         self.reader.recogniser.block(path, tuple(ports[arg] for arg in arguments))
-        stand_in = self.reader.recogniser.stand_in(path)
+        block = stand_in(path)
         for arg in arguments:
             if arg in self.parts:
-                self.take_part(stand_in, ports[arg], arg, self.indices[self.calls.index(node)])
-        self.name_outputs(node, stand_in, dict(zip(arguments, map(ports.__getitem__, arguments), strict=True)))
-        inputs = self.reader.wires(
+                self.take_part(block, ports[arg], arg, self.indices[self.calls.index(node)])
+        self.name_outputs(node, block, dict(zip(arguments, map(ports.__getitem__, arguments), strict=True)))
+        inputs = stream_first(
             [(ports[arg], self.reader.ref(self.parts.get(arg, arg))) for arg in arguments if arg not in self.handed]
         )
-        stack, kind = self.stack, LayerKind(block=stand_in)
+        stack, kind = self.stack, LayerKind(block=block)
         if stack is None:
             self.reader.names.add(self.name)
             self.reader.put(node, Stack(id=self.name, repeat=1, kinds=(kind,), inputs=inputs))
@@ -131,22 +129,22 @@ class Layers:
         index = self.indices[self.calls.index(call)]
         return all(user.target is PART and user.args[2] == index for user in given[place].users)
 
-    def take_part(self, stand_in: str, port: str, arg: fx.Node, index: int) -> None:
+    def take_part(self, layer: str, port: str, arg: fx.Node, index: int) -> None:
         """Let a layer's block take its part of a table itself."""
-        block = self.reader.recogniser.blocks[stand_in]
+        block = self.reader.recogniser.blocks[layer]
         own = OWN if port == TABLE else f"{port}_part"
         part = Node(
             id=own, op="torch.select", attrs=FrozenMap({"dim": arg.args[1], "index": index}), inputs=FrozenMap(x=port)
         )
         items = [_reading(item, port, own) for item in block.nodes]
         first = next(i for i, item in enumerate(items) if item != block.nodes[i])
-        self.reader.recogniser.blocks[stand_in] = block.replace(nodes=(*items[:first], part, *items[first:]))
+        self.reader.recogniser.blocks[layer] = block.replace(nodes=(*items[:first], part, *items[first:]))
 
     # what they give
 
-    def name_outputs(self, node: fx.Node, stand_in: str, given: Mapping[fx.Node, str]) -> None:
+    def name_outputs(self, node: fx.Node, layer: str, given: Mapping[fx.Node, str]) -> None:
         """A layer's first value is carried on; others are handed to later layers, under names that these read them by."""
-        block = self.reader.recogniser.blocks[stand_in]
+        block = self.reader.recogniser.blocks[layer]
         ports, refs = {port: arg for arg, port in given.items()}, list(block.outputs.values())
         outputs: dict[str, str] = {}
         fresh: list[fx.Node] = []
@@ -169,7 +167,7 @@ class Layers:
             else:
                 outputs[name] = ref
         self.reader.refs.setdefault(node, self.name)
-        self.reader.recogniser.blocks[stand_in] = block.replace(outputs=FrozenMap(outputs))
+        self.reader.recogniser.blocks[layer] = block.replace(outputs=FrozenMap(outputs))
 
     def hand_on(self, value: fx.Node, call: fx.Node, block: Block, ref: str) -> str:
         """The name of what a layer hands on: that of an earlier value, unless a later layer still reads that one."""
@@ -209,7 +207,7 @@ class Layers:
         clash = [port for port, ref in invariants.items() if known.get(port, ref) != ref]
         if inputs.get(carried) != stack.id or clash:
             raise TraceError(f"{path}: layers do not simply follow one another")
-        merged = self.reader.wires([(carried, stack.inputs[carried]), *{**known, **invariants}.items()])
+        merged = stream_first([(carried, stack.inputs[carried]), *{**known, **invariants}.items()])
         kinds = (*stack.kinds, kind)
         for layer in kinds:
             block = blocks[layer.block]
@@ -231,15 +229,10 @@ def may_be_carried(node: fx.Node) -> bool:
     return not is_one_of_several(node) and not node.meta["val"].is_complex()
 
 
-def is_one_of_several(node: fx.Node) -> bool:
-    """Whether a value is one of several that its source gives."""
-    return node.target is operator.getitem
-
-
 def _reading(item: Node | Use | Stack, port: str, other: str) -> Node | Use | Stack:
     """An item that reads another value in place of an input."""
     refs = {one: other if head(ref) == port else ref for one, ref in item.inputs.items()}
     return item if dict(item.inputs) == refs else item.replace(inputs=FrozenMap(refs))
 
 
-__all__ = ["Layers", "is_one_of_several"]
+__all__ = ["Layers"]

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from canvas_rt.importer.recognise import Traced
+from canvas_rt.importer.recognition.traced import Traced
 from canvas_rt.ir.document import Node
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
-from canvas_rt.ops.catalogue import ALIASES
+from canvas_rt.ops.choices import ALIASES
 
 
 def followed(base: Traced, changed: Traced, own: Any, value: Any) -> list[tuple[str, str, str]] | None:

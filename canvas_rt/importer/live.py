@@ -7,7 +7,7 @@ from canvas_rt.errors import CanvasError, UnsupportedModelError, suggest
 from canvas_rt.ir.document import Document
 
 if TYPE_CHECKING:
-    from canvas_rt.importer.architecture import ImportReport
+    from canvas_rt.importer.report import ImportReport
 
 SOURCES = "a config.json, a model folder, a zoo name, a hub id, a config's fields, or a model of transformers"
 

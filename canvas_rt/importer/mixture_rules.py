@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from canvas_rt.importer.proof import Settings, Trial, fitting, generator, numbers_of, same, trials, written
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
-from canvas_rt.ops.catalogue import SCORINGS, VARIANTS
+from canvas_rt.ops.catalogue import VARIANTS
+from canvas_rt.ops.choices import SCORINGS
 from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.experts import held, one_by_one, route
 

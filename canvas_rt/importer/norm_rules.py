@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from canvas_rt.importer.proof import Settings, Trial, fitting, generator, given_alone, numbers_of, trials, written
-from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS
+from canvas_rt.ops.choices import LAYER_FORMS, RMS_FORMS
 from canvas_rt.ops.norms import gated_rms_norm, layer_norm, rms_norm
 
 Leaf = tuple[str, dict[str, Any]]

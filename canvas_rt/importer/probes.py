@@ -7,7 +7,7 @@ from typing import Any
 from canvas_rt.importer.config.fields import LAYERS
 from canvas_rt.importer.config.relations import CHOSEN, EXPERTS
 from canvas_rt.ir.expressions import parse
-from canvas_rt.ops.catalogue import ACTIVATIONS
+from canvas_rt.ops.choices import ACTIVATIONS
 
 PROBES = 3
 """Traces that a number must agree in. The values are unlike, so a chance agreement in all three does not happen."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from canvas_rt.importer.proof import Settings, same, written
-from canvas_rt.ops.catalogue import OPS, rotary_width
+from canvas_rt.ops.catalogue import OPS
+from canvas_rt.ops.rope import rotary_width
 from canvas_rt.ops.rotary import rotary_tables
 
 Leaf = tuple[str, dict[str, Any]]

@@ -19,7 +19,7 @@ from canvas_rt.ir.files import LARGEST_FILE, SUFFIX, load, parse_document, read_
 if TYPE_CHECKING:
     from torch import nn
 
-    from canvas_rt.importer.architecture import ImportReport
+    from canvas_rt.importer.report import ImportReport
 
 EMITTED = "document.canvas.json"
 

@@ -15,7 +15,7 @@ from torch import Tensor, compiler, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from canvas_rt.importer.recognise import Traced, stand_in
+from canvas_rt.importer.recognition.traced import Traced, stand_in
 from canvas_rt.importer.rotary import is_rotary
 from canvas_rt.importer.trace import entered, inputs_for, made_ready
 from canvas_rt.ir.document import Node

@@ -13,7 +13,8 @@ from torch import Tensor
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ops.activations import ACTIVATION_KERNELS
-from canvas_rt.ops.catalogue import ALIASES, complete
+from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.choices import ALIASES
 from canvas_rt.ops.experts import grouped, held, one_by_one, route
 from canvas_rt.ops.functions import RUN_TIME
 from canvas_rt.ops.norms import gated_rms_norm, layer_norm, rms_norm

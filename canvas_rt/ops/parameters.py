@@ -10,9 +10,9 @@ from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import own_names, parse_layers, walk
-from canvas_rt.ops.catalogue import OPS, Op, ParameterSpec, Shape, complete, parameter_shapes
+from canvas_rt.ops.catalogue import OPS, complete, parameter_shapes
 from canvas_rt.ops.functions import is_function
-from canvas_rt.ops.op import parameter_key
+from canvas_rt.ops.op import Op, ParameterSpec, Shape, parameter_key
 from canvas_rt.ops.routing import routes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canvas_rt.ops.catalogue import rotary_channels, rotary_table, rotary_width
+from canvas_rt.ops.rope import rotary_channels, rotary_table, rotary_width
 
 
 def inverse_frequencies(attrs: Mapping[str, Any], positions: Tensor, device: torch.device) -> tuple[Tensor, float]:

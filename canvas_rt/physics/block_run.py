@@ -13,22 +13,12 @@ from canvas_rt.ir.document import LAYER, Block, Node, Stack, Use, layer_environm
 from canvas_rt.ir.expressions import names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.ir.graph import Item, execution_order, handed_on, layer_runs, recursive_blocks
-from canvas_rt.ops.catalogue import (
-    OPS,
-    Facts,
-    Op,
-    Shape,
-    complete,
-    numbered_setting,
-    parameter_shapes,
-    setting_problems,
-    show,
-    shown,
-)
+from canvas_rt.ops.catalogue import OPS, complete, numbered_setting, parameter_shapes, setting_problems, shown
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.functions import RUN_TIME, is_function
 from canvas_rt.ops.kernels import Context
 from canvas_rt.ops.learned import MODULE
+from canvas_rt.ops.op import Facts, Op, Shape, show
 from canvas_rt.physics import labels
 from canvas_rt.physics.keys import Blocks, Environment, below, relevant, stand_in
 from canvas_rt.physics.meta import FastMeta

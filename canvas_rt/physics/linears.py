@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from canvas_rt.ops.catalogue import Shape
+from canvas_rt.ops.op import Shape
 
 Multiply = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """x: [..., in]; weight: [out, in]; bias: [out] or None; gives [..., out]."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from canvas_rt.ops.catalogue import Shape
+from canvas_rt.ops.op import Shape
 from canvas_rt.physics.setup import META, Device
 from canvas_rt.physics.tape import GRANULE, Event, Tape, Work, rounded
 

@@ -7,7 +7,8 @@ from functools import lru_cache
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Use
 from canvas_rt.ir.graph import parse_layers, running_order, walk
-from canvas_rt.ops.catalogue import OPS, Op
+from canvas_rt.ops.catalogue import OPS
+from canvas_rt.ops.op import Op
 from canvas_rt.physics.keys import Blocks
 from canvas_rt.physics.scenario import Scenario
 

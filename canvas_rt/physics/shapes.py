@@ -13,8 +13,8 @@ from canvas_rt.ir.expressions import display, names_in, resolve
 from canvas_rt.ir.frozen import FrozenMap, freeze
 from canvas_rt.ir.graph import live
 from canvas_rt.ir.tasks import Task
-from canvas_rt.ops.catalogue import Shape, show
 from canvas_rt.ops.inputs import given_dtype, given_shape, given_shapes
+from canvas_rt.ops.op import Shape, show
 from canvas_rt.ops.parameters import ParameterRow, covers, parameter_table
 from canvas_rt.ops.routing import routes
 from canvas_rt.physics import labels

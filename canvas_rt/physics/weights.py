@@ -10,8 +10,10 @@ import torch
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import parse_layers, walk
-from canvas_rt.ops.catalogue import Shape, complete, rotary_width
+from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.op import Shape
 from canvas_rt.ops.parameters import ParameterRow, parameter_table
+from canvas_rt.ops.rope import rotary_width
 from canvas_rt.physics import linears
 from canvas_rt.physics.optimizers import Learner
 from canvas_rt.physics.regimes import Treatment

@@ -13,7 +13,7 @@ from canvas_rt.ir.tasks import TASKS
 from canvas_rt.verifier.apart import LONGEST_S, run_apart
 
 if TYPE_CHECKING:
-    from canvas_rt.importer.architecture import ImportReport
+    from canvas_rt.importer.report import ImportReport
 
 DOCUMENT, CODE, CONFIG = "document.canvas.json", "model.py", "config.json"
 
@@ -52,7 +52,7 @@ def import_emitted(
             f"Name the folder's {DOCUMENT} to open that instead.",
         )
     answer = run_apart("import", folder, timeout_s=timeout_s, progress=progress)
-    from canvas_rt.importer.architecture import ImportReport
+    from canvas_rt.importer.report import ImportReport
 
     return parse_document(answer["document"], str(folder)), ImportReport.from_json(answer["report"])
 
@@ -109,7 +109,7 @@ def difference_in_text(folder: Path, document: Document) -> str:
 
 def read_report(document: Document, note: str) -> "ImportReport":
     """The report of an import that had only to read."""
-    from canvas_rt.importer.architecture import ImportReport
+    from canvas_rt.importer.report import ImportReport
     from canvas_rt.ir.expressions import is_expression
 
     nodes = [item for block in document.blocks.values() for item in block.nodes if isinstance(item, Node)]

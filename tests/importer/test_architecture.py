@@ -8,17 +8,10 @@ from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttenti
 
 from canvas_rt.errors import UnsupportedModelError
 from canvas_rt.importer.architecture import ArchitectureImport
-from canvas_rt.importer.factory import StockFactory, field_values
+from canvas_rt.importer.factory import StockFactory
 from canvas_rt.importer.positions import numbers_each
 from canvas_rt.importer.small import small_config
 from canvas_rt.importer.stateful import own_cache
-
-
-def test_a_field_that_its_class_overwrites_keeps_what_was_given() -> None:
-    given = {name: value for name, value in small_config("bailing_hybrid").items() if name != "model_type"}
-    found = ArchitectureImport(StockFactory("bailing_hybrid"), given, "bailing_hybrid")
-    assert field_values(found.config)["head_dim"] == given["qk_rope_head_dim"] == 8
-    assert found.values["head_dim"] == given["head_dim"] == 16
 
 
 def test_an_import_that_fails_says_so_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:

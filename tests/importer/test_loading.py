@@ -13,10 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from canvas_rt.errors import CheckpointError
 from canvas_rt.importer import import_model
-from canvas_rt.importer.architecture import ArchitectureImport, ImportReport
+from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.config import check_config
 from canvas_rt.importer.factory import StockFactory
 from canvas_rt.importer.loading import compare_weights
+from canvas_rt.importer.report import ImportReport
 from canvas_rt.importer.small import small_config
 
 Tensors = dict[str, torch.Tensor]

@@ -12,7 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from canvas_rt.codegen.functions import Anchor, expression_of
 from canvas_rt.codegen.syntax import quote, setting, unparse
 from canvas_rt.importer.calls import bind
-from canvas_rt.ops.catalogue import DTYPES, OPS
+from canvas_rt.ops.catalogue import OPS
+from canvas_rt.ops.choices import DTYPES
 from canvas_rt.ops.dispatch import kernel
 from canvas_rt.ops.functions import ALL, FUNCTIONS, PREFIX, Function, function_named, function_op
 from canvas_rt.ops.kernels import Context

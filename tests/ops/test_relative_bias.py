@@ -6,8 +6,9 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ops.catalogue import OPS, Facts, complete
+from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.kernels import KERNELS, Context
+from canvas_rt.ops.op import Facts
 from canvas_rt.ops.scores import distance_buckets
 
 PLACES = torch.arange(300)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from canvas_rt.edits import AddNode, SetOutput, apply
-from canvas_rt.importer.recognise import Recogniser
+from canvas_rt.importer.recognition.recogniser import Recogniser
 from canvas_rt.importer.trace import trace
 from canvas_rt.ir.files import load
 from canvas_rt.ops.kernels import KERNELS, Context

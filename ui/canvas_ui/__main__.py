@@ -5,7 +5,7 @@ import sys
 
 import uvicorn
 
-from canvas_rt.cli import FIRST
+from canvas_rt.commands.editor import FIRST
 from canvas_rt.errors import CanvasError
 from canvas_rt.importer.source import open_source
 from canvas_ui.server import workspace

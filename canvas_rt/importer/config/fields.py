@@ -93,7 +93,7 @@ def token_ids(value: Any, path: str) -> None:
 def activation(value: Any, path: str) -> None:
     from transformers.activations import ACT2FN
 
-    from canvas_rt.ops.catalogue import ACTIVATIONS, ALIASES
+    from canvas_rt.ops.choices import ACTIVATIONS, ALIASES
 
     known = (*ACTIVATIONS, *ALIASES, *ACT2FN)
     if not isinstance(value, str) or value not in known:

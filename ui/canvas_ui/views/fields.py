@@ -12,7 +12,9 @@ from canvas_rt.ir.document import Document, Node, Stack, Use
 from canvas_rt.ir.expressions import display, is_expression, names_in, resolve
 from canvas_rt.ir.frozen import freeze, thaw
 from canvas_rt.ir.graph import Item, names_used, own_names
-from canvas_rt.ops.catalogue import ACTIVATIONS, DTYPES, OPS, Setting, complete
+from canvas_rt.ops.catalogue import OPS, complete
+from canvas_rt.ops.choices import ACTIVATIONS, DTYPES
+from canvas_rt.ops.op import Setting
 from canvas_ui.messages import FieldView, SetField
 
 Reach = Literal["all", "layers", "node"]

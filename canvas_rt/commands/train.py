@@ -1,4 +1,4 @@
-"""The verb `train` of the command line: write a bundle, and watch it train."""
+"""The verb `train`: write a bundle, and watch it train."""
 
 import argparse
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from canvas_rt import options
+from canvas_rt.commands.common import AT_FAULT, OK
 from canvas_rt.errors import CanvasError
 from canvas_rt.terminal import done, print_json, progress, say
 
@@ -55,8 +56,8 @@ def rate(text: str) -> float:
     return number
 
 
-def run(chosen: argparse.Namespace) -> bool:
-    """Write the bundle, train it, or both. Whether all went well."""
+def train(chosen: argparse.Namespace) -> int:
+    """Write the bundle, train it, or both."""
     if chosen.resume and chosen.source:
         raise CanvasError(
             "names a model, and --resume goes on with one", path=chosen.source, hint="Leave one of them out."
@@ -67,13 +68,13 @@ def run(chosen: argparse.Namespace) -> bool:
     if not (chosen.launch or chosen.resume):
         if chosen.json:
             print_json(told)
-        return True
+        return OK
     result = _launch(chosen)
     if chosen.json:
         print_json({**told, "run": result.to_json()})
     else:
         say(result)
-    return bool(result.outcome != "died")
+    return OK if result.outcome != "died" else AT_FAULT
 
 
 def _write(chosen: argparse.Namespace) -> dict[str, Any]:
