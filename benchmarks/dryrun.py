@@ -185,12 +185,10 @@ def _parts(figures: dict[str, Any]) -> list[str]:
         "An error is predicted / measured - 1: below 0 the prediction was too low.",
         f"On the CPU: small models of many families, {TOKENS['batch']} × {TOKENS['sequence']} tokens, run with random weights; "
         "measured are the bytes of PyTorch's own allocator, by its profiler, from the first weight on. "
-        f"{exact['cpu']} of {len(figures['cpu'])} peaks are exact. In a prompt the emitted layer still names what attention "
-        "gave while its MLP runs: one hidden state more than predicted, which at these sizes shows. "
+        f"{exact["cpu"]} of {len(figures['cpu'])} peaks are exact. "
         "GPT-2 drops a share of its attention while it trains, for which "
-        "the CPU has no fused kernel: PyTorch takes its composite, the prediction does not. Where layers with a window and "
-        "without one mix, as in Gemma 2, what Canvas emits keeps all tokens in the cache of every layer; predicted is what "
-        "transformers' own class keeps. Experts sort their tokens, which holds more in a prompt than predicted.",
+        "the CPU has no fused kernel: PyTorch takes its composite, the prediction does not. "
+        "Experts sort their tokens, which holds more in a prompt than predicted.",
         told(figures["cpu"]),
         "On meta: whole models, every layer their own, against a prediction that traces one layer of each kind. FLOPs are "
         "those of torch's `FlopCounterMode` (attention's backward without the scores that it computes again); bytes are "
