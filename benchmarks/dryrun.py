@@ -185,7 +185,7 @@ def _parts(figures: dict[str, Any]) -> list[str]:
         "An error is predicted / measured - 1: below 0 the prediction was too low.",
         f"On the CPU: small models of many families, {TOKENS['batch']} × {TOKENS['sequence']} tokens, run with random weights; "
         "measured are the bytes of PyTorch's own allocator, by its profiler, from the first weight on. "
-        f"{exact["cpu"]} of {len(figures['cpu'])} peaks are exact. "
+        f"{exact['cpu']} of {len(figures['cpu'])} peaks are exact. "
         "GPT-2 drops a share of its attention while it trains, for which "
         "the CPU has no fused kernel: PyTorch takes its composite, the prediction does not. "
         "Experts sort their tokens, which holds more in a prompt than predicted.",
