@@ -20,7 +20,8 @@ from benchmarks import record
 from canvas_rt.dryrun import DryRun
 from canvas_rt.dryrun.here import card_at_hand, devices
 from canvas_rt.edits import DeleteLayers, SetSize, apply
-from canvas_rt.ir.document import Document
+from canvas_rt.ir.document import Document, Stack
+from canvas_rt.ir.graph import walk
 from canvas_rt.verifier.shrink import small_form
 
 FAMILIES = ("llama-3.2-1b", "mistral-7b-v0.1", "gemma-2-2b", "qwen3-4b", "gpt2", "mixtral-8x7b-v0.1", "qwen3-30b-a3b")
@@ -29,7 +30,7 @@ FAMILIES = ("llama-3.2-1b", "mistral-7b-v0.1", "gemma-2-2b", "qwen3-4b", "gpt2",
 LAYERS = 6
 TOKENS = {"batch": 2, "sequence": 24}
 
-WHOLE = ("llama-3.2-1b", "llama-3.1-8b")
+WHOLE = ("llama-3.2-1b", "llama-3.1-8b", "gemma-3-1b", "mamba-codestral-7b")
 """Run whole on meta, in the scenarios of `ON_META`."""
 
 ON_META: tuple[dict[str, Any], ...] = (
@@ -52,7 +53,7 @@ def small(name: str) -> Document:
     """A family's model at the sizes of a test, with few layers."""
     whole = canvas_rt.open_zoo(name)
     layers = int(whole.environment["num_hidden_layers"])
-    stack = "transformer.h" if name == "gpt2" else "model.layers"
+    stack = next(visit.path for visit in walk(whole) if isinstance(visit.item, Stack))
     few = apply(whole, DeleteLayers(f"{stack}.{LAYERS}-{layers - 1}")) if layers > LAYERS else whole
     found = small_form(few)[1]
     # Grouped products want rows of whole 16 bytes.

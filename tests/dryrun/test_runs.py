@@ -1,6 +1,7 @@
 """Dry runs of small models: what is measured is what was predicted, to the byte, on the CPU and on meta."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import canvas_rt
 from canvas_rt.dryrun import DryRun, child, trial
 from canvas_rt.dryrun.result import NAMES
 from canvas_rt.edits import DeleteLayers, SetAttr, SetSize, apply
+from canvas_rt.importer import import_model
 from canvas_rt.ir import Document
 
 SIZES = {"batch": 2, "sequence": 40}
@@ -103,6 +105,41 @@ def test_a_layer_with_a_window_keeps_in_the_cache_what_was_predicted(edited: Doc
     assert inexact(found) == {}
     kept, everything = found.by_name["memory.kv_cache"].measured, canvas_rt.measure(edited, mode="decode", **SIZES)
     assert kept is not None and kept < everything.memory.kv_cache
+
+
+MAMBA = {"hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 512, "num_heads": 8, "head_dim": 16, "state_size": 16}
+
+
+@pytest.fixture(scope="module")
+def mamba() -> Document:
+    """A module that keeps a state, in a stream that is wider than the model."""
+    return import_model({"model_type": "mamba2", **MAMBA, "n_groups": 2, "chunk_size": 32})[0]
+
+
+def test_a_module_that_keeps_a_state_trains_in_the_bytes_that_were_predicted(mamba: Document) -> None:
+    found = canvas_rt.dry_run(mamba, device="meta", mode="train", dtype="bf16", **SIZES)
+    assert found.ran, found
+    assert inexact(found) == {}
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+def test_the_state_that_a_module_keeps_is_in_the_cache(mamba: Document, mode: str) -> None:
+    found = canvas_rt.dry_run(mamba, device="meta", mode=mode, dtype="bf16", **SIZES)
+    assert found.ran, found
+    assert set(inexact(found)) <= {"memory.activations", "memory.peak_allocated"}
+    assert found.by_name["memory.kv_cache"].measured == 2 * 3 * (4 * 8 * 16 * 16 + 2 * 4 * (8 * 16 + 2 * 2 * 16))
+    assert abs(found.by_name["memory.peak_allocated"].error or 0) < 0.03
+
+
+@pytest.mark.parametrize("family", ["gemma2", "granite"])
+def test_of_a_prompt_only_the_last_token_is_taken_to_the_vocabulary(
+    family: str, small_config: Callable[..., dict[str, Any]]
+) -> None:
+    # Gemma 2 caps its logits, Granite divides them.
+    model = import_model(small_config(family, head_dim=8))[0]
+    found = canvas_rt.dry_run(model, device="meta", mode="prefill", dtype="bf16", **SIZES)
+    assert found.ran, found
+    assert "flops.forward" not in inexact(found)
 
 
 def test_a_classifier_of_images_runs_too() -> None:
