@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")  # with instructions for bf16 its products take scratch memory
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # workers whose threads spin while they wait starve one another
 
 from canvas_rt.importer import import_model

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from canvas_rt.codegen.windows import WINDOW, with_window
 from canvas_rt.edits import apply, parse_edits
 from canvas_rt.errors import CanvasError
 from canvas_rt.importer import import_model
@@ -30,7 +31,7 @@ from canvas_rt.ops.parameters import parameter_keys
 BY_LAYER = "per_layer_config"
 """What a config says of sizes that layers have for themselves."""
 
-WINDOW = "sliding_window"
+
 BY_SPAN = ("full_attention", "sliding_attention")
 """What `layer_types` calls layers that see all, and those that see as far as the config's window."""
 
@@ -314,25 +315,9 @@ def saying_windows(document: Document) -> Document:
     known = {resolve(span, document.environment) for span in spans} - {None}
     if len(known) != 1 or not any(isinstance(span, int) for span in spans):
         return document
-    blocks = {
-        name: block.replace(
-            nodes=tuple(_windowed(item, known) if isinstance(item, Node) else item for item in block.nodes)
-        )
-        for name, block in document.blocks.items()
-    }
     switch = {"use_sliding_window": True} if "use_sliding_window" in document.config else {}
-    return document.replace(
-        sizes=document.sizes.with_items({WINDOW: next(iter(known))}),
-        config=document.config.without(WINDOW).with_items(switch),
-        blocks=FrozenMap(blocks),
-    )
-
-
-def _windowed(node: Node, windows: Collection[int]) -> Node:
-    """A node with the name of a window in the place of its number."""
-    if node.op != "attention" or node.attrs.get("window") not in windows:
-        return node
-    return node.replace(attrs=node.attrs.with_items({"window": f"={WINDOW}"}))
+    named = with_window(document, next(iter(known)))
+    return named.replace(config=named.config.with_items(switch))
 
 
 def _spans(document: Document, stack: Stack) -> dict[int, Any]:

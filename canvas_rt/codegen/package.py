@@ -30,6 +30,7 @@ from canvas_rt.codegen.halves import AcrossWriter, TrunkWriter, validate_halves
 from canvas_rt.codegen.head import HeadWriter
 from canvas_rt.codegen.plan import Plan
 from canvas_rt.codegen.syntax import constant, quote, unparse
+from canvas_rt.codegen.windows import naming_window
 from canvas_rt.errors import CanvasError, EmitError
 from canvas_rt.ir.document import Block, Document, Node, Stack, Use
 from canvas_rt.ir.expressions import is_expression, resolve
@@ -142,7 +143,7 @@ def planned(plan: P) -> P:
 
 def _code(document: Document, notes: CardNotes) -> Source:
     """A package: `model.py`, its config, and what belongs to them."""
-    plan = planned(Plan(document))
+    plan = planned(Plan(naming_window(document)))
     files = {
         "model.py": format_source(module_source(plan)),
         "config.json": json.dumps(config_json(plan), indent=2) + "\n",
@@ -510,9 +511,7 @@ def layer_type(plan: Plan, block: str) -> str:
     if not plan.task.generates:
         return "sliding_attention" if block in plan.windowed else "full_attention"
     if not (plan.stateful or plan.whole):
-        return (
-            "full_attention"  # one kind of cache serves every window: it keeps all tokens, and the masks hide the rest
-        )
+        return plan.cache_type if block in plan.windowed else "full_attention"
     indexed = plan.where(lambda node: node.op == MODULE and keeps_index(complete(node)["source"]))
     if block in indexed:
         return "indexed_attention"

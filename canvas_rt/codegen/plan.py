@@ -366,7 +366,21 @@ class Plan:
     @cached_property
     def windowed(self) -> frozenset[str]:
         """Blocks that see no further than a window, themselves or further in."""
-        return self.where(lambda node: _sees(node) and complete(node)["window"] is not None)
+        return self.where(lambda node: _sees(node) and _span(complete(node)) != "None")
+
+    @cached_property
+    def cache_type(self) -> str:
+        """What the cache is told of layers that do not see all: to forget, where their window is the one that the config names.
+
+        A cache that forgets has one window, and a place for each layer: where windows differ, or some layers have no
+        place, it keeps all tokens, and the masks hide the rest.
+        """
+        kinds = {"=sliding_window": "sliding_attention", "chunk =attention_chunk_size": "chunked_attention"}
+        spans = [span for span in self.windows if span != "None"]
+        named = kinds.get(spans[0]) if len(spans) == 1 else None
+        size = spans[0].rpartition("=")[2] if named else ""
+        forgets = named and not self.without_attention and self.document.environment.get(size) is not None
+        return named if named and forgets else "full_attention"
 
     @property
     def keeps_all(self) -> bool:

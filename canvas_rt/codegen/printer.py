@@ -98,6 +98,8 @@ class _Printer:
         """For lines of the body, the last of the nodes that they compute."""
         self.values: dict[fx.Node, ast.expr] = {}
         self.variables: dict[fx.Node, str] = {}
+        self.held: list[fx.Node] = []
+        """Variables that would hold memory while later modules run."""
         self.waiting: dict[fx.Node, int] = dict.fromkeys(nodes, 0)
         for node in nodes:
             fx.node.map_arg(node.args, self.expect)
@@ -224,6 +226,14 @@ class _Printer:
         if any(statement is not None for statement, _ in self.body[before:]):
             own = [] if node.target in vocabulary.SHAPING else [self.order[node]]
             self.computed[len(self.body) - 1] = max([-1, *own, *(last for _, last in self.consumed)])
+        self.let_go(self.order[node])
+
+    def let_go(self, index: int) -> None:
+        """Free what nothing reads any more, where modules are still to run."""
+        for node in [one for one in self.held if not self.waiting[one] and not self.pending(self.variables[one])]:
+            self.held.remove(node)
+            if any(later.op == "call_module" for later in self.nodes[index + 1 :]):
+                self.body += [(s, "") for s in statements("del name", name=ast.Name(self.variables[node], ast.Del()))]
 
     def write_node(self, node: fx.Node) -> None:
         if node.target is vocabulary.attention:
@@ -329,13 +339,14 @@ class _Printer:
         target = ast.Tuple([ast.Name(name, ast.Store()), ast.Name("_", ast.Store())], ast.Store())
         self.body.append((ast.Assign([target], call), self.layout.comments.get(node.name, "")))
         self.bind(node, name)
+        self.held.append(node)
 
     def reusable(self, node: fx.Node) -> str | None:
         """The variable of the residual stream, where this node is its next value and nothing reads the old one again."""
-        first = next((arg for arg in node.args if isinstance(arg, fx.Node)), None)
-        if first is None or not node.meta.get("residual") or first not in self.variables:
+        args = [arg for arg in node.args if isinstance(arg, fx.Node) and arg not in self.held]
+        if not args or not node.meta.get("residual") or args[0] not in self.variables:
             return None
-        return self.variables[first] if self.waiting[first] == list(node.args).count(first) else None
+        return self.variables[args[0]] if self.waiting[args[0]] == list(node.args).count(args[0]) else None
 
     def pending(self, name: str) -> bool:
         """Whether an expression that is yet to be written reads the variable."""

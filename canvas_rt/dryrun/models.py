@@ -10,6 +10,7 @@ from typing import Any
 
 from canvas_rt.codegen.package import config_json, module_source, planned
 from canvas_rt.codegen.plan import Plan
+from canvas_rt.codegen.windows import naming_window
 from canvas_rt.dryrun.steps import DTYPES, made_in
 from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.files import dumps
@@ -21,7 +22,7 @@ MODULE = "emitted_model"
 
 def write(document: Document, folder: Path) -> None:
     """What `emit` writes as far as it runs. Its text is not formatted: who only runs it needs no ruff."""
-    plan = planned(Plan(document))
+    plan = planned(Plan(naming_window(document)))
     (folder / "model.py").write_text(module_source(plan), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(config_json(plan)), encoding="utf-8")
     (folder / "document.canvas.json").write_text(dumps(document), encoding="utf-8")
@@ -29,7 +30,7 @@ def write(document: Document, folder: Path) -> None:
 
 def classes(folder: Path, document: Document) -> tuple[Any, Any]:
     """The config class and the model class that a folder's `model.py` defines. Runs it."""
-    plan = Plan(document)
+    plan = Plan(naming_window(document))
     plan.validate()
     found = importlib.util.spec_from_file_location(MODULE, folder / "model.py")
     assert found is not None and found.loader is not None

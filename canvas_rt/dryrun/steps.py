@@ -4,6 +4,7 @@ import gc
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from typing import Any
 
 import torch
@@ -271,11 +272,12 @@ def _stretched(layer: Any, kept: Tensor, scenario: Scenario) -> Tensor:
 
 
 def stored(cache: DynamicCache) -> Iterator[Tensor]:
-    """Keys and values."""
+    """Keys and values, and the states of modules that keep some."""
     for layer in cache.layers:
-        for name in ("keys", "values"):
-            if isinstance(getattr(layer, name, None), Tensor):
-                yield getattr(layer, name)
+        states = (getattr(layer, name, {}).values() for name in ("conv_states", "recurrent_states"))
+        for kept in (getattr(layer, "keys", None), getattr(layer, "values", None), *chain(*states)):
+            if isinstance(kept, Tensor):
+                yield kept
 
 
 def repeats(scenario: Scenario) -> int:

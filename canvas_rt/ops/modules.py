@@ -21,7 +21,7 @@ from canvas_rt.ir.frozen import FrozenMap, freeze, thaw
 from canvas_rt.ops.class_text import class_text
 from canvas_rt.ops.kernels import Context, Values, attention_mask
 from canvas_rt.ops.learned import MODULE_PORTS
-from canvas_rt.ops.op import Problem
+from canvas_rt.ops.op import Problem, Shape
 
 STATES = ("update_conv_state(", "update_recurrent_state(")
 """What a module calls that keeps a state in transformers' cache."""
@@ -367,7 +367,8 @@ def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: 
     x = inputs["x"]
     try:
         tables = freeze(attrs["fields"]), freeze(attrs["by_layer"])
-        module = _made(attrs["source"], *tables, context.device.type)
+        with _disable_current_modes():  # its own fresh weights are none of the run's
+            module = _made(attrs["source"], *tables, context.device.type)
         for name, parts in attrs["buffers"].items():
             module.register_buffer(name, buffer_of(parts, context.device), persistent=False)
     except Exception as error:  # what a class has to say against such sizes, it says in its own way
@@ -412,6 +413,41 @@ SEEN = 8
 """Tokens that a module has seen when it goes on."""
 
 
+def states_kept(
+    attrs: Mapping[str, Any], batch: int, width: int, dtype: torch.dtype
+) -> tuple[tuple[Shape, torch.dtype], ...]:
+    """What a module keeps of the tokens that it has seen, however many: shapes and numbers. Nothing where it keeps none."""
+    if attrs["arguments"] or flaw({**attrs, "keys": {}}) is not None:
+        return ()
+    said = freeze(attrs["fields"]), freeze(attrs["by_layer"]), freeze(attrs["buffers"])
+    return _states_kept(attrs["source"], *said, batch, width, dtype)
+
+
+@lru_cache(maxsize=256)
+def _states_kept(
+    source: str,
+    fields: FrozenMap[str, Any],
+    by_layer: FrozenMap[str, Any],
+    buffers: FrozenMap[str, Any],
+    batch: int,
+    width: int,
+    dtype: torch.dtype,
+) -> tuple[tuple[Shape, torch.dtype], ...]:
+    with _in_use, _disable_current_modes():
+        module = _made(source, fields, by_layer, "meta")
+        for name, parts in buffers.items():
+            module.register_buffer(name, buffer_of(parts, torch.device("meta")), persistent=False)
+        parameters = {name: torch.empty_like(p, dtype=dtype) for name, p in module.named_parameters()}
+        after = _state_after(source, module, parameters, torch.empty(batch, 1, width, dtype=dtype, device="meta"))
+    states = [
+        table
+        for cache in after.values()
+        for layer in cache.layers
+        for table in (layer.conv_states, layer.recurrent_states)
+    ]
+    return tuple((tuple(one.shape), one.dtype) for table in states for one in table.values() if one is not None)
+
+
 def buffer_of(parts: Mapping[str, Any], device: torch.device) -> Tensor:
     """A tensor that holds each number as often as its part is long, along the last of its dimensions."""
     sizes = torch.tensor(parts["sizes"], device=device)
@@ -450,4 +486,5 @@ __all__ = [
     "run_module",
     "sets_layers_apart",
     "source_name",
+    "states_kept",
 ]

@@ -62,6 +62,16 @@ def head_path(blocks: Blocks, root: str) -> str:
     return next(iter(tail_paths(blocks, root)), "")
 
 
+OF_EACH_TOKEN = frozenset(
+    {"scale", "activation", "softmax"}
+    | {
+        f"torch.{n}"
+        for n in ("to", "div_number", "add_number", "sub_number", "rsub", "pow", "neg", "abs", "exp", "log", "clamp")
+    }
+)
+"""What may follow the head and treats each token alone."""
+
+
 @lru_cache(maxsize=256)
 def tail_paths(blocks: Blocks, root: str) -> tuple[str, ...]:
     """The head and the operations after it, in their order; nothing where no projection gives the logits."""
@@ -75,6 +85,6 @@ def tail_paths(blocks: Blocks, root: str) -> tuple[str, ...]:
         found.insert(0, item.id)
         if item.op == "linear":
             return tuple(found)
-        if item.op not in ("scale", "activation", "softmax"):
+        if item.op not in OF_EACH_TOKEN:
             return ()
         ref = next(iter(item.inputs.values()))

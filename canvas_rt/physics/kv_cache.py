@@ -1,6 +1,9 @@
 """The memory of keys and values that generation keeps."""
 
 from dataclasses import dataclass
+from math import prod
+
+import torch
 
 from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import Document, Node, Stack, Use
@@ -8,9 +11,12 @@ from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import live, parse_layers
 from canvas_rt.ir.halves import Sides, sides_of
 from canvas_rt.ops.catalogue import OPS, complete
+from canvas_rt.ops.learned import MODULE
+from canvas_rt.ops.modules import states_kept
 from canvas_rt.physics.block_run import BlockRun, Flow
 from canvas_rt.physics.cache import cache_bytes
 from canvas_rt.physics.scenario import CACHES, ITEM_BYTES
+from canvas_rt.physics.setup import DTYPES
 from canvas_rt.physics.shapes import checked_run
 
 
@@ -21,6 +27,7 @@ class _Store:
     cache: str
     page: int
     item: int
+    dtype: torch.dtype
 
     def bytes(self, count: int, tokens: int) -> int:
         """Of so many numbers for each token."""
@@ -41,7 +48,8 @@ def kv_cache_bytes(
     """Bytes that the key/value cache holds once `sequence` tokens are in it.
 
     With an encoder it also holds keys and values of the `source` tokens that this read; left out, as many. A layer with a
-    sliding window keeps at most `window` tokens; one that attends to the keys and values of an earlier layer keeps none.
+    sliding window keeps at most `window` tokens; one that attends to the keys and values of an earlier layer keeps none. A
+    module that keeps a state along the sequence (Mamba, delta-net) keeps that, whatever the number of tokens.
     `cache` is the kind of number that it keeps (`scenario.CACHES`), `page` the tokens of a page, of which it has only whole
     ones; 0 for no pages.
 
@@ -53,7 +61,7 @@ def kv_cache_bytes(
     if cache not in CACHES:
         raise CanvasError(f"unknown cache '{cache}'", path="cache", hint=suggest(cache, CACHES))
     run = checked_run(document, batch, sequence, source)
-    return _bytes(document.root, run, _Store(cache, page, ITEM_BYTES[dtype]), sides_of(document))
+    return _bytes(document.root, run, _Store(cache, page, ITEM_BYTES[dtype], DTYPES[dtype]), sides_of(document))
 
 
 def _bytes(name: str, run: BlockRun, store: _Store, sides: Sides) -> int:
@@ -62,10 +70,10 @@ def _bytes(name: str, run: BlockRun, store: _Store, sides: Sides) -> int:
     nodes = (node for node in run.block.nodes if isinstance(node, Node) and node.op == "attention")
     nodes = (node for node in nodes if node.id in running and complete(node)["cached"])
     keeping = [node for node in nodes if not sides.encoded(name, node.id)]
+    others = [n for n in run.block.nodes if isinstance(n, Node) and n.op == MODULE and n.id in running]
     inside = [(key, inner) for key, inner in run.inside if key.partition(".")[0] in running]
-    return sum(_of_node(run, node, store) for node in keeping) + sum(
-        _times(key) * _bytes(_block_at(run, key), inner, store, sides) for key, inner in inside
-    )
+    own = sum(_of_node(run, node, store) for node in keeping) + sum(_of_state(run, node, store) for node in others)
+    return own + sum(_times(key) * _bytes(_block_at(run, key), inner, store, sides) for key, inner in inside)
 
 
 def _block_at(run: BlockRun, key: str) -> str:
@@ -94,6 +102,15 @@ def _of_node(run: BlockRun, node: Node, store: _Store) -> int:
         batch, heads, tokens, width = flow.shape
         total += store.bytes(batch * heads * width, tokens if window is None else min(tokens, window))
     return total
+
+
+def _of_state(run: BlockRun, node: Node, store: _Store) -> int:
+    """Of a module that keeps a state. It is never of fewer bits."""
+    flow = flow_of(run, node.inputs["x"])
+    assert flow is not None, node.id
+    attrs = resolve(complete(node), run.environment)
+    states = states_kept(attrs, flow.shape[0], flow.shape[-1], store.dtype)
+    return sum(prod(shape) * dtype.itemsize for shape, dtype in states)
 
 
 def flow_of(run: BlockRun, ref: str) -> Flow | None:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from canvas_rt.ir.document import Stack
 from canvas_rt.ir.frozen import FrozenMap
 from canvas_rt.physics.keys import Environment
@@ -84,6 +86,8 @@ class Trace:
     taken: tuple[str, ...] = ()
     """What the last of `given_others` are called that an earlier layer hands on."""
     result: int = -1
+    gives: torch.dtype | None = None
+    """The result's numbers: where a residual stream is wider than the model, layers are given another sort than the first."""
     handed: tuple[Handed, ...] = ()
     gradient: int = -1
     passed: int = -1

@@ -20,6 +20,8 @@ from canvas_rt.ir.halves import NEITHER, Sides
 from canvas_rt.ops.catalogue import OPS, complete
 from canvas_rt.ops.interpret import Interpreter, Values
 from canvas_rt.ops.kernels import needs_mask
+from canvas_rt.ops.learned import MODULE
+from canvas_rt.ops.modules import states_kept
 from canvas_rt.physics import linears
 from canvas_rt.physics.anatomy import looks_back, windows_within
 from canvas_rt.physics.autocast import Autocast
@@ -301,6 +303,8 @@ class Tracer(Interpreter):
         if path == self.head and self.setup.mode == "prefill" and self.setup.task.generates:
             inputs = {"x": inputs["x"][:, -1:]}
         results = super().node(node, environment, inputs, path)
+        if node.op == MODULE and self.setup.cached:
+            self._keep_states(resolve(complete(node), environment), inputs["x"])
         if node.op == "attention":
             self.frame += (*inputs.values(), *results.values())
         if node.op in _VARIABLES:
@@ -444,6 +448,17 @@ class Tracer(Interpreter):
             before += [old] if window is not None else []
         self.kept.append(whole)
         return whole
+
+    def _keep_states(self, attrs: Mapping[str, Any], x: Tensor) -> None:
+        """What a module keeps of all tokens before: of one size, made by the first of them and then written in place."""
+        for shape, dtype in states_kept(attrs, x.shape[0], x.shape[-1], x.dtype):
+            if self.context.past:
+                with self.tape.unseen():
+                    state = torch.empty(shape, dtype=dtype, device=META)
+                self._held(state)
+            else:
+                state = torch.empty(shape, dtype=dtype, device=META)
+            self.kept.append(state)
 
     def _requantise(self, new: Tensor, window: int | None) -> Tensor:
         """A cache of fewer bits: made wide to be read, with the new tokens at its end, and stored anew."""

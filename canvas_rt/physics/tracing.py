@@ -100,7 +100,7 @@ def trace_layer(
             handed = tuple(Handed(name, arriving(outputs[name]), tape.number(outputs[name])) for name in hands_on)
             leaving = [outputs[next(iter(outputs))], *(outputs[name] for name in hands_on)]
             outputs.clear()
-            number = tape.number(leaving[0])
+            number, gives = tape.number(leaving[0]), leaving[0].dtype
             if setup.train:
                 last = _Result.apply(tracer, *leaving)  # type: ignore[no-untyped-call]
             leaving.clear()
@@ -123,6 +123,7 @@ def trace_layer(
         "given_others": tuple(numbers[name] for name in (*others, *taken)),
         "taken": tuple(taken),
         "result": number,
+        "gives": gives,
         "handed": tuple(map(_with_gradient, handed, tracer.handed_gradients or (-1,) * len(handed))),
     }
     return tracer.trace((split, middle), learned, **shared)

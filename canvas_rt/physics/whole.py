@@ -87,17 +87,27 @@ class Model:
                 known.update({one.name: one.value for one in self.layer(gap, span).handed})
             return span
 
+        def named(start: int, stop: int) -> str:
+            return f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
+
         for first, last, kind in layer_runs(all_kinds(gap)):
             edges = [first, *(cut for cut in cuts if first < cut <= last), last + 1]
             for start, stop in pairwise(edges):
-                path = f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
-                learns = self.setup.train and self._learns(gap, kind, path)
+                learns = self.setup.train and self._learns(gap, kind, named(start, stop))
                 if learns and not carry.requires_grad:  # the first that is trained is given what needs no gradient
-                    yield given(Span(start, start, kind, carry, f"{stack}.{start}."))
-                    carry, start = carry.graded(True), start + 1
-                    path = f"{stack}.{start}." if stop == start + 1 else f"{stack}.{start}-{stop - 1}."
-                if start < stop:
-                    yield given(Span(start, stop - 1, kind, carry, path))
+                    span = given(Span(start, start, kind, carry, named(start, start + 1)))
+                    yield span
+                    carry = replace(carry, requires_grad=True, dtype=self.layer(gap, span).gives or carry.dtype)
+                    start += 1
+                while start < stop:
+                    span = given(Span(start, stop - 1, kind, carry, named(start, stop)))
+                    gives = self.layer(gap, span).gives or carry.dtype
+                    if (
+                        gives != carry.dtype
+                    ):  # a stream that grows wider than the embedding: only one layer is given that
+                        span = replace(span, last=start, path=named(start, start + 1))
+                    yield span
+                    carry, start = replace(carry, dtype=gives), span.last + 1
 
     def _learns(self, gap: Gap, kind: int, path: str) -> bool:
         block = gap.stack.kinds[kind].block

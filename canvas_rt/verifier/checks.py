@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from canvas_rt.codegen.package import config_json
 from canvas_rt.codegen.plan import Plan
+from canvas_rt.codegen.windows import naming_window
 from canvas_rt.importer.architecture import ArchitectureImport
 from canvas_rt.importer.config.classes import START, model_class_name
 from canvas_rt.importer.factory import ClassFactory, StockFactory
@@ -54,7 +55,8 @@ class Verification:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.document = load(folder / "document.canvas.json")
+        self.written = load(folder / "document.canvas.json")
+        self.document = self.as_emitted(self.written)
         self.raw = read_json(folder / "config.json")
         self.origin = self.document.origin
         self.pinned, self.small, self.table = small_form(self.document)
@@ -74,6 +76,11 @@ class Verification:
         self.given = {**self.inputs, **({"use_cache": False} if self.task.generates else {})}
         """What models are run with, where nothing is generated."""
         self.weights = random_parameters(seed=1)
+
+    @staticmethod
+    def as_emitted(document: Document) -> Document:
+        """A document as its code says it."""
+        return naming_window(document)
 
     @property
     def task(self) -> Task:
@@ -154,7 +161,7 @@ class Verification:
             for kind in getattr(item, "kinds", ())
         ]
         by_layer = any(kind.sizes for kind in kinds) and BY_LAYER not in self.origin.patterns
-        return self.known and structure(self.document) == self.origin.structure and not by_layer
+        return self.known and structure(self.written) == self.origin.structure and not by_layer
 
     @property
     def beside_class(self) -> bool:

@@ -136,6 +136,7 @@ class CanvasBartEncoderLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         attn, _ = self.self_attn(hidden_states, attention_mask, **kwargs)
         hidden_states = hidden_states + attn
+        del attn
         hidden_states = self.self_attn_layer_norm(hidden_states)
         hidden_states = hidden_states + self.fc2(self.activation_fn(self.fc1(hidden_states)))
         return self.final_layer_norm(hidden_states)
@@ -293,6 +294,7 @@ class CanvasBartDecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.self_attn(hidden_states, attention_mask, past_key_values=past_key_values, **kwargs)
         hidden_states = hidden_states + attn
+        del attn
         hidden_states = self.self_attn_layer_norm(hidden_states)
         encoder_attn, _ = self.encoder_attn(
             hidden_states,
@@ -302,6 +304,7 @@ class CanvasBartDecoderLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         hidden_states = hidden_states + encoder_attn
+        del encoder_attn
         hidden_states = self.encoder_attn_layer_norm(hidden_states)
         hidden_states = hidden_states + self.fc2(self.activation_fn(self.fc1(hidden_states)))
         return self.final_layer_norm(hidden_states)

@@ -311,6 +311,7 @@ class CanvasDeepseekV2SparseDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -346,6 +347,7 @@ class CanvasDeepseekV2DenseDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 

@@ -258,6 +258,7 @@ class CanvasGemma3SlidingDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         return hidden_states + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden_states)))
 
 
@@ -332,6 +333,7 @@ class CanvasGemma3FullDecoderLayer(GradientCheckpointingLayer):
             sin_1, cos_1, self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         return hidden_states + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden_states)))
 
 

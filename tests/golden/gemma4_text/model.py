@@ -355,6 +355,7 @@ class CanvasGemma4SlidingTextDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         post_feedforward_layernorm_1 = self.post_feedforward_layernorm_1(
             self.mlp(self.pre_feedforward_layernorm(hidden_states))
         )
@@ -450,6 +451,7 @@ class CanvasGemma4FullTextDecoderLayer(GradientCheckpointingLayer):
             sin_1, cos_1, self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         post_feedforward_layernorm_1 = self.post_feedforward_layernorm_1(
             self.mlp(self.pre_feedforward_layernorm(hidden_states))
         )

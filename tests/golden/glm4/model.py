@@ -212,6 +212,7 @@ class CanvasGlm4DecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.post_self_attn_layernorm(attn)
+        del attn
         return hidden_states + self.post_mlp_layernorm(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 

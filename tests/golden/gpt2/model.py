@@ -138,8 +138,9 @@ class CanvasGPT2Block(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> Tensor:
         attn, _ = self.attn(self.ln_1(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs)
-        attn = attn + hidden_states
-        return attn + self.mlp(self.ln_2(attn))
+        hidden_states = attn + hidden_states
+        del attn
+        return hidden_states + self.mlp(self.ln_2(hidden_states))
 
 
 class CanvasGPT2PreTrainedModel(PreTrainedModel):

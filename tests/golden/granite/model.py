@@ -221,6 +221,7 @@ class CanvasGraniteDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn * self.residual_multiplier
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states)) * self.residual_multiplier
 
 

@@ -354,6 +354,7 @@ class CanvasJambaAttentionDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.feed_forward(self.pre_ff_layernorm(hidden_states))
 
 

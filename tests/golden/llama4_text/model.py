@@ -211,6 +211,7 @@ class CanvasLlama4TextDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states))
 
 
@@ -298,6 +299,7 @@ class CanvasLlama4TextDecoderLayer2(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), phases, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states)).view(
             batch, seq, self.hidden_size
         )
@@ -367,6 +369,7 @@ class CanvasLlama4TextDecoderLayer3(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.feed_forward(self.post_attention_layernorm(hidden_states)).view(
             batch, seq, self.hidden_size
         )

@@ -7,7 +7,7 @@ from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, GradientCheckpointingLayer, PretrainedConfig
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_causal_mask, sliding_window_overlay
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RopeParameters, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
@@ -44,6 +44,7 @@ class CanvasLlamaConfig(PretrainedConfig):
     num_key_value_heads: int = 8
     max_position_embeddings: int = 131072
     head_dim: int | None = 64
+    sliding_window: int | None = 512
     hidden_act: str = "silu"
     initializer_range: float | int = 0.02
     rms_norm_eps: float | int = 1e-05
@@ -216,6 +217,7 @@ class CanvasLlamaDecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -228,7 +230,7 @@ class CanvasLlamaAttention2(nn.Module):
         self.is_causal = True
         self.scaling = layer.head_dim**-0.5
         self.attention_dropout = layer.attention_dropout
-        self.sliding_window = 512
+        self.sliding_window = layer.sliding_window
         self.num_key_value_groups = layer.num_attention_heads // layer.num_key_value_heads
         self.head_dim = layer.head_dim
         self.q_proj = nn.Linear(layer.hidden_size, layer.num_attention_heads * layer.head_dim, layer.attention_bias)
@@ -292,6 +294,7 @@ class CanvasLlamaDecoderLayer2(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -378,7 +381,7 @@ class CanvasLlamaModel(CanvasLlamaPreTrainedModel):
         mask = {
             window: create_causal_mask(**mask_arguments)
             if window is None
-            else create_causal_mask(**mask_arguments, and_mask_function=sliding_window_overlay(window))
+            else create_sliding_window_causal_mask(**mask_arguments)
             for window in windows
         }
         kwargs.update(position_ids=position_ids, use_cache=use_cache)

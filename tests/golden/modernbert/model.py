@@ -227,6 +227,7 @@ class CanvasModernBertEncoderLayer2(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.attn(sin_1, cos_1, self.attn_norm(hidden_states), attention_mask, **kwargs)
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
@@ -287,6 +288,7 @@ class CanvasModernBertEncoderLayer3(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.attn(self.attn_norm(hidden_states), cos, sin, attention_mask, **kwargs)
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 
@@ -309,6 +311,7 @@ class CanvasModernBertEncoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.attn(hidden_states, cos, sin, attention_mask, **kwargs)
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.mlp_norm(hidden_states))
 
 

@@ -164,6 +164,7 @@ class CanvasMptBlock(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.attn(self.norm_1(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs)
         hidden_states_1 = self.resid_attn_dropout(attn) + hidden_states
+        del attn
         return self.ffn(hidden_states_1, self.norm_2(hidden_states_1))
 
 

@@ -225,6 +225,7 @@ class CanvasOlmo2DecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.self_attn(hidden_states, cos, sin, attention_mask, past_key_values=past_key_values, **kwargs)
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         return hidden_states + self.post_feedforward_layernorm(self.mlp(hidden_states))
 
 

@@ -244,6 +244,7 @@ class CanvasOlmo3SlidingDecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.self_attn(hidden_states, cos, sin, attention_mask, past_key_values=past_key_values, **kwargs)
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         return hidden_states + self.post_feedforward_layernorm(self.mlp(hidden_states))
 
 
@@ -329,6 +330,7 @@ class CanvasOlmo3FullDecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         attn, _ = self.self_attn(sin_1, cos_1, hidden_states, attention_mask, past_key_values=past_key_values, **kwargs)
         hidden_states = hidden_states + self.post_attention_layernorm(attn)
+        del attn
         return hidden_states + self.post_feedforward_layernorm(self.mlp(hidden_states))
 
 

@@ -237,6 +237,7 @@ class CanvasPhi3DecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + self.resid_attn_dropout(attn)
+        del attn
         return hidden_states + self.resid_mlp_dropout(self.mlp(self.post_attention_layernorm(hidden_states)))
 
 

@@ -229,6 +229,7 @@ class CanvasSmolLM3DecoderLayer(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), cos, sin, attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 
@@ -297,6 +298,7 @@ class CanvasSmolLM3DecoderLayer2(GradientCheckpointingLayer):
             self.input_layernorm(hidden_states), attention_mask, past_key_values=past_key_values, **kwargs
         )
         hidden_states = hidden_states + attn
+        del attn
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
 
 

@@ -170,6 +170,7 @@ class CanvasViTLayer(GradientCheckpointingLayer):
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
         attention_1, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
         hidden_states_1 = self.dropout(attention_1) + hidden_states
+        del attention_1
         return self.dropout_1(self.mlp(self.layernorm_after(hidden_states_1))) + hidden_states_1
 
 
