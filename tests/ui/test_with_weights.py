@@ -162,7 +162,7 @@ def test_what_is_stopped_goes_on_when_it_is_asked_again(
     assert " %, " in words and words.endswith("kB")
     stop.set()
     *_, (final, button) = shown
-    assert final == "Stopped. What was written is kept: the same again goes on." and button.interactive
+    assert final == "Stopped. What was written is kept: write again to go on." and button.interactive
     assert not (tmp_path / "out").exists() and (tmp_path / ".out.partial").is_dir()
     assert said(service, "code", folder, tmp_path / "out")[-1].startswith("Written to")
     assert not (tmp_path / ".out.partial").exists()

@@ -109,8 +109,7 @@ def build(service: Service) -> gr.Blocks:
                         home = take_home(service, shelf.path)
                 write = []
                 if service.limits.at_home:
-                    with gr.Column(elem_id="weights"):
-                        write = [with_weights(service, session, home.form)]
+                    write = [with_weights(service, session, home.form)]
             run = dry_run_tab(service, session)
             train = training_tab(service, session)
 

@@ -20,14 +20,14 @@ from canvas_ui.service import Service
 
 FROM, TO = "Folder of the original's weights", "Folder to write"
 
-STOPPED = "Stopped. What was written is kept: the same again goes on."
+STOPPED = "Stopped. What was written is kept: write again to go on."
 
 SHOWN_S = 0.2
 """Seconds between two words on how far it is."""
 
 ABOUT = """### With weights
-Carries the original's weights over into the chosen form, tensor by tensor, with tokenizer and license. Stop, or a page that is
-closed, leaves what was written: the same again goes on."""
+Carries the original's weights over into the chosen form, tensor by tensor, with tokenizer and license. Stop, or closing the
+page, keeps what was written: write again to go on."""
 
 Shown = tuple[str, Any]
 """What is said, and the button that begins."""
@@ -35,16 +35,24 @@ Shown = tuple[str, Any]
 
 def with_weights(service: Service, session: gr.Textbox, form: gr.Radio) -> gr.Button:
     """Add it to the page that is being built; the button that begins."""
-    gr.Markdown(ABOUT)
-    with gr.Row():
-        weights = _folder(FROM, "a model folder with *.safetensors", "weights-from")
-        folder = _folder(TO, "one that does not exist yet", "weights-to")
-    with gr.Row():
-        write = gr.Button("Write with weights", interactive=False, variant="primary", elem_id="weights-write", scale=0)
-        stop = gr.Button("Stop", elem_id="weights-stop", scale=0)
-    said = gr.Textbox(
-        label="Weights", interactive=False, lines=5, elem_id="weights-said", placeholder="Nothing written yet."
-    )
+    with gr.Row(equal_height=False, elem_id="weights"):
+        with gr.Column(scale=2):
+            gr.Markdown(ABOUT)
+            weights = _folder(FROM, "a model folder with *.safetensors", "weights-from")
+            folder = _folder(TO, "one that does not exist yet", "weights-to")
+            with gr.Row():
+                write = gr.Button(
+                    "Write with weights", interactive=False, variant="primary", elem_id="weights-write", scale=0
+                )
+                stop = gr.Button("Stop", elem_id="weights-stop", scale=0)
+        with gr.Column(scale=3):
+            said = gr.Textbox(
+                label="Weights",
+                interactive=False,
+                lines=12,
+                elem_id="weights-said",
+                placeholder="Nothing written yet.",
+            )
     stops: dict[str, threading.Event] = {}
 
     def write_it(name: str, *asked: Any) -> Iterator[Shown]:
