@@ -1,20 +1,21 @@
 """Import whatever a user names: all that the importer reads, and folders with code of their own."""
 
 import json
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canvas_rt import importer
+from canvas_rt.errors import CanvasError, EmitError
 from canvas_rt.importer.source import EMITTED, Importable, sort_of
 from canvas_rt.ir.document import Document
-from canvas_rt.ir.files import parse_document, read_json
-from canvas_rt.verifier.apart import MOST_BYTES, run_apart
+from canvas_rt.ir.files import parse_document, read_json, save
+from canvas_rt.verifier.apart import MOST_BYTES, ChildDied, run_apart, scratch_folder
 from canvas_rt.verifier.emitted import import_emitted
 
 if TYPE_CHECKING:
+    from canvas_rt.codegen.package import Source, Target
     from canvas_rt.importer.report import ImportReport
 
 
@@ -49,10 +50,35 @@ def import_apart(
     A trace changes torch for its whole process, its default dtype among others. At most two run at a time, with bounded
     time and memory. Raises what `import_model` raises, as `CanvasError`.
     """
-    with _free, tempfile.TemporaryDirectory(prefix="canvas-") as folder:
-        Path(folder, "config.json").write_text(json.dumps(config), encoding="utf-8")
-        answer = run_apart("import of a config", Path(folder), timeout_s=timeout_s, most_bytes=most_bytes)
+    with _free, scratch_folder() as folder:
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        answer = run_apart("import of a config", folder, timeout_s=timeout_s, most_bytes=most_bytes)
     return parse_document(answer["document"], name)
+
+
+def emit_apart(
+    document: Document,
+    target: "Target",
+    timeout_s: float = 300,
+    most_bytes: int = MOST_BYTES,
+    stop: threading.Event | None = None,
+) -> "Source":
+    """What `emit` writes, in a process of its own: for a server, since a native config is proven by a trace.
+
+    Raises `EmitError` as `emit` does, and `ChildDied` where it took too long or `stop` was set.
+    """
+    from canvas_rt.codegen.package import Source
+
+    with _free, scratch_folder() as folder:
+        save(document, folder / EMITTED)
+        asked = {"target": target}
+        try:
+            answer = run_apart("emission", folder, request=asked, timeout_s=timeout_s, most_bytes=most_bytes, stop=stop)
+        except ChildDied:
+            raise
+        except CanvasError as error:  # the child's own
+            raise EmitError(error.message, path=error.path, hint=error.hint) from error
+    return Source(answer["files"])
 
 
 def _has_code(folder: Path, trusted: bool) -> bool:

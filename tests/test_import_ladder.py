@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first. Folders on one rung are siblings and do not import one another.
 LADDER = [
-    {"errors", "diagnostics"},
+    {"errors", "diagnostics", "scratch"},
     {"ir"},
     {"ops"},
     {"importer", "edits", "physics"},

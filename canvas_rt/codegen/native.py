@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -55,6 +56,22 @@ class Native:
     left: str = ""
     """Where there is none: the edit that left the stock architecture, and what is another since."""
 
+    def __str__(self) -> str:
+        if self.config is not None:
+            return f"this still is {self.architecture} with another config"
+        return (
+            f"no longer stock {self.architecture}: {self.left}"
+            if self.architecture
+            else f"no stock architecture: {self.left}"
+        )
+
+
+class Untold(Exception):
+    """Only an import of a config would tell, and none may be made."""
+
+
+_MAY_IMPORT: ContextVar[bool] = ContextVar("may import", default=True)
+
 
 def native_config(document: Document, *, proven: bool = False) -> Native:
     """Whether transformers' own class with some config is what a document computes.
@@ -68,9 +85,22 @@ def native_config(document: Document, *, proven: bool = False) -> Native:
         config = None if flaw else stock_config(document)
         if config is not None and proven:
             flaw = _disproof(document, config)
+    except Untold:
+        raise
     except Exception as error:  # what a class has to say against a config, it says in its own way
         flaw, config = _said(error), None
     return Native(name, None, _told(document, flaw)) if flaw else Native(name, config)
+
+
+def native_at_once(document: Document) -> Native | None:
+    """The same, without a trace, which changes torch while it lasts; None where only an imported config would tell."""
+    before = _MAY_IMPORT.set(False)
+    try:
+        return native_config(document)
+    except Untold:
+        return None
+    finally:
+        _MAY_IMPORT.reset(before)
 
 
 # the verdict
@@ -155,9 +185,15 @@ def _follows(document: Document, name: str, named: bool) -> bool:
 # the origin
 
 
-@lru_cache(maxsize=16)
 def _imported(text: str) -> Document:
     """The document of a config, as JSON, under the field names that Canvas gives."""
+    if not _MAY_IMPORT.get():
+        raise Untold
+    return _traced(text)
+
+
+@lru_cache(maxsize=16)
+def _traced(text: str) -> Document:
     values = json.loads(text)
     return import_model(values)[0]
 
@@ -423,7 +459,7 @@ def _leaving(document: Document) -> tuple[int, str] | None:
             if not earlier:
                 return index, flaw
             flaw = earlier
-    except CanvasError:  # the log does not lead here
+    except (CanvasError, Untold):  # the log does not lead here, or only an import would tell where it begins
         return None
     return None
 
@@ -432,6 +468,8 @@ def _flaw_or_broken(document: Document) -> str:
     """Between the edits of one gesture a graph may be one that cannot be walked."""
     try:
         return _flaw(document)
+    except Untold:
+        raise
     except KeyError as error:  # a port without a wire
         return f"nothing feeds {error}"
     except Exception as error:
@@ -457,4 +495,4 @@ def _replayed(document: Document) -> list[Document]:
     return steps
 
 
-__all__ = ["Native", "native_config", "parameters_flaw", "stock_config", "told_apart"]
+__all__ = ["Native", "native_at_once", "native_config", "parameters_flaw", "stock_config", "told_apart"]

@@ -162,7 +162,7 @@ def _native(document: Document, notes: CardNotes) -> Source:
     found = native_config(document, proven=True)
     if found.config is None:
         message = f"is no {found.architecture or 'stock architecture'} with another config: {found.left}"
-        raise EmitError(message, hint="Emit it as code: without --native, or with target='code'.")
+        raise EmitError(message, hint="Emit the package, with code: without --native, or with target='code'.")
     files = {
         "config.json": json.dumps(found.config, indent=2) + "\n",
         "README.md": native_card(document, notes),

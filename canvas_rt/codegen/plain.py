@@ -42,7 +42,7 @@ from canvas_rt.ops.catalogue import complete, rotary_table
 from canvas_rt.ops.learned import MODULE
 from canvas_rt.ops.parameters import parameter_keys
 
-AS_CODE = "Emit it as code, which may use transformers: without --plain, or with target='code'."
+AS_CODE = "Emit the package, whose code may use transformers: without --plain, or with target='code'."
 
 
 @dataclass

@@ -266,7 +266,7 @@ def rotary_class(name: str, attrs: Mapping[str, Any], tables: list[Mapping[str, 
     kinds = list(dict.fromkeys(str(table.get("rope_type")) for table in tables))
     unknown = next((kind for kind in kinds if kind not in STRETCHED), None)
     if unknown is not None:
-        hint = "Emit it as code, which may use transformers: without --plain, or with target='code'."
+        hint = "Emit the package, whose code may use transformers: without --plain, or with target='code'."
         raise EmitError(f"no plain code stretches positions by '{unknown}'", path="rope_parameters", hint=hint)
     longest, seq = reads_longest(tables), "longrope" in kinds
     factor = 'rope.get("factor") or self.longest / trained' if longest else 'rope["factor"]'

@@ -46,19 +46,17 @@ def stock_or_not(name: str, native: Any) -> str:
     """Whether a model still is a stock architecture, as a line of text."""
     if native is None:
         return f"this still is {name}: its config alone runs natively, in transformers, vLLM and wherever that does"
-    if native.config is not None:
-        return f"this still is {name} with another config: --native writes just that, without code"
-    return f"no longer stock {name}: {native.left}" if name else f"no stock architecture: {native.left}"
+    return f"{native}: --native writes just that, without code" if native.config is not None else str(native)
 
 
 def prove(document: Any, chosen: argparse.Namespace) -> str:
     """The certificate of what a document becomes. Raises `CanvasError` where it does not hold."""
-    import tempfile
+    from canvas_rt.verifier.apart import scratch_folder
 
     if chosen.target == "plain":
         raise CanvasError("no certificate is of plain code", hint="Leave out --verify, or --plain.")
-    with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
-        folder = os.path.join(scratch, "emitted")
+    with scratch_folder() as scratch:
+        folder = scratch / "emitted"
         canvas_rt.emit(document, target=chosen.target).write(folder)
         try:
             certificate = canvas_rt.verify(folder, progress=progress)

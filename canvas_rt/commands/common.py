@@ -21,12 +21,9 @@ def open_source(name: str) -> Any:
 
 def require_sound(document: Any) -> None:
     """Refuse a graph with errors, naming all of them."""
-    from canvas_rt.physics import check as check_document
+    from canvas_rt.physics.shapes import require_sound as require
 
-    found = check_document(document)
-    errors = [str(diagnostic) for diagnostic in found.diagnostics if diagnostic.severity == "error"]
-    if errors:
-        raise CanvasError("the graph cannot run:\n" + "\n".join(errors))
+    require(document)
 
 
 def check_output(path: str) -> None:

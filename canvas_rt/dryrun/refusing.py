@@ -7,7 +7,7 @@ from canvas_rt.ir.document import Document, Node
 from canvas_rt.ir.expressions import names_in
 from canvas_rt.ir.graph import walk
 from canvas_rt.physics.scenario import Scenario, require
-from canvas_rt.physics.shapes import check
+from canvas_rt.physics.shapes import require_sound
 
 DEVICES = ("meta", "cpu", "cuda")
 
@@ -22,10 +22,7 @@ def require_runnable(document: Document, scenario: Scenario, device: str) -> Non
     if device not in DEVICES:
         raise CanvasError(f"there is no device '{device}'", path="device", hint=suggest(device, DEVICES))
     require(scenario)
-    found = check(document, batch=scenario.batch, sequence=scenario.sequence)
-    errors = [str(flaw) for flaw in found.diagnostics if flaw.severity == "error"]
-    if errors:
-        raise CanvasError("the graph cannot run:\n" + "\n".join(errors))
+    require_sound(document, batch=scenario.batch, sequence=scenario.sequence)
     flaws = [*_of_model(document, scenario), *_of_scenario(scenario), *_of_device(scenario, device)]
     flaws += _of_positions(document, scenario) if device != "meta" else ()
     if flaws:

@@ -93,6 +93,14 @@ def check(document: Document, *, batch: int = 1, sequence: int | None = None) ->
     return Check(shapes, tuple(diagnostics))
 
 
+def require_sound(document: Document, *, batch: int = 1, sequence: int | None = None) -> None:
+    """Raise `CanvasError` for a graph with errors, naming all of them."""
+    found = check(document, batch=batch, sequence=sequence)
+    errors = [str(diagnostic) for diagnostic in found.diagnostics if diagnostic.severity == "error"]
+    if errors:
+        raise CanvasError("the graph cannot run:\n" + "\n".join(errors))
+
+
 def checked_run(document: Document, batch: int, sequence: int, source: int | None = None) -> BlockRun:
     """The run behind a check without errors. An encoder reads `source` tokens; left out, as many as its decoder makes.
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from canvas_rt.errors import CanvasError
+from canvas_rt.scratch import Scratch
 
 LONGEST_S = 900
 MOST_BYTES = 16 * 2**30
@@ -46,12 +46,12 @@ class ChildDied(CanvasError):
 def scratch_folder() -> Iterator[Path]:
     """A folder that goes when it is left. Raises `CanvasError` where there is no place for one."""
     try:
-        made = tempfile.TemporaryDirectory(prefix="canvas-")
+        made = Scratch()
     except OSError as error:
         message = f"there is no place for temporary files: {error.strerror or error}"
         raise CanvasError(message, hint="Make room, or set TMPDIR to a folder that can be written to.") from error
     with made as folder:
-        yield Path(folder)
+        yield folder
 
 
 def run_apart(

@@ -35,6 +35,13 @@ def config_import(folder: Path) -> dict[str, Any]:
     return {"document": document.model_dump(mode="json"), "report": report.to_json()}
 
 
+def emission(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    from canvas_rt.codegen.package import emit
+    from canvas_rt.ir.files import load
+
+    return {"files": dict(emit(load(folder / "document.canvas.json"), target=request["target"]).files)}
+
+
 def export(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     from canvas_rt.verifier.doors import exported
 
@@ -45,6 +52,7 @@ JOBS: Mapping[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {
     "verification": lambda folder, request: verification(folder),
     "import": lambda folder, request: code_import(folder),
     "import of a config": lambda folder, request: config_import(folder),
+    "emission": emission,
     "export": export,
 }
 

@@ -1,13 +1,12 @@
 """Prove emitted code in a fresh process, from the emitted files alone."""
 
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
-from canvas_rt.verifier.apart import LONGEST_S, MOST_BYTES, run_apart
+from canvas_rt.verifier.apart import LONGEST_S, MOST_BYTES, run_apart, scratch_folder
 from canvas_rt.verifier.certificate import Certificate
 from canvas_rt.verifier.emitted import is_native, is_plain
 
@@ -33,8 +32,8 @@ def verify(
     if isinstance(target, Document):
         from canvas_rt.codegen.package import emit
 
-        with tempfile.TemporaryDirectory(prefix="canvas-") as scratch:
-            folder = Path(scratch) / "emitted"
+        with scratch_folder() as scratch:
+            folder = scratch / "emitted"
             emit(target).write(folder)
             return verify(folder, timeout_s=timeout_s, most_bytes=most_bytes, progress=progress, stop=stop)
     folder = Path(target)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from canvas_rt.weights.held import DTYPES, Held, copy_bytes, write_all
 from canvas_rt.weights.make import make_slabs
 from canvas_rt.weights.plan import WeightPlan, weight_plan
 from canvas_rt.weights.report import WeightReport, shown_bytes
-from canvas_rt.weights.shards import Shard, Written, shards_of, write_shards
+from canvas_rt.weights.shards import Shard, Stopped, Written, shards_of, write_shards
 
 SHARD = 5 * 10**9
 """Bytes of the largest file, unless one tensor is larger."""
@@ -39,6 +40,8 @@ BROUGHT = re.compile(
 
 LARGEST_BROUGHT = 2**28
 
+KEPT = "What was written is kept: run it again to go on."
+
 Progress = Callable[[int, int], None]
 """Called with the bytes written, and all there are to write."""
 
@@ -52,15 +55,17 @@ def transplant(
     shard_bytes: int = SHARD,
     certificate: str = "",
     progress: Progress = lambda done, total: None,
+    stop: threading.Event | None = None,
 ) -> WeightReport:
     """Emit a document into a folder, with weights made of those of the checkpoint folder `weights`.
 
-    Never more is in memory than the tensors of which one parameter is made. What was killed is gone on with by the next
-    call: until then all of it is in `.NAME.partial` beside the folder, which comes to be by one rename. The report is
-    also written there, as `weights.json`. `certificate`: what was proven of the code, for the model card.
+    Never more is in memory than the tensors of which one parameter is made. What was killed or stopped is gone on with by
+    the next call: until then all of it is in `.NAME.partial` beside the folder, which comes to be by one rename. The report
+    is also written there, as `weights.json`. `certificate`: what was proven of the code, for the model card. `stop`: once
+    it is set, the tensor that is being written is the last.
 
-    Raises `CheckpointError` for weights that cannot be read or are another model's, and `CanvasError` where there is no
-    room for the new ones or the folder holds something else.
+    Raises `CheckpointError` for weights that cannot be read or are another model's, `Stopped`, and `CanvasError` where
+    there is no room for the new ones or the folder holds something else.
     """
     source, place = emit(document, target=target), Path(folder)
     held_by = since(document, Path(weights))
@@ -92,7 +97,7 @@ def transplant(
             except CanvasError:
                 _leave(partial)
                 raise
-            write_shards(partial, shards, append, lambda done: progress(done, total))
+            write_shards(partial, shards, append, lambda done: progress(done, total), stop)
             report = WeightReport(
                 tuple(
                     (recipe, tensor.bytes)
@@ -108,12 +113,10 @@ def transplant(
                 str(report), _front(document, origin), certificate, "tokenizer_config.json" in report.brought
             )
             _finish(emit(document, target=target, notes=notes), report, partial, place)
+    except Stopped as stopped:
+        raise Stopped(stopped.message, path=str(folder), hint=KEPT) from stopped
     except OSError as error:
-        raise CanvasError(
-            f"cannot be written: {error.strerror}",
-            path=str(folder),
-            hint="What was written is kept: run it again to go on.",
-        ) from error
+        raise CanvasError(f"cannot be written: {error.strerror}", path=str(folder), hint=KEPT) from error
     return report
 
 

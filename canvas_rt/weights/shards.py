@@ -2,17 +2,23 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+from canvas_rt.errors import CanvasError
 from canvas_rt.importer.checkpoint import BITS, INDEX, WHOLE
 from canvas_rt.ops.op import Shape
 
 FLUSHED = 2**28
 """Bytes after which what was written is sure to be on the disk."""
+
+
+class Stopped(CanvasError):
+    """Somebody said that no more shall be written. What was written is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +102,31 @@ def write_shards(
     shards: Sequence[Shard],
     append: Callable[[Written, int], None],
     progress: Callable[[int], None] = lambda done: None,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Write all files into a folder, going on where an earlier call was killed.
+    """Write all files into a folder, going on where an earlier call was killed or stopped.
 
     `append` writes the bytes of one tensor to an open file. A file has its name once it is whole; until then it is called
-    `.part`, and a note beside it says how much of it is surely on the disk.
+    `.part`, and a note beside it says how much of it is surely on the disk. Raises `Stopped` after the tensor at which
+    `stop` was set.
     """
-    done = 0
+    done, stop = 0, stop or threading.Event()
     for shard in shards:
         if not (folder / shard.name).exists():
-            _write(folder, shard, append, lambda bytes, before=done: progress(before + bytes))  # type: ignore[misc]
+            _write(folder, shard, append, lambda bytes, before=done: progress(before + bytes), stop)  # type: ignore[misc]
         done += shard.bytes
         progress(done)
     if len(shards) > 1:
         _whole(folder / INDEX, json.dumps(index_of(shards), indent=2).encode() + b"\n")
 
 
-def _write(folder: Path, shard: Shard, append: Callable[[Written, int], None], progress: Callable[[int], None]) -> None:
+def _write(
+    folder: Path,
+    shard: Shard,
+    append: Callable[[Written, int], None],
+    progress: Callable[[int], None],
+    stop: threading.Event,
+) -> None:
     part, note = folder / f"{shard.name}.part", folder / f"{shard.name}.note"
     header = shard.header
     kept = _kept(part, note, shard, len(header))
@@ -126,6 +140,11 @@ def _write(folder: Path, shard: Shard, append: Callable[[Written, int], None], p
         with ThreadPoolExecutor(1) as beside:  # the disk writes while the next tensors are made
             flush: Future[None] | None = None
             for index in range(kept or 0, len(shard.tensors)):
+                if stop.is_set():
+                    if flush is not None:
+                        flush.result()
+                    _flush(handle, note, index)
+                    raise Stopped("was stopped")
                 append(shard.tensors[index], handle)
                 written += shard.tensors[index].bytes
                 progress(written)

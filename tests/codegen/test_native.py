@@ -9,7 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from canvas_rt import CanvasError, Document, apply, emit, import_model, open_zoo, verify
-from canvas_rt.codegen.native import native_config
+from canvas_rt.codegen import native
+from canvas_rt.codegen.native import native_at_once, native_config
 from canvas_rt.edits import (
     AddNode,
     Connect,
@@ -158,6 +159,23 @@ def test_the_edit_that_left_the_architecture_is_named(name: str) -> None:
     assert found.config is None
     assert told in found.left
     assert found.left.startswith("edit ")
+
+
+def test_without_an_import_it_is_told_at_once_or_not_at_all(
+    small_llama: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "import_model", lambda config: pytest.fail("a config was imported"))
+    zoo = open_zoo("llama-3.2-1b")
+    assert str(native_at_once(zoo)) == "this still is LlamaForCausalLM with another config"
+    renamed = RenameNode("model.norm", "last")
+    assert native_at_once(apply(zoo, renamed)) == native_config(apply(zoo, renamed))
+    assert "no longer stock LlamaForCausalLM: edit 1 of 1, " in str(native_at_once(apply(zoo, renamed)))
+
+    # What was imported from a config is not there to be compared with.
+    assert str(native_at_once(small_llama)) == "this still is LlamaForCausalLM with another config"
+    own = native_at_once(apply(small_llama, SetSize("model.layers.1", "intermediate_size", 96)))
+    assert own is not None and own.left.startswith("some layers have intermediate_size for themselves")
+    assert native_at_once(apply(small_llama, renamed)) is None
 
 
 def test_more_layers_of_a_class_that_counts_their_kinds_are_found_by_importing() -> None:

@@ -168,6 +168,18 @@ def test_a_tab_is_for_everybody_only_once_somebody_has_bounded_what_it_does(stra
     }
 
 
+def test_a_stranger_is_offered_no_folder_of_the_server(stranger: Stranger) -> None:
+    config = json.loads(stranger.ask("GET", "/config")[1])
+    names = {c["props"].get("elem_id") for c in config["components"]}
+    assert "form" in names and not {name for name in names if str(name).startswith("weights")}
+    own = [
+        c["id"]
+        for c in config["components"]
+        if c["type"] == "textbox" and not str(c["props"].get("elem_id")).startswith(("canvas-", "training-"))
+    ]
+    assert own and not [d for d in config["dependencies"] if set(own) & set(d["inputs"])], "no other text is asked for"
+
+
 def test_a_giant_request_is_refused_before_it_is_read(stranger: Stranger) -> None:
     host, port = stranger.address.removeprefix("http://").split(":")
     head = b"POST /gradio_api/component_server HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -439,13 +451,3 @@ def test_a_crowd_of_proofs_waits_in_a_bounded_line(monkeypatch: pytest.MonkeyPat
     for thread in threads:
         thread.join(20)
     assert len(at_once) == PUBLIC.jobs + PUBLIC.waiting and len(said) == 20
-
-
-def test_a_visitors_files_are_their_own_and_go_when_many_others_came(tmp_path: Path) -> None:
-    service = Service(limits=replace(PUBLIC, sessions=3))
-    document = open_zoo("llama-3.2-1b")
-    for index in range(6):
-        app._emitted(document, f"visitor-{index}", tmp_path, service)
-    folders = list(tmp_path.iterdir())
-    assert len(folders) == 3
-    assert all("visitor" not in folder.name and len(list(folder.iterdir())) == 1 for folder in folders)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from canvas_ui.app import zipped
+from canvas_ui.archive import zipped
 from canvas_ui.messages import MOST_TEXT
 
 PROGRAM = "import sys, uvicorn; from canvas_ui.app import create_app; uvicorn.run(create_app(), port=int(sys.argv[1]), log_level='error')"

@@ -437,11 +437,13 @@ def test_work_of_another_tab_comes_with_its_history(browser: Browser) -> None:
 
 def test_a_proof_goes_stale_with_the_next_change(browser: Browser) -> None:
     service, document = browser.service, browser.service.document(browser.name)
-    assert document is not None and service.prove(browser.name, document)
+    assert document is not None and service.prove(browser.name, document, "proved")
+    assert service.certificate(browser.name, document) == "proved"
     assert not service.stale_proof(browser.name)
     browser.ask(type="set", field="size:hidden_size", path="", value=1024)
     assert service.stale_proof(browser.name)
     assert not service.stale_proof(browser.name), "told once"
+    assert not service.certificate(browser.name, document)
     assert not service.prove(browser.name, document)
 
 
@@ -524,11 +526,11 @@ def test_what_is_taken_home_is_of_the_last_document_whoever_comes_first(service:
         made.append(layers)
         return layers
 
-    first = threading.Thread(target=service.written, args=(browser.name, write))
+    first = threading.Thread(target=service.written, args=(browser.name, "code", write))
     first.start()
     assert begun.wait(5)
     browser.ask(type="edit", edits=[{"kind": "set_size", "path": "", "name": "num_hidden_layers", "value": 2}])
-    assert service.written(browser.name, write) == 2
+    assert service.written(browser.name, "code", write) == 2
     first.join()
-    assert service.written(browser.name, write) == 2
+    assert service.written(browser.name, "code", write) == 2
     assert made == [16, 2]

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Mi
 from canvas_rt import CanvasError, Document, apply, import_model
 from canvas_rt.edits import DeleteLayers, InsertLayer, RenameNode, SetConfig, SetSize, Ungroup
 from canvas_rt.errors import CheckpointError
-from canvas_rt.weights import transplant
+from canvas_rt.weights import Stopped, transplant
 
 LAYER = "model.layers"
 SIZES = {
@@ -145,12 +146,12 @@ def test_a_kill_leaves_nothing_or_a_whole_result(origin: tuple[Path, Document], 
         "import canvas_rt\n"
         "from canvas_rt.weights import package\n"
         "real = package.write_shards\n"
-        "def slowly(folder, shards, append, progress):\n"
+        "def slowly(folder, shards, append, *rest):\n"
         "    def wait(tensor, into):\n"
         "        append(tensor, into)\n"
         "        print(tensor.key, flush=True)\n"
         "        time.sleep(0.05)\n"
-        "    real(folder, shards, wait, progress)\n"
+        "    real(folder, shards, wait, *rest)\n"
         "package.write_shards = slowly\n"
         f"document, _ = canvas_rt.import_model({str(folder)!r})\n"
         f"canvas_rt.transplant(document, {str(folder)!r}, {str(target)!r}, shard_bytes=50_000)\n"
@@ -169,6 +170,23 @@ def test_a_kill_leaves_nothing_or_a_whole_result(origin: tuple[Path, Document], 
     transplant(document, folder, target, shard_bytes=50_000)
     assert not (tmp_path / ".out.partial").exists()
     assert min(p.stat().st_mtime_ns for p in target.glob("*.safetensors")) <= before  # what was whole was kept
+    assert torch.equal(logits(target), logits(folder))
+
+
+def test_what_is_stopped_goes_on_where_it_was(origin: tuple[Path, Document], tmp_path: Path) -> None:
+    folder, document = origin
+    target, stop = tmp_path / "out", threading.Event()
+
+    def enough(done: int, total: int) -> None:
+        assert done < total
+        if done > total / 2:
+            stop.set()
+
+    with pytest.raises(Stopped, match="was stopped\nWhat was written is kept: run it again to go on"):
+        transplant(document, folder, target, shard_bytes=50_000, progress=enough, stop=stop)
+    assert not target.exists() and (tmp_path / ".out.partial").is_dir()
+    transplant(document, folder, target, shard_bytes=50_000)
+    assert not (tmp_path / ".out.partial").exists()
     assert torch.equal(logits(target), logits(folder))
 
 

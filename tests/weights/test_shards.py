@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from canvas_rt.importer.checkpoint import checkpoint_entries
 from canvas_rt.weights.held import write_all
-from canvas_rt.weights.shards import FLUSHED, Written, shards_of, write_shards
+from canvas_rt.weights.shards import FLUSHED, Stopped, Written, shards_of, write_shards
 
 TENSORS = {
     f"layers.{i}.weight": torch.randn(40, 7 + i, generator=torch.Generator().manual_seed(i)).to(dtype)
@@ -70,3 +71,28 @@ def test_what_was_killed_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.Mon
         assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
             p.name: p.read_bytes() for p in (tmp_path / "whole").iterdir()
         }
+
+
+def test_what_was_stopped_is_gone_on_with_at_the_next_tensor(tmp_path: Path) -> None:
+    shards = shards_of(WRITTEN, 3500)
+    for count in range(len(WRITTEN)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        stop, made = threading.Event(), list[str]()
+
+        def one(
+            tensor: Written, into: int, made: list[str] = made, stop: threading.Event = stop, n: int = count
+        ) -> None:
+            append(tensor, into)
+            made.append(tensor.key)
+            if len(made) == n:
+                stop.set()
+
+        if not count:
+            stop.set()
+        with pytest.raises(Stopped):
+            write_shards(folder, shards, one, stop=stop)
+        assert len(made) == count
+        write_shards(folder, shards, one)
+        assert made == [tensor.key for tensor in WRITTEN]
+        assert all(torch.equal(v, TENSORS[k]) for s in shards for k, v in load_file(folder / s.name).items())

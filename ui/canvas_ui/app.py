@@ -1,46 +1,35 @@
 """The Gradio app: the canvas, and the tabs that follow it: charts, code, proof and export, training."""
 
-import contextlib
-import hashlib
-import shutil
-import tempfile
+import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 from fastapi import FastAPI
 
-from canvas_rt.codegen import emit
+from canvas_rt.codegen.package import Target
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
+from canvas_rt.scratch import Scratch, sweep
 from canvas_rt.verifier.certificate import Certificate
 from canvas_rt.verifier.verify import verify
-from canvas_ui.archive import file_name, zipped
 from canvas_ui.dryrun_tab import dry_run_tab
 from canvas_ui.host import canvas_component, charts_component
-from canvas_ui.jobs import Tell, in_thread
+from canvas_ui.jobs import MOST_SHOWN, Tell, in_thread
 from canvas_ui.server import workspace
 from canvas_ui.service import Service
+from canvas_ui.take_home import EMPTY, WORKING, emitted, shown, take_home
 from canvas_ui.training_tab import training_tab
+from canvas_ui.with_weights import with_weights
 
 CSS = (Path(__file__).parent / "app.css").read_text(encoding="utf-8")
 CHECKS = ("structure", "keys", "logits", "gradients", "decoding", "gpu")
-MOST_SHOWN = 8
-"""Proofs whose progress is shown at a time, those that wait for their turn among them."""
-
-EMPTY = "# Open the canvas first: the code of what it shows stands here."
-
 
 PROVE = """### Prove it
 Emits the code, runs it in a process of its own with small random weights, and compares: the graph that it traces to,
 parameter names, logits, gradients, and generation with the cache."""
-
-TAKE_HOME = """### Take it home
-A Hugging Face model: `model.py`, `config.json`, its card, and the document to go on with. It loads with
-`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)` once it has weights."""
-
 
 CHANGED = "Not verified since the last change."
 
@@ -76,13 +65,14 @@ LAUNCH: dict[str, Any] = {"theme": theme(), "css": CSS, "run_history": False, "s
 
 def build(service: Service) -> gr.Blocks:
     """The app's page. The canvas says when its document has changed; the other tabs then ask for what they show."""
-    shelf = tempfile.TemporaryDirectory(prefix="canvas-")  # goes when the process ends
+    sweep()
+    shelf = Scratch()
     with gr.Blocks(
         title="Canvas", fill_height=True, fill_width=True, analytics_enabled=False, delete_cache=(3600, 3600)
     ) as page:
         session = gr.Textbox(visible="hidden", elem_id="canvas-session")
         with gr.Tabs(elem_id="canvas-tabs"):
-            with gr.Tab("Canvas", id="canvas"):
+            with gr.Tab("Canvas", id="canvas") as edited:
                 canvas = canvas_component(service)
             with gr.Tab("Charts", id="charts"):
                 charts_component()
@@ -91,51 +81,81 @@ def build(service: Service) -> gr.Blocks:
                 with gr.Row(equal_height=False):
                     model = _file("model.py", EMPTY, "python", scale=3)
                     config = _file("config.json", "{}", "json", scale=2)
-            with (
-                gr.Tab("Proof and export", id="export"),
-                gr.Column(elem_classes="sheet"),
-                gr.Row(equal_height=False, elem_id="proof-columns"),
-            ):
-                with gr.Column(scale=3):
-                    gr.Markdown(PROVE)
-                    with gr.Row():
-                        prove = gr.Button("Verify", variant="primary", elem_id="verify", scale=0)
-                        stop = gr.Button("Stop", elem_id="verify-stop", scale=0)
-                    verdict = gr.Textbox(
-                        label="Verdict", interactive=False, lines=2, elem_id="verdict", placeholder="Not verified yet."
-                    )
-                    certificate = gr.Dataframe(
-                        headers=["check", "result", "what was found"],
-                        value=[[name, "", ""] for name in CHECKS],
-                        interactive=False,
-                        wrap=True,
-                        column_widths=["116px", "96px", "auto"],
-                        show_label=False,
-                        buttons=[],
-                        elem_id="certificate",
-                    )
-                with gr.Column(scale=2):
-                    gr.Markdown(TAKE_HOME)
-                    package = gr.DownloadButton(
-                        "Download package (.zip)", interactive=False, variant="primary", elem_id="download"
-                    )
-                    contents = gr.Textbox(label="Contents", interactive=False, lines=6, elem_id="contents")
-            dry_run_tab(service, session)
+            with gr.Tab("Proof and export", id="export") as export, gr.Column(elem_classes="sheet"):
+                with gr.Row(equal_height=False, elem_id="proof-columns"):
+                    with gr.Column(scale=3):
+                        gr.Markdown(PROVE)
+                        with gr.Row():
+                            prove = gr.Button("Verify", interactive=False, variant="primary", elem_id="verify", scale=0)
+                            stop = gr.Button("Stop", elem_id="verify-stop", scale=0)
+                        verdict = gr.Textbox(
+                            label="Verdict",
+                            interactive=False,
+                            lines=2,
+                            elem_id="verdict",
+                            placeholder="Not verified yet.",
+                        )
+                        certificate = gr.Dataframe(
+                            headers=["check", "result", "what was found"],
+                            value=[[name, "", ""] for name in CHECKS],
+                            interactive=False,
+                            wrap=True,
+                            column_widths=["17%", "15%", "68%"],
+                            show_label=False,
+                            buttons=[],
+                            elem_id="certificate",
+                        )
+                    with gr.Column(scale=2):
+                        home = take_home(service, shelf.path)
+                write = []
+                if service.limits.at_home:
+                    write = [with_weights(service, session, home.form)]
+            run = dry_run_tab(service, session)
+            train = training_tab(service, session)
 
-            training_tab(service, session)
+        # Another number for each look at what is taken home, nothing while somebody edits. A `gr.State` tells no change.
+        looks = gr.Textbox(visible="hidden", elem_id="canvas-looks")
+        number = itertools.count(1)
 
-        def revised(event: gr.EventData) -> Any:
+        def revised(form: Target, looking: str, event: gr.EventData) -> Any:
             name = str(event._data.get("session", ""))[:64]
             told = (
                 (CHANGED, _rows({check: ["", ""] for check in CHECKS}))
                 if service.stale_proof(name)
                 else (gr.skip(), gr.skip())
             )
-            emitted = service.written(name, lambda document: _emitted(document, name, Path(shelf.name), service))
-            return (name, *emitted, *told)
+            *code, taken = service.written(name, "code", lambda document: emitted(service, document, name, shelf.path))
+            column = shown(taken if form == "code" else (None, WORKING))
+            return (name, *code, *column, *told, str(next(number)) if looking else gr.skip())
 
-        shown = [session, state, model, config, package, contents, verdict, certificate]
-        canvas.revised(revised, outputs=shown, queue=False, show_progress="hidden", api_visibility="private")
+        def look(name: str, form: Target, looking: str) -> Iterator[Any]:
+            yield gr.skip(), gr.skip()
+            if looking:  # what takes long is worked out for those who look
+                yield from home.look(name, form)
+
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        follows = [session, state, model, config, home.download, home.contents, verdict, certificate, looks]
+        canvas.revised(revised, inputs=[home.form, looks], outputs=follows, queue=False, **quiet)
+        edited.select(lambda: "", outputs=[looks], queue=False, **quiet)
+        export.select(lambda: str(next(number)), outputs=[looks], queue=False, **quiet)
+        gr.on(
+            [looks.change, home.form.input],
+            look,
+            inputs=[session, home.form, looks],
+            outputs=[home.download, home.contents],
+            concurrency_limit=most_shown(service),
+            trigger_mode="multiple",
+            **quiet,
+        )
+
+        begin = [prove, *write, run, *train]  # what asks for the session, which the canvas tells
+        session.change(
+            lambda name: [gr.Button(interactive=bool(name)) for _ in begin],
+            inputs=[session],
+            outputs=begin,
+            queue=False,
+            **quiet,
+        )
 
         def run_proof(name: str) -> Iterator[Any]:
             yield from proof(service, name)
@@ -144,50 +164,16 @@ def build(service: Service) -> gr.Blocks:
             run_proof,
             inputs=[session],
             outputs=[verdict, certificate],
-            concurrency_limit=min(service.limits.jobs + service.limits.waiting, MOST_SHOWN),
-            show_progress="hidden",
-            api_visibility="private",
+            concurrency_limit=most_shown(service),
+            **quiet,
         )
         stop.click(lambda: "Stopped.", outputs=[verdict], cancels=[proving], queue=False, api_visibility="private")
     return page
 
 
-def _emitted(document: Document | None, session: str, shelf: Path, service: Service) -> tuple[str, str, str, Any, str]:
-    """What the other tabs show of a document: a word on its code, `model.py`, `config.json`, the zip, and what is in it."""
-    nothing = gr.DownloadButton(interactive=False, value=None)
-    if document is None:
-        return "", EMPTY, "{}", nothing, ""
-    try:
-        files = emit(document).files
-    except CanvasError as error:
-        said = f"This graph cannot be written as code yet. {error}"
-        return said, f"# {error.message}", "{}", nothing, f"Nothing to download yet. {error}"
-    lines = files["model.py"].count("\n")
-    said = f"{document.name}: model.py has {lines} lines."
-    sizes = "\n".join(f"{name}  {len(text.encode()):,} bytes" for name, text in files.items())
-    package = gr.DownloadButton(interactive=True, value=_shelved(document, files, session, shelf))
-    _clear(shelf, service.limits.sessions)
-    return said, files["model.py"], files["config.json"], package, sizes
-
-
-def _shelved(document: Document, files: Mapping[str, str], session: str, shelf: Path) -> str:
-    """The package as a file to download: one for each session, its last."""
-    own = shelf / hashlib.sha256(session.encode()).hexdigest()[:16]
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(exist_ok=True)
-    target = own / f"{file_name(document)}.zip"
-    target.write_bytes(zipped(files, file_name(document)))
-    return str(target)
-
-
-def _clear(shelf: Path, most: int) -> None:
-    """Take away what sessions left that are long gone."""
-    aged = []
-    for folder in shelf.iterdir():
-        with contextlib.suppress(OSError):  # another request cleared it first
-            aged.append((folder.stat().st_mtime, folder))
-    for _, folder in sorted(aged, reverse=True)[most:]:
-        shutil.rmtree(folder, ignore_errors=True)
+def most_shown(service: Service) -> int:
+    """Jobs of a kind whose progress is shown at a time."""
+    return min(service.limits.jobs + service.limits.waiting, MOST_SHOWN)
 
 
 def proof(service: Service, session: str) -> Iterator[tuple[Any, Any]]:
@@ -214,8 +200,12 @@ def proof(service: Service, session: str) -> Iterator[tuple[Any, Any]]:
             elif isinstance(news, Certificate):
                 for name, finding in news.findings.items():
                     rows[name] = [{True: "passed", False: "FAILED", None: "not run"}[finding.passed], finding.detail]
-                verdict = "Proved" if news.passed else "NOT proved"
-                later = "" if service.prove(session, document) else " This was before your latest change: verify again."
+                verdict, proven = ("Proved", str(news)) if news.passed else ("NOT proved", "")
+                later = (
+                    ""
+                    if service.prove(session, document, proven)
+                    else " This was before your latest change: verify again."
+                )
                 yield f"{verdict} against {news.reference}. {news.label}: {news.change}.{later}", _rows(rows)
             elif isinstance(news, CanvasError):
                 yield f"Cannot be verified. {news}", _rows(rows)

@@ -40,8 +40,8 @@ Shown = tuple[str, Any, Any]
 """The verdict, the table, the memory over time."""
 
 
-def dry_run_tab(service: Service, session: gr.Textbox) -> None:
-    """Add the tab to the page that is being built."""
+def dry_run_tab(service: Service, session: gr.Textbox) -> gr.Button:
+    """Add the tab to the page that is being built; the button that begins."""
     with (
         gr.Tab("Dry run", id="dryrun"),
         gr.Column(elem_classes="sheet"),
@@ -57,7 +57,7 @@ def dry_run_tab(service: Service, session: gr.Textbox) -> None:
                 elem_id="dryrun-device",
             )
             with gr.Row():
-                run = gr.Button("Run", variant="primary", elem_id="dryrun-run", scale=0)
+                run = gr.Button("Run", interactive=False, variant="primary", elem_id="dryrun-run", scale=0)
                 stop = gr.Button("Stop", elem_id="dryrun-stop", scale=0)
             verdict = gr.Textbox(
                 label="Verdict", interactive=False, lines=4, elem_id="dryrun-verdict", placeholder="Not run yet."
@@ -115,6 +115,7 @@ def dry_run_tab(service: Service, session: gr.Textbox) -> None:
         show_progress="hidden",
         api_visibility="private",
     )
+    return run
 
 
 def running(service: Service, session: str, device: str, stop: threading.Event) -> Iterator[Shown]:

@@ -10,6 +10,9 @@ from canvas_rt.errors import CanvasError
 BEAT_S = 1.0
 """How often somebody who waits hears something, if only that there is nothing new: a page that was closed is noticed so."""
 
+MOST_SHOWN = 8
+"""Jobs of a kind whose progress is shown at a time, those that wait for their turn among them."""
+
 Tell = Callable[[Any], None]
 
 

@@ -56,6 +56,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
+class Made:
+    """Something that was made of a document."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    document: Document | None = None
+    value: Any = None
+
+
+@dataclass
 class Tab:
     """One browser tab: its session, and what it was last shown."""
 
@@ -72,9 +81,12 @@ class Tab:
     inspected: str | None = None
     proven: Document | None = None
     """What the certificate on the page is of."""
-    writing: threading.Lock = field(default_factory=threading.Lock)
-    written: tuple[Document, Any] | None = None
-    """The document that was last made something of, and what."""
+    certificate: str = ""
+    """That certificate, if it holds."""
+    made: dict[str, Made] = field(default_factory=dict)
+    """What the other parts of the page show of the document, by what it is."""
+    looked: threading.Event = field(default_factory=threading.Event)
+    """Set when somebody looks anew at what is taken home."""
 
     shown: Shown = field(default_factory=Shown)
     answered: OrderedDict[int, m.Reply] = field(default_factory=OrderedDict)
@@ -206,26 +218,45 @@ class Service:
         tab = self._tab(session)
         return None if tab is None else tab.session.document
 
-    def written(self, session: str, write: Callable[[Document | None], T]) -> T:
+    def written(self, session: str, what: str, write: Callable[[Document | None], T]) -> T:
         """What `write` makes of the document that a session has open: one at a time, so that the last has the latest.
 
-        Requests overtake one another. What was made of the document already is not made again.
+        Requests overtake one another. What was made of the document already, as `what`, is not made again.
         """
         tab = self._tab(session)
         if tab is None:
             return write(None)
-        with tab.writing:
+        with self.lock:
+            made = tab.made.setdefault(what, Made())
+        with made.lock:
             document = tab.session.document
-            if tab.written is None or tab.written[0] is not document:
-                tab.written = document, write(document)
-            return cast(T, tab.written[1])
+            if made.document is not document:
+                made.value, made.document = write(document), document
+            return cast(T, made.value)
 
-    def prove(self, session: str, document: Document) -> bool:
-        """Note of what the page's certificate is. False where the session has gone on to another document meanwhile."""
+    def look(self, session: str) -> threading.Event:
+        """What is set once somebody looks anew at what a session takes home; it is for whoever looked before."""
+        tab, mine = self._tab(session), threading.Event()
+        if tab is not None:
+            with self.lock:
+                before, tab.looked = tab.looked, mine
+            before.set()
+        return mine
+
+    def prove(self, session: str, document: Document, certificate: str = "") -> bool:
+        """Note of what the page's certificate is, and itself if it holds.
+
+        False where the session has gone on to another document meanwhile.
+        """
         tab = self._tab(session)
         if tab is not None:
-            tab.proven = document
+            tab.proven, tab.certificate = document, certificate
         return tab is not None and tab.session.document == document
+
+    def certificate(self, session: str, document: Document) -> str:
+        """What a session has proven of a document; nothing where it has not."""
+        tab = self._tab(session)
+        return tab.certificate if tab is not None and tab.proven == document else ""
 
     def stale_proof(self, session: str) -> bool:
         """Whether the page's certificate is of another document than the one that is open; told once."""

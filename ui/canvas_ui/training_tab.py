@@ -1,12 +1,11 @@
 """The tab that takes the open model to training: a bundle to download, and a run on this machine that is watched live."""
 
 import shutil
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,19 @@ from plotly.subplots import make_subplots
 
 from canvas_rt.errors import CanvasError
 from canvas_rt.ir.document import Document
+from canvas_rt.scratch import Scratch
 from canvas_rt.training import Bundle, Run, Step, Wishes, launch, training_bundle
 from canvas_ui.archive import file_name, zipped
-from canvas_ui.jobs import BEAT_S, Tell, in_thread
+from canvas_ui.jobs import BEAT_S, MOST_SHOWN, Tell, in_thread
+from canvas_ui.limits import Line
 from canvas_ui.service import Service
 
 MOST_RUNS = 1
 """At a time: one takes all cores."""
 
 MOST_POINTS = 400
+
+STARTING = "Starting a process…"
 
 ABOUT = """### Export to training
 The model, its tokenizer, the data, and a short `train.py` on Hugging Face's Trainer, with settings that fit the card chosen on
@@ -49,15 +52,22 @@ class Work:
     bundle: Bundle
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
-    """Set while no run of it is going on."""
+    """Set while no run of it is going on, or waits for its turn."""
+
+    running: bool = False
+    """Whether a process trains it."""
 
     begun: bool = False
 
 
-def training_tab(service: Service, session: gr.Textbox) -> None:
-    """Add the tab to the page that is being built: on a server for everybody, without data of one's own and without runs."""
-    place = tempfile.TemporaryDirectory(prefix="canvas-training-")  # goes when the process ends
+def training_tab(service: Service, session: gr.Textbox) -> list[gr.Button]:
+    """Add the tab to the page that is being built: on a server for everybody, without data of one's own and without runs.
+
+    Gives the buttons that begin something.
+    """
+    place = Scratch()
     works: OrderedDict[str, Work] = OrderedDict()
+    line = Line(replace(service.limits, jobs=MOST_RUNS))
     local = service.limits.at_home
     with (
         gr.Tab("Training", id="training"),
@@ -71,7 +81,9 @@ def training_tab(service: Service, session: gr.Textbox) -> None:
                 column = gr.Textbox("text", label="Column", elem_id="training-column", max_length=200, visible=local)
                 numbers = [_number(name.capitalize(), f"training-{name}") for name in NUMBERS]
             with gr.Row():
-                export = gr.Button("Export to training", variant="primary", elem_id="training-export", scale=0)
+                export = gr.Button(
+                    "Export to training", interactive=False, variant="primary", elem_id="training-export", scale=0
+                )
                 package = gr.DownloadButton(
                     "Download bundle (.zip)", interactive=False, elem_id="training-download", scale=0
                 )
@@ -81,7 +93,7 @@ def training_tab(service: Service, session: gr.Textbox) -> None:
         with gr.Column(scale=3):
             gr.Markdown("### Train here" if local else "### Train\nDownload the bundle, and train where you are.")
             with gr.Row(visible=local):
-                start = gr.Button("Start", variant="primary", elem_id="training-start", scale=0)
+                start = gr.Button("Start", interactive=False, variant="primary", elem_id="training-start", scale=0)
                 stop = gr.Button("Stop", elem_id="training-stop", scale=0)
             verdict = gr.Textbox(
                 label="Run",
@@ -94,17 +106,17 @@ def training_tab(service: Service, session: gr.Textbox) -> None:
             curves = gr.Plot(show_label=False, visible=False, elem_id="training-curves")
 
     def export_it(name: str, files: list[str] | None, *wishes: Any) -> Iterator[Shown]:
-        yield from exporting(service, works, name, Path(place.name), tuple(files or ()) if local else (), wishes)
+        yield from exporting(service, works, name, place.path, tuple(files or ()) if local else (), wishes)
 
     def start_it(name: str) -> Iterator[Shown]:
-        yield from running(service, works.get(name), name)
+        yield from running(service, works.get(name), name, line)
 
     def stop_it(name: str) -> str:
         work = works.get(name)
         if work is None or work.ended.is_set():
             return "Nothing is running."
         work.stop.set()
-        return "Stopping after this step, with a checkpoint…"
+        return "Stopping after this step, with a checkpoint…" if work.running else "Stopping…"
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     export.click(
@@ -119,10 +131,11 @@ def training_tab(service: Service, session: gr.Textbox) -> None:
             start_it,
             inputs=[session],
             outputs=[verdict, curves, start],
-            concurrency_limit=MOST_RUNS,
+            concurrency_limit=MOST_SHOWN,
             **quiet,
         )
         stop.click(stop_it, inputs=[session], outputs=[verdict], queue=False, **quiet)
+    return [export, start] if local else [export]
 
 
 def _data() -> gr.File:
@@ -228,8 +241,8 @@ def _told(bundle: Bundle) -> str:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def running(service: Service, work: Work | None, session: str) -> Iterator[Shown]:
-    """What the tab shows while a bundle trains. Who stops listening ends the run, with a checkpoint."""
+def running(service: Service, work: Work | None, session: str, line: Line) -> Iterator[Shown]:
+    """What the tab shows while a bundle trains, in its turn. Who stops listening ends the run, with a checkpoint."""
     if work is None:
         yield "Export first.", gr.skip(), gr.skip()
         return
@@ -240,12 +253,16 @@ def running(service: Service, work: Work | None, session: str) -> Iterator[Shown
     work.ended.clear()
     resume, work.begun = work.begun, True
     steps: list[Step] = []
-    said = "Starting a process…"
+    said = "Waiting for its turn…" if line.busy() else STARTING
 
     def train(tell: Tell) -> Run:
         try:
-            return launch(work.folder, resume=resume, say=tell, watch=tell, stop=work.stop)
+            with line.turn(session, work.stop):
+                work.running = True
+                tell(STARTING)
+                return launch(work.folder, resume=resume, say=tell, watch=tell, stop=work.stop)
         finally:
+            work.running = False
             work.ended.set()
 
     later = (
@@ -272,7 +289,8 @@ def running(service: Service, work: Work | None, session: str) -> Iterator[Shown
                 return
             if isinstance(news, CanvasError):
                 work.begun = resume
-                yield f"Cannot be trained. {news}", gr.skip(), gr.Button(interactive=True)
+                why = "Stopped before it began." if work.stop.is_set() else f"Cannot be trained. {news}"
+                yield why, gr.skip(), gr.Button(interactive=True)
                 return
             said = news if isinstance(news, str) else said
             new = len(steps) != drawn
