@@ -6,8 +6,11 @@ from typing import Any
 from torch import fx
 
 from canvas_rt.codegen import vocabulary
+from canvas_rt.codegen.access import embedding_access
 from canvas_rt.codegen.blocks import BlockWriter, indent
+from canvas_rt.codegen.given import signature
 from canvas_rt.codegen.plan import ENCODED, Plan
+from canvas_rt.codegen.pretrained import backbone_use
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, quote, statements, unparse
 from canvas_rt.errors import EmitError
@@ -196,8 +199,6 @@ def halves_run(plan: Plan) -> list[ast.stmt]:
 
 def ties_within(plan: Plan) -> dict[str, str]:
     """The ties of parameters of the trunk, as it calls them."""
-    from canvas_rt.codegen.frame import backbone_use
-
     prefix, ties = f"{backbone_use(plan)}.", plan.document.ties
     inside = {key: source for key, source in ties.items() if key.startswith(prefix) and source.startswith(prefix)}
     return {old.removeprefix(prefix): new.removeprefix(prefix) for old, new in inside.items()}
@@ -207,8 +208,6 @@ class TrunkWriter(BlockWriter):
     """Writes the class that holds encoder and decoder, and nothing else."""
 
     def source(self) -> str:
-        from canvas_rt.codegen.frame import embedding_access, signature
-
         plan = self.plan
         init = [*statements("super().__init__(config)"), *self.module_attributes(), *statements("self.post_init()")]
         ending = quote(f"Seq2SeqModelOutput(last_hidden_state=outputs.last_hidden_state, {OF_BOTH})")

@@ -7,10 +7,12 @@ from typing import Any
 from torch import fx
 
 from canvas_rt.codegen import sharding
+from canvas_rt.codegen.access import embedding_access, output_access
 from canvas_rt.codegen.blocks import BlockWriter, indent
-from canvas_rt.codegen.frame import OWN_MASKS, backbone_use, embedding_access, given_names, output_access, signature
+from canvas_rt.codegen.given import given_names, signature
 from canvas_rt.codegen.halves import DECODER_IDS, FROM_LABELS, HANDED_ON, OF_BOTH, halves_run
 from canvas_rt.codegen.mixture import balanced
+from canvas_rt.codegen.pretrained import OWN_MASKS, backbone_use
 from canvas_rt.codegen.printer import Layout, print_graph
 from canvas_rt.codegen.syntax import constant, setting, statements, unparse
 from canvas_rt.ir.document import Node

@@ -13,22 +13,14 @@ from typing import Any, Literal, TypeVar
 
 from canvas_rt.codegen import leaves, mixture, rotations
 from canvas_rt.codegen.attention import RELATIVE_BIAS, alibi_function, eager_attention
+from canvas_rt.codegen.backbone import PADDED_POSITIONS, BackboneWriter
 from canvas_rt.codegen.blocks import BlockWriter
 from canvas_rt.codegen.cards import CardNotes, card, native_card, plain_card, title
-from canvas_rt.codegen.frame import (
-    ATTENDING_AS,
-    HETEROGENEOUS,
-    PADDED_POSITIONS,
-    WITH_VALUES,
-    BackboneWriter,
-    auto_map,
-    config_class,
-    model_type,
-    pretrained_class,
-)
+from canvas_rt.codegen.configs import ATTENDING_AS, HETEROGENEOUS, WITH_VALUES, auto_map, config_class, model_type
 from canvas_rt.codegen.halves import AcrossWriter, TrunkWriter, validate_halves
 from canvas_rt.codegen.head import HeadWriter
 from canvas_rt.codegen.plan import Plan
+from canvas_rt.codegen.pretrained import pretrained_class
 from canvas_rt.codegen.syntax import constant, quote, unparse
 from canvas_rt.codegen.windows import naming_window
 from canvas_rt.errors import CanvasError, EmitError

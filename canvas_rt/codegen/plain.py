@@ -13,8 +13,9 @@ from torch import fx
 
 from canvas_rt.codegen import leaves, mixture, rotations
 from canvas_rt.codegen.attention import RELATIVE_BIAS, alibi_function
+from canvas_rt.codegen.backbone import PADDED_POSITIONS, BackboneWriter
 from canvas_rt.codegen.blocks import BlockWriter, indent
-from canvas_rt.codegen.frame import PADDED_POSITIONS, BackboneWriter, config_fields
+from canvas_rt.codegen.configs import config_fields
 from canvas_rt.codegen.head import HeadWriter
 from canvas_rt.codegen.modules import Classes, rotary_name
 from canvas_rt.codegen.plain_modules import KEPT, is_known

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from canvas_rt.codegen.frame import WITH_VALUES
+from canvas_rt.codegen.configs import WITH_VALUES
 from canvas_rt.codegen.rotations import ROTATE_HALF, ROTATE_PAIRS, rotary_class, rotate_function
 from canvas_rt.codegen.vocabulary import rotation_suffix
 from canvas_rt.importer.patterns import DEFAULTS, find_rotations
