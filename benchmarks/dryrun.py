@@ -73,7 +73,11 @@ def edited() -> Document:
 
 def row(name: str, found: DryRun, seconds: float) -> dict[str, Any]:
     print(f"{name}: {found.verdict}  ({seconds:.0f} s)", file=sys.stderr, flush=True)
-    return {"model": name, "seconds": seconds, **{k: v for k, v in found.to_json().items() if k != "asked"}}
+    return {
+        "model": name,
+        "seconds": seconds,
+        **{k: v for k, v in found.to_json().items() if k not in ("asked", "timeline")},
+    }
 
 
 def run(name: str, document: Document, **settings: Any) -> dict[str, Any]:

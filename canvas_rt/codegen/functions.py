@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from canvas_rt.codegen.syntax import quote
-from canvas_rt.ops.catalogue import INFINITIES
+from canvas_rt.ops.choices import INFINITIES
 from canvas_rt.ops.functions import Function
 
 Write = Callable[[Any], ast.expr]

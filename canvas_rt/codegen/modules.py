@@ -8,7 +8,8 @@ from typing import Any
 from canvas_rt.codegen.syntax import constant, quote, setting
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import is_expression
-from canvas_rt.ops.catalogue import LAYER_FORMS, RMS_FORMS, VARIANTS, complete
+from canvas_rt.ops.catalogue import VARIANTS, complete
+from canvas_rt.ops.choices import LAYER_FORMS, RMS_FORMS
 from canvas_rt.ops.modules import beside, config_class, lists_needed, made_with, sets_layers_apart
 
 Settings = Mapping[str, ast.expr]

@@ -13,7 +13,8 @@ from canvas_rt.codegen.windows import WINDOW, with_window
 from canvas_rt.edits import apply, parse_edits
 from canvas_rt.errors import CanvasError
 from canvas_rt.importer import import_model
-from canvas_rt.importer.architecture import AT_RUN_TIME, PATTERNS, ArchitectureImport
+from canvas_rt.importer.architecture import AT_RUN_TIME, ArchitectureImport
+from canvas_rt.importer.assembly import PATTERNS
 from canvas_rt.importer.config import check_config
 from canvas_rt.importer.config.classes import declared, model_class_name, own_values
 from canvas_rt.importer.config.fields import LISTS, layer_index

@@ -39,9 +39,10 @@ from canvas_rt.ir.document import Document, Node, Stack
 from canvas_rt.ir.expressions import expression, is_expression, resolve
 from canvas_rt.ir.frozen import FrozenMap, thaw
 from canvas_rt.ir.graph import key_of, walk
-from canvas_rt.ops.catalogue import complete, rotary_table
+from canvas_rt.ops.catalogue import complete
 from canvas_rt.ops.learned import MODULE
 from canvas_rt.ops.parameters import parameter_keys
+from canvas_rt.ops.rope import rotary_table
 
 AS_CODE = "Emit the package, whose code may use transformers: without --plain, or with target='code'."
 

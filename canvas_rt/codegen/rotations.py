@@ -10,7 +10,8 @@ from canvas_rt.codegen.vocabulary import rotation_suffix
 from canvas_rt.ir.document import Node
 from canvas_rt.ir.expressions import resolve
 from canvas_rt.ir.graph import walk
-from canvas_rt.ops.catalogue import complete, rotary_table, rotary_width
+from canvas_rt.ops.catalogue import complete
+from canvas_rt.ops.rope import rotary_table, rotary_width
 from canvas_rt.physics.shapes import check
 
 Attrs = Mapping[str, Any]

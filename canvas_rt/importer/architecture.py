@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from canvas_rt.errors import CanvasError, UnsupportedModelError
-from canvas_rt.importer.assembly import PATTERNS, assemble, unused_keys
+from canvas_rt.importer.assembly import assemble, unused_keys
 from canvas_rt.importer.build import Builder
 from canvas_rt.importer.factory import Factory, field_values
 from canvas_rt.importer.flags import Flags
@@ -225,4 +225,4 @@ class ArchitectureImport:
         )
 
 
-__all__ = ["AT_RUN_TIME", "PATTERNS", "ArchitectureImport"]
+__all__ = ["AT_RUN_TIME", "ArchitectureImport"]

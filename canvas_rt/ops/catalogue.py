@@ -7,14 +7,9 @@ from canvas_rt.errors import CanvasError, suggest
 from canvas_rt.ir.document import LAYER, Node, identifier
 from canvas_rt.ir.expressions import display, names_in
 from canvas_rt.ir.frozen import FrozenMap
-from canvas_rt.ops.choices import ALIASES, DTYPES
-from canvas_rt.ops.choices import INFINITIES as INFINITIES  # codegen reads here what is imported as itself
-from canvas_rt.ops.choices import LAYER_FORMS as LAYER_FORMS
-from canvas_rt.ops.choices import RMS_FORMS as RMS_FORMS
+from canvas_rt.ops.choices import ALIASES, DTYPES, INFINITIES
 from canvas_rt.ops.functions import function_op, is_function
 from canvas_rt.ops.op import Op, ParameterSpec, Problem, Setting
-from canvas_rt.ops.rope import rotary_table as rotary_table
-from canvas_rt.ops.rope import rotary_width as rotary_width
 from canvas_rt.ops.semantic import SEMANTIC
 
 
