@@ -74,10 +74,10 @@ def run_apart(
     Raises `CanvasError` with the child's own; `ChildDied` where it died, took too long, or was stopped.
     """
     with scratch_folder() as scratch:
-        asked = [child, job, str(folder.resolve()), json.dumps(dict(request))]
+        asked = [child, job, str(folder.resolve()), json.dumps(dict(request)), str(most_bytes or 0)]
         own = _environment(scratch, environment)
         follow = partial(_follow, job=job, timeout_s=timeout_s, progress=progress, stop=stop or threading.Event())
-        return _in_child(asked, folder, scratch, own, most_bytes, follow)
+        return _in_child(asked, folder, scratch, own, follow)
 
 
 def _environment(scratch: Path, more: Mapping[str, str]) -> dict[str, str]:
@@ -98,7 +98,6 @@ def _in_child(
     folder: Path,
     scratch: Path,
     environment: Mapping[str, str],
-    most_bytes: int | None,
     follow: "Callable[[subprocess.Popen[str]], str]",
 ) -> dict[str, Any]:
     job = asked[1]
@@ -112,8 +111,7 @@ def _in_child(
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,
-        preexec_fn=partial(_limits, most_bytes),
+        start_new_session=True,  # limits it sets itself: code that ran between fork and exec would run among dead threads
     ) as child:
         try:
             errors = follow(child)
@@ -169,13 +167,3 @@ def _follow(
     for thread in threads:
         thread.join(timeout=5)
     return "".join(errors)
-
-
-def _limits(most_bytes: int | None) -> None:
-    """In the child: no core files, bounded memory."""
-    import resource
-
-    limits = {resource.RLIMIT_CORE: 0, **({} if most_bytes is None else {resource.RLIMIT_DATA: most_bytes})}
-    for limit, value in limits.items():
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(limit, (value, value))

@@ -1,5 +1,6 @@
 """The process that runs emitted code, or traces apart: reads one folder, does one job, writes one answer as JSON."""
 
+import contextlib
 import json
 import os
 import signal
@@ -63,7 +64,8 @@ def progress(name: str) -> None:
 
 def main(jobs: Mapping[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = JOBS, *, threads: int = 1) -> int:
     """Do the job that the arguments name. One thread has one order of summation."""
-    job, folder, request, answer = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), Path(sys.argv[4])
+    job, folder, request, answer = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3]), Path(sys.argv[5])
+    set_limits(int(sys.argv[4]))
     os.environ["HF_HUB_OFFLINE"] = "1"
     threading.Thread(target=end_with_parent, daemon=True).start()
     import torch
@@ -78,6 +80,16 @@ def main(jobs: Mapping[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]]
         result = {"error": error.message, "path": error.path, "hint": error.hint}
     answer.write_text(json.dumps(result), encoding="utf-8")
     return 0
+
+
+def set_limits(most_bytes: int) -> None:
+    """No core files, and bounded memory: 0 for no bound."""
+    import resource
+
+    limits = {resource.RLIMIT_CORE: 0, **({resource.RLIMIT_DATA: most_bytes} if most_bytes else {})}
+    for limit, value in limits.items():
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(limit, (value, value))
 
 
 def end_with_parent() -> None:

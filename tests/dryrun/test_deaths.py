@@ -183,6 +183,6 @@ def test_nothing_is_begun_without_a_place_for_temporary_files(
     def nowhere(**settings: Any) -> Any:
         raise FileNotFoundError(2, "No usable temporary directory found")
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", nowhere)
+    monkeypatch.setattr("tempfile.mkdtemp", nowhere)
     with pytest.raises(canvas_rt.CanvasError, match=r"no place for temporary files.*\nMake room, or set TMPDIR"):
         canvas_rt.dry_run(small_llama, **SIZES)
