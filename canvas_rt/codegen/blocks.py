@@ -520,7 +520,8 @@ class BlockWriter:
         defaults: list[ast.expr] = []
         context: list[ast.keyword] = []
         if self.context:
-            mask = "dict[int | None, Tensor | None] | None" if self.plan.masks else "Tensor | None"
+            key = "Any" if any(span.startswith("chunk") for span in self.plan.windows) else "int | None"
+            mask = f"dict[{key}, Tensor | None] | None" if self.plan.masks else "Tensor | None"
             given = list(self.plan.wants(self.name))
             cache = "Cache | None" if self.plan.halves is None else "EncoderDecoderCache | None"
             arguments += [ast.arg(n, quote(cache if n == "past_key_values" else mask)) for n in given]

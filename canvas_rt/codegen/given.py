@@ -13,7 +13,7 @@ attention_mask: Tensor | None
 token_type_ids: Tensor | None
 decoder_input_ids: Tensor | None
 decoder_attention_mask: Tensor | None
-encoder_outputs: BaseModelOutput | tuple | None
+encoder_outputs: BaseModelOutput | None
 encoder_hidden_states: Tensor | None
 encoder_attention_mask: Tensor | None
 position_ids: Tensor | None

@@ -54,10 +54,12 @@ class Masks:
         if self.tower is not None and not self.plan.is_causal(self.tower):
             return self.masks_both_ways(arguments)
         if self.plan.masks:
+            chunked = any(window.startswith("chunk") for window in self.plan.windows)
             windows = statements(
                 f"mask_arguments = {as_table(arguments)}\n"
                 "windows = {module.sliding_window for module in self._name_.modules() if hasattr(module, 'sliding_window')}\n"
-                "mask = {window: create_causal_mask(**mask_arguments) if window is None"
+                f"mask{': dict[Any, Tensor | None]' if chunked else ''} = "
+                "{window: create_causal_mask(**mask_arguments) if window is None"
                 f" else {self.own_mask(chunk=False)} for window in windows}}",
                 _name_=self.plan.backbone[1].id,
             )
@@ -65,7 +67,7 @@ class Masks:
                 windows = statements(
                     unparse(windows).replace(f"self.{self.plan.backbone[1].id}.modules", "self.modules")
                 )
-            if any(window.startswith("chunk") for window in self.plan.windows):
+            if chunked:
                 windows += statements(
                     "chunks = {m.attention_chunk_size for m in self.modules() if hasattr(m, 'attention_chunk_size')}\n"
                     f"mask |= {{('chunk', size): {self.own_mask(chunk=True)} for size in chunks}}"

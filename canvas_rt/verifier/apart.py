@@ -102,17 +102,19 @@ def _in_child(
 ) -> dict[str, Any]:
     job = asked[1]
     answer = scratch / "answer.json"
-    with subprocess.Popen(
-        [sys.executable, "-m", *asked, str(answer)],
-        cwd=scratch,
-        env=environment,
-        stdin=subprocess.PIPE,  # it ends when this does: when we are killed, nobody is left
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,  # limits it sets itself: code that ran between fork and exec would run among dead threads
-    ) as child:
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", *asked, str(answer)],
+            cwd=scratch,
+            env=environment,
+            stdin=subprocess.PIPE,  # it ends when this does: when we are killed, nobody is left
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # limits it sets itself: code that ran between fork and exec would run among dead threads
+        ) as child
+    ):
         try:
             errors = follow(child)
         finally:

@@ -81,7 +81,7 @@ class CanvasLlama4Config(PretrainedConfig):
 
 def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
     """Give a module of transformers fresh weights, as the model that it is from does."""
-    model = owner.__new__(owner)  # without layers
+    model: Any = object.__new__(owner)  # without layers
     nn.Module.__init__(model)
     model.config = config
     for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
@@ -142,7 +142,7 @@ class CanvasLlama4ChunkedTextAttention(nn.Module):
         self,
         hidden_states: Tensor,
         phases: Tensor,
-        attention_mask: dict[int | None, Tensor | None] | None = None,
+        attention_mask: dict[Any, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -203,7 +203,7 @@ class CanvasLlama4TextDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         phases: Tensor,
-        attention_mask: dict[int | None, Tensor | None] | None = None,
+        attention_mask: dict[Any, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -290,7 +290,7 @@ class CanvasLlama4TextDecoderLayer2(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         phases: Tensor,
-        attention_mask: dict[int | None, Tensor | None] | None = None,
+        attention_mask: dict[Any, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -324,7 +324,7 @@ class CanvasLlama4FullTextAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        attention_mask: dict[int | None, Tensor | None] | None = None,
+        attention_mask: dict[Any, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -360,7 +360,7 @@ class CanvasLlama4TextDecoderLayer3(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         phases: Tensor,
-        attention_mask: dict[int | None, Tensor | None] | None = None,
+        attention_mask: dict[Any, Tensor | None] | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -461,7 +461,7 @@ class CanvasLlama4TextModel(CanvasLlama4PreTrainedModel):
             "position_ids": position_ids,
         }
         windows = {module.sliding_window for module in self.layers.modules() if hasattr(module, "sliding_window")}
-        mask = {
+        mask: dict[Any, Tensor | None] = {
             window: create_causal_mask(**mask_arguments)
             if window is None
             else create_causal_mask(**mask_arguments, and_mask_function=sliding_window_overlay(window))

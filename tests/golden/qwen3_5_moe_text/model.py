@@ -88,7 +88,7 @@ class CanvasQwen3_5MoeConfig(PretrainedConfig):
 
 def initialise_as(owner: type[PreTrainedModel], config: Any, kept: nn.Module) -> None:
     """Give a module of transformers fresh weights, as the model that it is from does."""
-    model = owner.__new__(owner)  # without layers
+    model: Any = object.__new__(owner)  # without layers
     nn.Module.__init__(model)
     model.config = config
     for module in reversed([*kept.modules()]):  # a module's own rule comes after those of its parts
