@@ -377,10 +377,10 @@ class Plan:
         """
         kinds = {"=sliding_window": "sliding_attention", "chunk =attention_chunk_size": "chunked_attention"}
         spans = [span for span in self.windows if span != "None"]
-        named = kinds.get(spans[0]) if len(spans) == 1 else None
-        size = spans[0].rpartition("=")[2] if named else ""
-        forgets = named and not self.without_attention and self.document.environment.get(size) is not None
-        return named if named and forgets else "full_attention"
+        if len(spans) != 1 or spans[0] not in kinds or self.without_attention:
+            return "full_attention"
+        size = self.document.environment.get(spans[0].rpartition("=")[2])
+        return "full_attention" if size is None else kinds[spans[0]]
 
     @property
     def keeps_all(self) -> bool:

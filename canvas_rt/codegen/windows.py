@@ -15,18 +15,14 @@ def naming_window(document: Document) -> Document:
 
     The same document where there is none, or several, or the config calls something else by that name.
     """
-    seen = [visit.item for visit in walk(document) if isinstance(visit.item, Node) and visit.item.op == "attention"]
-    written = {complete(node)["window"] for node in seen} - {None}
-    known = {resolve(window, document.environment) for window in written} - {None}
-    said = document.environment.get(WINDOW)
-    if len(known) != 1 or not any(isinstance(window, int) for window in written) or said not in (None, *known):
-        return document
-    if any(
-        WINDOW in kind.sizes
-        for block in document.blocks.values()
-        for i in block.nodes
-        for kind in getattr(i, "kinds", ())
-    ):
+    written = [
+        (complete(visit.item)["window"], visit.environment)
+        for visit in walk(document)
+        if isinstance(visit.item, Node) and visit.item.op == "attention"
+    ]
+    known = {resolve(window, environment) for window, environment in written} - {None}
+    said = {environment.get(WINDOW) for _, environment in written}
+    if len(known) != 1 or not any(isinstance(window, int) for window, _ in written) or not said <= {None, *known}:
         return document
     return with_window(document, next(iter(known)))
 

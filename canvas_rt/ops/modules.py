@@ -365,15 +365,8 @@ _in_use = threading.RLock()
 
 def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: Context) -> Tensor:
     x = inputs["x"]
-    try:
-        tables = freeze(attrs["fields"]), freeze(attrs["by_layer"])
-        with _disable_current_modes():  # its own fresh weights are none of the run's
-            module = _made(attrs["source"], *tables, context.device.type)
-        for name, parts in attrs["buffers"].items():
-            module.register_buffer(name, buffer_of(parts, context.device), persistent=False)
-    except Exception as error:  # what a class has to say against such sizes, it says in its own way
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CanvasError(f"{attrs['source']} cannot be made: {reason}", hint="Set its sizes otherwise.") from error
+    said = freeze(attrs["fields"]), freeze(attrs["by_layer"]), attrs["buffers"]
+    module = _with_buffers(attrs["source"], *said, context.device)
     if not attrs["arguments"]:
         state = _state_after(attrs["source"], module, parameters, x) if context.past else {}
         return functional_call(module, dict(parameters), (x,), state)  # type: ignore[no-any-return]
@@ -392,6 +385,25 @@ def _run(inputs: Values, attrs: Mapping[str, Any], parameters: Values, context: 
         return x.clone()
     own: Tensor = result if attrs["place"] < 0 else result[attrs["place"]]
     return own
+
+
+def _with_buffers(
+    source: str,
+    fields: FrozenMap[str, Any],
+    by_layer: FrozenMap[str, Any],
+    buffers: Mapping[str, Any],
+    device: torch.device,
+) -> nn.Module:
+    """A module with the tensors that it is given. Raises `CanvasError` for sizes of which there is none."""
+    try:
+        with _disable_current_modes():  # its own fresh weights are none of a run's
+            module = _made(source, fields, by_layer, device.type)
+        for name, parts in buffers.items():
+            module.register_buffer(name, buffer_of(parts, device), persistent=False)
+    except Exception as error:  # what a class has to say against such sizes, it says in its own way
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CanvasError(f"{source} cannot be made: {reason}", hint="Set its sizes otherwise.") from error
+    return module
 
 
 def _state_after(source: str, module: nn.Module, parameters: Values, x: Tensor) -> dict[str, Any]:
@@ -434,9 +446,7 @@ def _states_kept(
     dtype: torch.dtype,
 ) -> tuple[tuple[Shape, torch.dtype], ...]:
     with _in_use, _disable_current_modes():
-        module = _made(source, fields, by_layer, "meta")
-        for name, parts in buffers.items():
-            module.register_buffer(name, buffer_of(parts, torch.device("meta")), persistent=False)
+        module = _with_buffers(source, fields, by_layer, buffers, torch.device("meta"))
         parameters = {name: torch.empty_like(p, dtype=dtype) for name, p in module.named_parameters()}
         after = _state_after(source, module, parameters, torch.empty(batch, 1, width, dtype=dtype, device="meta"))
     states = [

@@ -102,9 +102,7 @@ class Model:
                 while start < stop:
                     span = given(Span(start, stop - 1, kind, carry, named(start, stop)))
                     gives = self.layer(gap, span).gives or carry.dtype
-                    if (
-                        gives != carry.dtype
-                    ):  # a stream that grows wider than the embedding: only one layer is given that
+                    if gives != carry.dtype:  # a stream wider than the embedding: only one layer is given that
                         span = replace(span, last=start, path=named(start, start + 1))
                     yield span
                     carry, start = replace(carry, dtype=gives), span.last + 1

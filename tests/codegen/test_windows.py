@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from canvas_rt import apply, emit, verify
 from canvas_rt.codegen.windows import naming_window
-from canvas_rt.edits import SetAttr, SetConfig
+from canvas_rt.edits import SetAttr, SetConfig, SetSize
 from canvas_rt.importer import import_model
 from canvas_rt.ir import Document
 
@@ -100,6 +100,12 @@ def test_a_config_that_means_something_else_is_left_alone(small_config: Callable
     named = naming_window(unset)
     assert named.sizes["sliding_window"] == 5 and "sliding_window" not in named.config
     assert naming_window(named) is named
+
+
+def test_layers_with_a_window_of_their_own_are_left_alone(small_config: Callable[..., dict[str, Any]]) -> None:
+    mistral = import_model(small_config("mistral", sliding_window=7))[0]
+    mixed = apply(mistral, SetSize("model.layers.0-1", "sliding_window", 5), SetAttr(attention(3), "window", 5))
+    assert naming_window(mixed) is mixed
 
 
 def test_a_document_without_windows_is_itself(small_llama: Document) -> None:

@@ -76,3 +76,10 @@ def test_values_narrower_than_keys_are_attended_to_by_any_kernel() -> None:
     assert len(set(flops.values())) == 1
     # each query meets 513 keys in 128 heads of 61 layers; values are 128 wide, and filled up to 192
     assert plain - flops["auto"] == 2 * 513 * 128 * 61 * (192 - 128)
+
+
+def test_a_state_of_sizes_that_its_module_cannot_have_is_refused() -> None:
+    whole = open_zoo("mamba-codestral-7b")
+    broken = whole.replace(sizes=whole.sizes.with_items({"num_heads": 7}))
+    with pytest.raises(CanvasError, match=r"Mamba2Mixer cannot be made.*\nSet its sizes otherwise"):
+        kv_cache_bytes(broken, batch=1, sequence=8)
